@@ -18,7 +18,7 @@ from raykd.data.rows import Rows
 from raykd.driver.language_models import check_language_model
 from raykd.errors import ConfigError, DataError, LabelMismatchError, ModelError, RaykdError, prefix_errors
 from raykd.models.bases import inspect_base
-from raykd.pretrained.lengths import check_room, check_student_length, check_target, teacher_length
+from raykd.pretrained.lengths import check_room, check_student_length, check_target, compute_teacher_length
 from raykd.pretrained.tokenizers import inspect_tokenizer
 from raykd.tasks.language import LanguageTask
 from raykd.text.tokens import find_marker_ids
@@ -54,7 +54,7 @@ def look_at_teacher(teacher: ModelTeacher, config: RunConfig, folder: Path) -> t
         raise LabelMismatchError(
             error.what, got=error.got, wanted=error.wanted, next_step=next_step
         ) from None
-    length, said = teacher_length(name, teacher.max_length, looked.trained_length, looked, task)
+    length, said = compute_teacher_length(name, teacher.max_length, looked.trained_length, looked, task)
     set_by = f"teachers.{name}.max_length" if teacher.max_length is not None else "task.max_length"
     if teacher.max_length is None and length < task.max_length:
         set_by = f"the length of teacher {name}"

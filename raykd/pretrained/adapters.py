@@ -1,10 +1,9 @@
 """PEFT adapters: a folder that holds a few weights and names the base model that they belong to.
 
-Decision record: an adapter is served where its base is on this machine (a directory, or the hub's cache) and the
-package peft is installed: the base is loaded, the adapter merged into it in memory, and what is served is the merged
-model. Its head is often in the adapter alone, and its labels are in neither file, so they are LABEL_0 and so on
-unless a config.json in the folder names them. What cannot be merged (prompts and prefixes) is refused by name. A
-student starts from a whole model only.
+Decision record: an adapter is served if its base is on this machine (a directory, or the hub's cache) and the package
+peft is installed. The base is loaded, and the adapter is merged into it in memory. The head is often in the adapter
+alone, and neither file names the labels, so they are LABEL_0 and so on unless a config.json in the folder names them.
+Adapters that cannot be merged (prompts and prefixes) are refused by name. A student starts from a whole model only.
 """
 
 from __future__ import annotations
@@ -13,11 +12,12 @@ import importlib.util
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from raykd.errors import ModelError
 from raykd.head import Head
 from raykd.networks.heads import LABELLED
+from raykd.parse import JsonObject
 from raykd.pretrained.jsonfile import read_json
 from raykd.pretrained.labels import read_label_names
 from raykd.pretrained.weights import StoredTensor, read_header
@@ -38,11 +38,11 @@ _HEADS: dict[str, tuple[Head, str]] = {
     "CAUSAL_LM": ("causal_lm", "AdaptedForCausalLM"),
     "SEQ_2_SEQ_LM": ("seq2seq", "AdaptedForConditionalGeneration"),
 }
-"""What an adapter's task is called here, and an architecture that says so in a config.json."""
+"""The head for each of peft's tasks, and an architecture that `read_head` maps to it."""
 _ADDED = ("lora_", "ia3_", "hada_", "lokr_", "oft_", "boft_", "vera_", "hra_", "fourierft_", "randlora_")
-"""How names of weights begin that adapters add."""
+"""How the names of weights begin that adapters add."""
 _OUTPUTS = ("classifier", "score", "out_proj", "qa_outputs")
-"""Last modules of heads, whose rows are the outputs."""
+"""Names of the last module of a head; the rows of its weight are the outputs."""
 _MERGE = "merge the adapter into its base (peft: merge_and_unload), save that, and name the folder"
 
 
@@ -51,17 +51,17 @@ class Adapter:
     """An adapter that can be merged. Made by `find_adapter`.
 
     Attributes:
-        folder: Where it lies.
+        folder: Its directory.
         base: The directory of its base model.
         settings: Its adapter_config.json.
     """
 
     folder: Path
     base: Path
-    settings: dict[str, Any]
+    settings: JsonObject
 
     def weights(self) -> dict[str, StoredTensor]:
-        """Read names and shapes of its weights.
+        """Read the names and shapes of its weights.
 
         Raises:
             ModelError: The file is cut short.
@@ -69,22 +69,22 @@ class Adapter:
         return read_header(self.folder / WEIGHTS)
 
     def whole_weights(self) -> dict[str, StoredTensor]:
-        """Those of its weights that take the place of weights of the base, by the base's names: a head, mostly."""
+        """Read the weights that replace the base's (mostly a head), by the base's names."""
         found = {name.removeprefix("base_model.model."): tensor for name, tensor in self.weights().items()}
         plain = {name.replace(".modules_to_save", ""): tensor for name, tensor in found.items()}
         return {name: tensor for name, tensor in plain.items() if not _is_added(name)}
 
 
 def is_adapter(folder: Path) -> bool:
-    """Whether a directory holds an adapter and no whole model."""
+    """Return whether a directory holds an adapter and no whole model."""
     return (folder / FILE).is_file() and not (folder / "model.safetensors").is_file()
 
 
 def find_adapter(folder: Path) -> Adapter:
-    """Find the base of an adapter.
+    """Find an adapter and its base.
 
     Raises:
-        ModelError: It cannot be merged, its base is not here, or peft is not installed; with what to do.
+        ModelError: It cannot be merged, its base is not here, or peft is not installed.
     """
     settings = read_json(folder / FILE)
     name, kind = settings.get("base_model_name_or_path"), str(settings.get("peft_type"))
@@ -96,7 +96,7 @@ def find_adapter(folder: Path) -> Adapter:
             wanted=f"one of {', '.join(sorted(MERGEABLE))}",
             next_step="name a whole model",
         )
-    base = _base(folder, name)
+    base = _find_base(folder, name)
     if base is None:
         raise ModelError(
             what,
@@ -119,7 +119,7 @@ def find_adapter(folder: Path) -> Adapter:
 
 
 def read_adapted_config(adapter: Adapter) -> dict[str, object]:
-    """Return the config.json of the merged model: the folder's or the base's, with the adapter's task and labels."""
+    """Build the config.json of the merged model: the folder's or the base's, with the adapter's task and labels."""
     own = adapter.folder / "config.json"
     config = read_json(own if own.is_file() else adapter.base / "config.json")
     known = _HEADS.get(str(adapter.settings.get("task_type")))
@@ -127,7 +127,7 @@ def read_adapted_config(adapter: Adapter) -> dict[str, object]:
         return config
     head, architecture = known
     config["architectures"] = [architecture]
-    outputs = _outputs(adapter) if head in LABELLED else None
+    outputs = _count_outputs(adapter) if head in LABELLED else None
     labels = read_label_names(config)
     if outputs is not None and (labels is None or len(labels) != outputs):
         config["id2label"] = {str(i): f"LABEL_{i}" for i in range(outputs)}
@@ -137,7 +137,7 @@ def read_adapted_config(adapter: Adapter) -> dict[str, object]:
 
 
 def list_label_changes(config: dict[str, object], head: Head) -> dict[str, object]:
-    """Return what the base has to be loaded with so that the adapter's head fits."""
+    """List the settings with which the base has to be loaded, so that the adapter's head fits."""
     labels = read_label_names(config) if head in LABELLED else None
     if labels is None:
         return {}
@@ -154,20 +154,21 @@ def merge_adapter(model: PreTrainedModel, adapter: Adapter) -> PreTrainedModel:
     """
     from peft import PeftModel
 
-    joined: Any = PeftModel.from_pretrained(model, str(adapter.folder), local_files_only=True)
-    merged: PreTrainedModel = joined.merge_and_unload()
+    wrapped = PeftModel.from_pretrained(model, str(adapter.folder), local_files_only=True)
+    merged: PreTrainedModel = wrapped.merge_and_unload()
     return merged
 
 
 def is_installed(name: str) -> bool:
-    """Whether a package can be imported."""
+    """Return whether a package can be imported."""
     try:
         return importlib.util.find_spec(name) is not None
     except (ImportError, ValueError):
         return False
 
 
-def _base(folder: Path, name: object) -> Path | None:
+def _find_base(folder: Path, name: object) -> Path | None:
+    """Find the directory of an adapter's base; None if it is neither here nor in the hub's cache."""
     if not isinstance(name, str) or not name:
         return None
     for path in (Path(name).expanduser(), folder / name, folder.parent / name):
@@ -178,7 +179,7 @@ def _base(folder: Path, name: object) -> Path | None:
 
 @lru_cache(maxsize=16)
 def _cached(name: str) -> Path | None:
-    """The directory of a hub name that was downloaded before."""
+    """Find the directory of a hub name that was downloaded before."""
     from huggingface_hub import snapshot_download
 
     try:
@@ -187,8 +188,8 @@ def _cached(name: str) -> Path | None:
         return None
 
 
-def _outputs(adapter: Adapter) -> int | None:
-    """Rows of the head that an adapter brings; None where it brings none."""
+def _count_outputs(adapter: Adapter) -> int | None:
+    """Count the outputs of an adapter's head; None if it has none."""
     for name, tensor in adapter.whole_weights().items():
         if name.endswith(".weight") and name.split(".")[-2] in _OUTPUTS and len(tensor.shape) == 2:
             return tensor.shape[0]
@@ -196,5 +197,5 @@ def _outputs(adapter: Adapter) -> int | None:
 
 
 def _is_added(name: str) -> bool:
-    """Whether a weight is the adapter's own, and not one that takes the place of a weight of the base."""
+    """Return whether a weight is added to the base's; others replace one of them."""
     return any(part.startswith(_ADDED) for part in name.split("."))

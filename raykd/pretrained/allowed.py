@@ -1,15 +1,21 @@
-"""Which kinds of models may be loaded, judged from JSON alone before anything of transformers' models is imported.
+"""Decide which models may be loaded, by their JSON files alone and before transformers' models are imported.
 
-Decision record: an allow-list of model types for text, because each further type is further code that reads what a
-stranger wrote; configurations nest, and a nested one has been used to bring in code that the outer one had no right
-to (CVE-2026-5241), so every level is looked at. A kernel named in a configuration (``attn_implementation: org/name``)
-is code from the hub, whatever `trust_remote_code` says to transformers (CVE-2026-4372), so it counts as code.
+Decision record: only model types for text are allowed, because each further type is more code that reads what a
+stranger wrote. Configurations nest, and a nested one has been used to bring in code that the outer one could not
+(CVE-2026-5241), so every level is searched. A kernel named in a configuration (``attn_implementation: org/name``) is
+code from the hub, whatever `trust_remote_code` says to transformers (CVE-2026-4372), so it counts as code.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+
+from raykd.errors import ModelError
+from raykd.pretrained.jsonfile import parse_file, read_json
+
+log = logging.getLogger("raykd.models")
 
 MODEL_TYPES = frozenset(
     """
@@ -28,20 +34,76 @@ MODEL_TYPES = frozenset(
     """.split()  # noqa: SIM905
 )
 """Model types of transformers for text, and raykd's own."""
+_OBJECTS = frozenset(
+    {"config.json", "tokenizer_config.json", "generation_config.json", "adapter_config.json"}
+    | {"preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"}
+)
+"""JSON files that must be objects. Others may be anything (data_config.json of sentence-transformers is a list); they
+are searched for code too."""
+_TRUSTED: set[Path] = set()
+
+
+def check_code(folder: Path, *, trust_remote_code: bool) -> None:
+    """Refuse a directory that wants to run code of its own or has an unknown model type, unless the user trusts it.
+
+    Args:
+        folder: The directory.
+        trust_remote_code: Whether the user trusts it, which is logged as a warning, once per process.
+
+    Raises:
+        ModelError: Names the code or the type.
+    """
+    naming = [f"{keys} in {name}" for name, keys in find_code_files(folder)]
+    unknown = (
+        find_unknown_types(read_json(folder / "config.json")) if (folder / "config.json").is_file() else []
+    )
+    if not naming and not unknown:
+        return
+    if trust_remote_code:
+        if folder not in _TRUSTED:
+            _TRUSTED.add(folder)
+            what = f"{', '.join(naming)} of" if naming else f"a model of type {', '.join(unknown)} in"
+            log.warning("trust_remote_code: code that raykd did not look at is run for %s %s", what, folder)
+        return
+    if naming:
+        raise ModelError(
+            f"{folder} wants to run code of its own",
+            got="; ".join(naming),
+            wanted="a model of transformers' own, or code that you trust",
+            next_step="read that code; if you trust it set trust_remote_code: true for this model",
+        )
+    raise ModelError(
+        f"{folder} is a model of a type that raykd does not load unasked",
+        got=", ".join(unknown),
+        wanted="a model for text, such as bert, xlm-roberta, modernbert, gpt2, llama, qwen3, t5, marian",
+        next_step="if it is one for text and you trust it, set trust_remote_code: true for this model",
+    )
+
+
+def find_code_files(folder: Path) -> Iterator[tuple[str, str]]:
+    """Find the JSON files in a directory that bring in code at any level, and the keys that do."""
+    for path in sorted(folder.glob("*config*.json")):
+        try:
+            keys = find_code_keys(parse_file(path))
+        except ModelError:
+            if path.name in _OBJECTS:
+                raise
+            continue
+        if keys:
+            yield path.name, ", ".join(keys)
 
 
 def find_unknown_types(config: object) -> list[str]:
-    """Values of ``model_type`` at any level of a configuration that are not in the list; empty if there are none.
+    """List the values of ``model_type`` at any level of a configuration that are not allowed.
 
-    A value that is no name is given as what it is; an empty one, which transformers writes for "not said", counts as
-    none.
+    An empty value is skipped, because transformers writes it for an unknown type.
     """
     found = [value for key, value in walk_items(config) if key == "model_type" and value not in ("", None)]
     return sorted({str(v)[:60] for v in found if not isinstance(v, str) or v not in MODEL_TYPES})
 
 
 def find_code_keys(config: object) -> list[str]:
-    """Keys at any level of a configuration that bring in code: ``auto_map``, kernels of the hub; empty if none."""
+    """List the keys at any level of a configuration that bring in code: ``auto_map``, and kernels of the hub."""
     found = [key for key, value in walk_items(config) if key == "auto_map" or _is_kernel(key, value)]
     return sorted(set(found))
 
@@ -55,8 +117,9 @@ def _is_kernel(key: str, value: object) -> bool:
     return any(isinstance(one, str) and not one.replace("_", "").isalnum() for one in named)
 
 
-def walk_items(tree: object) -> Iterator[tuple[str, Any]]:
-    """Every key and value at any level; not recursive, since a file may nest as deep as it likes."""
+def walk_items(tree: object) -> Iterator[tuple[str, object]]:
+    """Yield every key and value at any level of a JSON value."""
+    # Not recursive, because a file may nest more deeply than Python's stack.
     waiting = [tree]
     while waiting:
         node = waiting.pop()

@@ -1,17 +1,16 @@
-"""What a model directory holds, read from its JSON files alone; and directories as bytes.
+"""Inspect a model directory by its JSON files alone, before anything in it is imported or loaded.
 
-Decision record: before anything of a directory is imported or loaded it is looked at here. Weights that are
-pickles are refused (unpickling runs code of whoever wrote them), and so is a directory that names code of its
-own (``auto_map``) unless the user said that it is trusted. Configurations nest, and nested ones have been
-used to smuggle code past a check of the outermost (CVE-2026-5241), so every level is searched. Needs neither
-torch nor transformers.
+Decision record: pickled weights are refused, because unpickling runs code of whoever wrote them. A directory that names
+code of its own (``auto_map``) is refused unless the user trusts it. Configurations nest, and nested ones have been used
+to bring code past a check of the outermost (CVE-2026-5241), so every level is searched. Needs neither torch nor
+transformers.
 """
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,47 +19,42 @@ from raykd.head import Head
 from raykd.networks.heads import LABELLED, parse_head, read_head
 from raykd.pretrained.adapters import FILE as ADAPTER
 from raykd.pretrained.adapters import find_adapter, is_adapter, read_adapted_config
-from raykd.pretrained.allowed import find_code_keys, find_unknown_types
-from raykd.pretrained.jsonfile import parse_file, read_json
+from raykd.pretrained.allowed import check_code, find_code_files
+from raykd.pretrained.jsonfile import read_json
 from raykd.pretrained.labels import read_label_names
 from raykd.pretrained.weights import StoredTensor, read_headers
 from raykd.tokenizers.ngrams import FILE as NGRAMS
 from raykd.tokenizers.union import FILE as UNION
 
-log = logging.getLogger("raykd.models")
 CONFIG = "config.json"
 CARD = "raykd.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
-READ_BY_NAME = frozenset(
-    {CONFIG, "tokenizer_config.json", "generation_config.json", "adapter_config.json"}
-    | {"preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"}
-)
-"""JSON files that must be objects. Others are their writers' own business (sentence-transformers' data_config.json is a
-list): they are searched for code too, and are no fault of the model's."""
 TOKENIZERS = (NGRAMS, UNION, "tokenizer.json", "vocab.txt", "vocab.json", "tokenizer_config.json")
 PIECES = ("*.model", "*.spm", "*.bpe")
-"""Names of sentencepiece models."""
+"""Patterns for the names of sentencepiece models."""
 TaskSettings = Mapping[str, str | int]
 """Keys of a task with which a saved model is served."""
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}\Z")
-_TRUSTED: set[Path] = set()
 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What is known of a model directory without loading it. Written by `inspect_directory`, read by checks.
+    """Facts about a model directory, known without loading it. Made by `inspect_directory`.
 
-    labels: in the order of the logits, () where the head has none; None where config.json does not tell.
-    kind: the student's kind if raykd wrote it, else the model type of transformers, else "unknown".
-    task: what its head serves, as raykd.json or else the architecture tells; None where neither does.
-    max_length: tokens it was trained with, or None.
-    languages: what it was trained on, empty where unknown.
-    no_answer: whether it learnt to say that a context does not answer a question.
-    settings: of a language model that raykd wrote, as in `TextModel`.
-    needs_code: files that name code of the directory's own.
-    problems: why it cannot be loaded, empty if it can.
+    Attributes:
+        path: The directory.
+        labels: In the order of the logits; () for a head without labels, None if config.json does not say.
+        kind: The student's kind if raykd wrote it, else the model type of transformers, else "unknown".
+        task: What its head serves, by its architecture or else by raykd.json; None if neither says.
+        max_length: Longest texts in training, in tokens; None if unknown.
+        languages: What it was trained on; () if unknown.
+        has_tokenizer: Whether files of a tokenizer are there.
+        needs_code: Files that name code of the directory's own.
+        problems: Why it cannot be loaded; () if it can.
+        no_answer: Whether it learnt to say that a context does not answer a question.
+        settings: As in `TextModel`.
     """
 
     path: Path
@@ -77,35 +71,38 @@ class ModelInfo:
 
 
 def inspect_directory(path: str | Path, *, trust_remote_code: bool = False) -> ModelInfo:
-    """Looks at a directory; what is wrong with it is told in `problems`, not raised."""
+    """Inspect a directory. What is wrong with it becomes `problems`, not an error."""
     folder = Path(path)
     problems: list[str] = []
-    found: dict[str, dict[str, object]] = {CONFIG: {}, CARD: {}}
-    for name in (CONFIG, CARD):
+    config: dict[str, object] = {}
+    card: dict[str, object] = {}
+    needs_code: tuple[str, ...] = ()
+
+    @contextmanager
+    def collect_problem() -> Iterator[None]:
         try:
-            if name == CONFIG and is_adapter(folder):
-                found[name] = read_config(folder)
-            elif (folder / name).exists():
-                found[name] = read_json(folder / name)
+            yield
         except ModelError as error:
             problems.append(str(error))
-    task = _task(found[CONFIG], found[CARD])
-    labels = () if task is not None and task not in LABELLED else read_label_names(found[CONFIG])
-    needs_code: tuple[str, ...] = ()
-    try:
-        needs_code = tuple(name for name, _ in _naming_code(folder))
+
+    with collect_problem():
+        if is_adapter(folder) or (folder / CONFIG).exists():
+            config = read_config(folder)
+    with collect_problem():
+        card = _read_card(folder)
+    with collect_problem():
+        needs_code = tuple(name for name, _ in find_code_files(folder))
         check_directory(folder, trust_remote_code=trust_remote_code)
-    except ModelError as error:
-        problems.append(str(error))
+    task = _find_head(config, card)
+    labels = () if task is not None and task not in LABELLED else read_label_names(config)
     tokenized = has_tokenizer(folder)
     if not tokenized and folder.is_dir():
         problems.append(str(missing_tokenizer_error(folder)))
-    card = found[CARD]
     length, languages, settings = (card.get(key) for key in ("max_length", "languages", "settings"))
     return ModelInfo(
         path=folder,
         labels=labels,
-        kind=str(card.get("kind") or found[CONFIG].get("model_type") or "unknown"),
+        kind=str(card.get("kind") or config.get("model_type") or "unknown"),
         task=task,
         max_length=length if isinstance(length, int) else None,
         languages=tuple(str(name) for name in languages) if isinstance(languages, list) else (),
@@ -127,41 +124,44 @@ def missing_tokenizer_error(folder: Path) -> ModelError:
 
 
 def has_tokenizer(folder: Path) -> bool:
-    """Whether a directory holds files of a tokenizer."""
-    return bool(
-        any((folder / name).is_file() for name in TOKENIZERS)
-        or any(True for pattern in PIECES for _ in folder.glob(pattern))
-        or (find_tokenizer_folder(folder) != folder and has_tokenizer(find_tokenizer_folder(folder)))
-    )
+    """Return whether a directory holds files of a tokenizer, or is an adapter whose base does."""
+    own = find_tokenizer_folder(folder)
+    return _has_tokenizer_file(own) or any(True for pattern in PIECES for _ in own.glob(pattern))
 
 
 def find_tokenizer_folder(folder: Path) -> Path:
-    """Where the tokenizer of a model lies: an adapter without one has its base's."""
-    own = any((folder / name).is_file() for name in TOKENIZERS)
+    """Find the folder of a model's tokenizer: an adapter without one uses its base's."""
     try:
-        return folder if own or not is_adapter(folder) else find_adapter(folder).base
+        return folder if _has_tokenizer_file(folder) or not is_adapter(folder) else find_adapter(folder).base
     except ModelError:
         return folder
 
 
+def _has_tokenizer_file(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in TOKENIZERS)
+
+
 def list_tasks(path: str | Path) -> tuple[str, ...]:
-    """Names of the tasks of a directory that holds a folder for each (`raykd.models.multi`); () for any other.
+    """List the tasks of a directory that holds a folder for each (`raykd.models.multi`); () for any other.
 
     Raises:
         ModelError: raykd.json cannot be read.
     """
-    card = Path(path) / CARD
-    names = read_json(card).get("tasks") if card.is_file() else None
+    names = _read_card(Path(path)).get("tasks")
     if not isinstance(names, list) or not all(isinstance(n, str) and _NAME.match(n) for n in names):
         return ()
     return tuple(names)
 
 
 def find_task_folder(path: Path, task: str | None) -> Path:
-    """Where the model lies that a task is answered with: the directory itself, or its folder of that name.
+    """Find the folder of a task's model: the directory itself, or the folder of that name in it.
+
+    Args:
+        path: The directory.
+        task: The name of a task, for a directory that holds several; else None.
 
     Raises:
-        ModelError: a task that the directory has not, or none where it has several.
+        ModelError: The directory does not have the task, or has several and no task is named.
     """
     names = list_tasks(path)
     if task is None and not names:
@@ -179,16 +179,16 @@ def find_task_folder(path: Path, task: str | None) -> Path:
 
 
 def read_labels(path: str | Path) -> tuple[str, ...]:
-    """The labels of a model directory in the order of its logits; () where its head has none.
+    """Read the labels of a model directory in the order of its logits; () for a head without labels.
 
     Raises:
-        ModelError: there is no config.json, or its id2label does not number labels from 0.
+        ModelError: There is no config.json, or its id2label does not number labels from 0.
     """
     folder = Path(path)
     _check_exists(folder)
     find_task_folder(folder, None)
     config = read_config(folder)
-    head = _task(config, read_json(folder / CARD) if (folder / CARD).is_file() else {})
+    head = _find_head(config, _read_card(folder))
     if head is not None and head not in LABELLED:
         return ()
     labels = read_label_names(config)
@@ -204,10 +204,14 @@ def read_labels(path: str | Path) -> tuple[str, ...]:
 
 
 def check_directory(folder: Path, *, trust_remote_code: bool) -> None:
-    """Refuses a directory that cannot or must not be loaded.
+    """Refuse a directory that cannot or must not be loaded.
+
+    Args:
+        folder: The directory.
+        trust_remote_code: Whether code that comes with it may run.
 
     Raises:
-        ModelError: it is missing, has no config.json, no safetensors weights, or code of its own.
+        ModelError: The directory is missing, has no config.json or no safetensors weights, or wants to run code.
     """
     _check_exists(folder)
     if is_adapter(folder):
@@ -218,7 +222,7 @@ def check_directory(folder: Path, *, trust_remote_code: bool) -> None:
         inside = sorted(str(path.parent) for path in folder.glob(f"*/{CONFIG}"))
         raise ModelError(
             f"{folder} holds no {CONFIG}",
-            got=_held(folder),
+            got=_list_names(folder),
             wanted="a directory that save_pretrained wrote",
             next_step=f"name the model in it: {' or '.join(inside[:3])}" if inside else "check the path",
         )
@@ -248,56 +252,31 @@ def check_directory(folder: Path, *, trust_remote_code: bool) -> None:
     list_weight_files(folder)
 
 
-def check_code(folder: Path, *, trust_remote_code: bool) -> None:
-    """Refuses a directory that wants to run code of its own, or is of a type that is not known, unless it is trusted.
-
-    What is trusted is said as a warning, once a process.
-    """
-    naming = [f"{keys} in {name}" for name, keys in _naming_code(folder)]
-    unknown = find_unknown_types(read_json(folder / CONFIG)) if (folder / CONFIG).is_file() else []
-    if not naming and not unknown:
-        return
-    if trust_remote_code:
-        if folder not in _TRUSTED:
-            _TRUSTED.add(folder)
-            what = f"{', '.join(naming)} of" if naming else f"a model of type {', '.join(unknown)} in"
-            log.warning("trust_remote_code: code that raykd did not look at is run for %s %s", what, folder)
-        return
-    if naming:
-        raise ModelError(
-            f"{folder} wants to run code of its own",
-            got="; ".join(naming),
-            wanted="a model of transformers' own, or code that you trust",
-            next_step="read that code; if you trust it set trust_remote_code: true for this model",
-        )
-    raise ModelError(
-        f"{folder} is a model of a type that raykd does not load unasked",
-        got=", ".join(unknown),
-        wanted="a model for text, such as bert, xlm-roberta, modernbert, gpt2, llama, qwen3, t5, marian",
-        next_step="if it is one for text and you trust it, set trust_remote_code: true for this model",
-    )
-
-
 def read_config(folder: Path) -> dict[str, object]:
-    """The config.json of a directory; of an adapter that of the merged model.
+    """Read the config.json of a directory; for an adapter, build that of the merged model.
 
     Raises:
-        ModelError: there is none, or the adapter cannot be merged.
+        ModelError: There is none, or the adapter cannot be merged.
     """
     return read_adapted_config(find_adapter(folder)) if is_adapter(folder) else read_json(folder / CONFIG)
 
 
 def find_config_folder(folder: Path) -> Path:
-    """Where the config.json lies that transformers reads: an adapter's own, or its base's.
+    """Find the folder of the config.json that transformers reads: an adapter without one uses its base's.
 
     Raises:
-        ModelError: the adapter cannot be merged.
+        ModelError: The adapter cannot be merged.
     """
     return folder if (folder / CONFIG).is_file() or not is_adapter(folder) else find_adapter(folder).base
 
 
-def _task(config: Mapping[str, object], card: Mapping[str, object]) -> Head | None:
-    """What the head serves: the architecture is what will be loaded, the card tells where it does not say."""
+def _read_card(folder: Path) -> dict[str, object]:
+    """Read raykd.json; {} if raykd did not write the directory."""
+    return read_json(folder / CARD) if (folder / CARD).exists() else {}
+
+
+def _find_head(config: Mapping[str, object], card: Mapping[str, object]) -> Head | None:
+    """Return what the head serves, by the architecture that will be loaded, or else by raykd.json."""
     return read_head(config) or parse_head(card.get("task"))
 
 
@@ -310,7 +289,7 @@ def _check_exists(folder: Path) -> None:
 
 
 def read_stored_weights(folder: Path) -> dict[str, StoredTensor]:
-    """Names and shapes of a directory's weights; of an adapter those of the merged model.
+    """Read names and shapes of a directory's weights; for an adapter, those of the merged model.
 
     Raises:
         ModelError: As `list_weight_files`; or one of the files is cut short.
@@ -320,7 +299,7 @@ def read_stored_weights(folder: Path) -> dict[str, StoredTensor]:
 
 
 def list_weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a directory's weights: one, or the shards that its index names.
+    """List the safetensors files of a directory's weights: one, or the shards that its index names.
 
     Raises:
         ModelError: There are none, only pickles, or not all that the index names.
@@ -354,26 +333,13 @@ def list_weight_files(folder: Path) -> list[Path]:
         )
     raise ModelError(
         f"{folder} holds no weights",
-        got=_held(folder),
+        got=_list_names(folder),
         wanted=f"{WEIGHTS}, or shards that {INDEX} names",
         next_step="copy or download the directory again, with its weights",
     )
 
 
-def _held(folder: Path) -> str:
-    """The first names of a directory, for a message."""
+def _list_names(folder: Path) -> str:
+    """List the first names in a directory, for a message."""
     names = sorted(path.name + "/" * path.is_dir() for path in folder.iterdir())
     return (", ".join(names[:8]) + f" and {len(names) - 8} more" * (len(names) > 8)) or "an empty directory"
-
-
-def _naming_code(folder: Path) -> Iterator[tuple[str, str]]:
-    """JSON files of the directory that bring in code at any level, and the keys that do."""
-    for path in sorted(folder.glob("*config*.json")):
-        try:
-            keys = find_code_keys(parse_file(path))
-        except ModelError:
-            if path.name in READ_BY_NAME:
-                raise
-            continue
-        if keys:
-            yield path.name, ", ".join(keys)

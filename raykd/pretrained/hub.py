@@ -1,7 +1,7 @@
-"""From a path or a hub name to a local directory, and other libraries' errors as raykd's.
+"""Turn a path or a hub name into a local directory, and other libraries' errors into raykd's.
 
-Decision record: a hub name becomes a local directory of JSON, vocabulary and safetensors files (pickles are not even
-downloaded), so that there is one way in and every check of `raykd.pretrained.files` runs before anything is imported.
+Decision record: a hub name becomes a local directory of JSON, vocabulary and safetensors files; pickles are not even
+downloaded. So every model goes through the checks of `raykd.pretrained.files` before anything is imported.
 """
 
 from __future__ import annotations
@@ -18,10 +18,15 @@ _SECRET = re.compile(r"(?<=://)[^/@\s]+@|hf_[A-Za-z0-9]{8,}")
 
 
 def resolve_model(path: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> Path:
-    """The local directory of a path or hub name; hub files are downloaded, or taken from the hub's cache.
+    """Find the local directory of a path or hub name. Files of the hub are downloaded, or taken from its cache.
+
+    Args:
+        path: A directory or a hub name. A `Path` is always a directory.
+        revision: Branch, tag or commit of a hub name.
+        trust_remote_code: Whether to download Python code too.
 
     Raises:
-        ModelError: the path does not exist, or the hub does not give it.
+        ModelError: The path does not exist, or the hub does not have the model.
     """
     name = str(path)
     try:
@@ -30,7 +35,7 @@ def resolve_model(path: str | Path, *, revision: str | None = None, trust_remote
             return folder
     except (OSError, RuntimeError) as error:  # a name that is too long, a home of nobody
         raise ModelError(
-            "the path of a model is none",
+            "this cannot be the path of a model",
             got=str(error)[:200],
             wanted="a directory",
             next_step="check the path",
@@ -54,7 +59,12 @@ def resolve_model(path: str | Path, *, revision: str | None = None, trust_remote
 
 @contextmanager
 def raise_as_model_error(what: str, next_step: str | None = None) -> Iterator[None]:
-    """Whatever transformers, safetensors or the hub raise becomes a ModelError, without secrets."""
+    """Turn whatever transformers, safetensors or the hub raise into a ModelError without secrets.
+
+    Args:
+        what: The message.
+        next_step: What the user can do; None advises to copy or download the model again.
+    """
     try:
         yield
     except RaykdError:

@@ -1,4 +1,4 @@
-"""JSON files of models, read with a limit and with errors that name the file."""
+"""Read JSON files of models, with a size limit and errors that name the file."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from raykd.errors import ModelError
 
 _LARGEST_JSON = 64 * 2**20
 POINTER = "version https://git-lfs"
-"""How a file begins that git-lfs puts in the place of a large one."""
+"""How the files begin that git-lfs puts in place of large ones."""
 
 
 def read_json(path: Path) -> dict[str, object]:
-    """A JSON object.
+    """Read a JSON object.
 
     Raises:
-        ModelError: the file is missing, very large, or holds anything else.
+        ModelError: The file is missing or very large, or holds something else.
     """
     value = parse_file(path)
     if not isinstance(value, dict):
@@ -25,10 +25,10 @@ def read_json(path: Path) -> dict[str, object]:
 
 
 def parse_file(path: Path) -> object:
-    """Any JSON value.
+    """Read any JSON value.
 
     Raises:
-        ModelError: the file is missing, very large, or holds no JSON.
+        ModelError: The file is missing or very large, or holds no JSON.
     """
     try:
         if path.stat().st_size > _LARGEST_JSON:
@@ -44,7 +44,7 @@ def parse_file(path: Path) -> object:
 
 
 def pointer_file_error(path: Path) -> ModelError:
-    """Return the error of a file that only points to the one that is meant."""
+    """Return the error for a file that is only git-lfs's pointer to the real one."""
     return ModelError(
         f"{path} is a pointer of git-lfs, not the file itself",
         got="a text of a few lines",

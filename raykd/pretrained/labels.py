@@ -1,9 +1,9 @@
-"""The labels of a model, and what its config.json says about its outputs.
+"""Read the labels of a model and the kind of its outputs from its config.json.
 
-Decision record: `id2label` numbers the logits, so it is what counts. `label2id` is compared with it and never
-followed: where the two contradict each other, somebody edited one of them, and only a person can tell which. A head
-of sigmoids (`multi_label_classification`) or a regression has logits that are no choice among labels. A softmax of
-them looks like an answer and is none, so such models are refused by name.
+Decision record: `id2label` numbers the logits, so it counts. `label2id` is compared with it and never followed: if they
+contradict each other, somebody edited one of them, and only a person knows which. The outputs of a head of sigmoids
+(`multi_label_classification`) or of a regression do not choose among labels. A softmax of them would look like an
+answer, so such models are refused by name.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _DEFAULT = re.compile(r"LABEL_\d+\Z")
 
 
 def read_label_names(config: Mapping[str, object]) -> tuple[str, ...] | None:
-    """Return the labels of a config.json in the order of its logits; None where it does not number them from 0."""
+    """Read the labels of a config.json in the order of its logits; None if it does not number them from 0."""
     named = config.get("id2label")
     if "id2label" not in config and read_head(config) in LABELLED:
         # transformers' default, which it does not write down.
@@ -31,20 +31,18 @@ def read_label_names(config: Mapping[str, object]) -> tuple[str, ...] | None:
         numbered = {int(number): str(label) for number, label in named.items()}
     except ValueError:
         return None
-    return (
-        tuple(numbered[i] for i in range(len(numbered)))
-        if set(numbered) == set(range(len(numbered)))
-        else None
-    )
+    if set(numbered) != set(range(len(numbered))):
+        return None
+    return tuple(numbered[i] for i in range(len(numbered)))
 
 
 def check_outputs(config: Mapping[str, object], head: Head, where: str) -> None:
-    """Refuse a classifier whose outputs are no choice among labels.
+    """Refuse a classifier whose outputs do not choose among labels.
 
     Args:
         config: Its config.json.
         head: What its head serves.
-        where: The model, for the message.
+        where: The model's place, for the message.
 
     Raises:
         ModelError: Sigmoids (several labels may hold at once), a regression, or two outputs of one name.
@@ -75,7 +73,7 @@ def check_outputs(config: Mapping[str, object], head: Head, where: str) -> None:
 
 
 def single_output_error(where: str, kind: object = None) -> ModelError:
-    """Return the error of a model whose one output is a number and not a label."""
+    """Return the error for a model whose one output is a number and not a label."""
     return ModelError(
         f"{where} is a regression: one output is a number, not a choice among labels",
         got="one output" if kind != "regression" else "problem_type regression in its config.json",
@@ -85,14 +83,14 @@ def single_output_error(where: str, kind: object = None) -> ModelError:
 
 
 def describe_contradiction(config: Mapping[str, object]) -> str:
-    """Describe where `label2id` contradicts `id2label`; empty where it does not."""
+    """Describe how `label2id` contradicts `id2label`; "" if it does not."""
     labels, reverse = read_label_names(config), config.get("label2id")
     if not labels or not isinstance(reverse, dict) or not reverse:
         return ""
     by_id = dict(enumerate(labels))
     by_label = {label: i for i, label in by_id.items()}
     if reverse == by_label or all(_DEFAULT.match(str(label)) for label in reverse):
-        return ""  # the default names, which stay where somebody set id2label alone
+        return ""  # default names stay in label2id if somebody changed id2label alone
     return (
         f"label2id contradicts id2label in its config.json: id2label says {by_id}, label2id says {reverse}; id2label "
         "is taken"

@@ -1,9 +1,9 @@
-"""How long texts may be: a task's lengths against a model's positions and its tokenizer's special tokens.
+"""Compare a task's lengths with a model's positions and its tokenizer's special tokens.
 
-Decision record: a text beyond a model's last position is an error in the middle of a run, so lengths are compared
-before it. A teacher that nobody gave a length reads as much as it can, which is said; where all models have to read
-the same tokens (language models) and where a number was given, what does not fit is refused. Rotary and relative
-positions do not end, so there it is only said that a model was made for fewer.
+Decision record: a text beyond a model's last position fails in the middle of a run, so lengths are compared before it.
+A teacher without a configured length reads as much as it can, with a note. A configured number that does not fit is
+refused; so is the task's length for language models, because they all have to read the same tokens. Rotary and relative
+positions do not end. There a note says that the model was made for fewer tokens.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from raykd.text.word_tokens import ADVANCE
 
 
 class InspectedLengths(Protocol):
-    """What `inspect_model` and `inspect_base` both find."""
+    """The part that the results of `inspect_model` and `inspect_base` share."""
 
     @property
     def positions(self) -> Positions: ...
@@ -28,43 +28,48 @@ class InspectedLengths(Protocol):
     def tokenizer(self) -> TokenizerFacts: ...
 
 
-def teacher_length(
+def compute_teacher_length(
     name: str, asked: int | None, trained: int | None, looked: InspectedLengths, task: Task
 ) -> tuple[int, str]:
-    """Return how many tokens of a text a teacher reads, and what is to be said about it.
+    """Compute how many tokens of a text a teacher reads.
 
     Args:
         name: The teacher's.
-        asked: `teachers[].max_length`; None where nobody set it.
-        trained: Tokens that it was trained with; None where that is not known.
-        looked: What was found of it.
+        asked: `teachers[].max_length`; None if it is not configured.
+        trained: Longest texts in its training, in tokens; None if unknown.
+        looked: Its inspection.
         task: The run's.
 
+    Returns:
+        The number of tokens, and a note ("" if there is nothing to say).
+
     Raises:
-        ConfigError: The number that was set does not fit the model, or the task's does not where all models have to
-            read the same tokens.
+        ConfigError: The configured number does not fit the model, or the language task's does not.
     """
-    limit = _most(looked, task)
+    limit = _find_limit(looked, task)
     length = asked or trained or task.max_length
     if limit is not None and length > limit:
         if asked is not None:
-            raise _too_long(f"teachers.{name}.max_length", asked, limit, f"teacher {name}")
+            raise _too_long_error(f"teachers.{name}.max_length", asked, limit, f"teacher {name}")
         if isinstance(task, LanguageTask):
-            raise _too_long("task.max_length", task.max_length, limit, f"teacher {name}")
+            raise _too_long_error("task.max_length", task.max_length, limit, f"teacher {name}")
         return limit, f"reads {limit} tokens of a text at most: it has no positions for {length}"
-    return length, _said(length, looked)
+    return length, _describe_length(length, looked)
 
 
 def check_student_length(looked: InspectedLengths, task: Task) -> str:
-    """Compare a checkpoint that a student starts from with the task's lengths, and return what is to be said.
+    """Compare a checkpoint that a student starts from with the task's lengths.
+
+    Returns:
+        A note; "" if there is nothing to say.
 
     Raises:
         ConfigError: The task asks for more tokens than the student has positions for.
     """
-    limit = _most(looked, task)
+    limit = _find_limit(looked, task)
     if limit is not None and task.max_length > limit:
-        raise _too_long("task.max_length", task.max_length, limit, "the student")
-    return _said(task.max_length, looked)
+        raise _too_long_error("task.max_length", task.max_length, limit, "the student")
+    return _describe_length(task.max_length, looked)
 
 
 def check_target(who: str, looked: InspectedLengths, task: Task) -> None:
@@ -72,7 +77,7 @@ def check_target(who: str, looked: InspectedLengths, task: Task) -> None:
 
     Args:
         who: The model, for the message.
-        looked: What was found of it.
+        looked: Its inspection.
         task: The run's.
 
     Raises:
@@ -81,27 +86,27 @@ def check_target(who: str, looked: InspectedLengths, task: Task) -> None:
     limit = looked.positions.target
     longest = task.target_positions if isinstance(task, LanguageTask) else 0
     if limit is not None and longest > limit:
-        raise _too_long("task.max_target_length", longest, limit, who)
+        raise _too_long_error("task.max_target_length", longest, limit, who)
 
 
 def check_room(key: str, length: int, special: tuple[int, int], task: Task, *, pairs: bool) -> None:
-    """Refuse a length that the special tokens of a tokenizer fill.
+    """Refuse a length that leaves no room for text beside the special tokens.
 
     Args:
-        key: What sets the length, for the message.
+        key: The key that sets the length, for the message.
         length: In tokens.
-        special: Tokens that the tokenizer adds to a text, and to a pair.
+        special: How many tokens the tokenizer adds to a text, and to a pair.
         task: The run's.
-        pairs: Whether rows are two texts.
+        pairs: Whether rows have two texts.
 
     Raises:
-        ConfigError: Nothing of a text would be left; with the smallest number that leaves something.
+        ConfigError: Names the smallest length that leaves room.
     """
     answers = task.form == "answers"
     added = special[1] if pairs or answers else special[0]
     least = added + 1
     if answers:
-        # As `raykd.text.tokens.shorten_questions` reckons: windows advance, and a question keeps one token.
+        # The same numbers as in `raykd.text.tokens.shorten_questions`: windows advance, a question keeps one token.
         stride = getattr(task, "stride", 0)
         least += stride + min(ADVANCE, max(1, (length - stride) // 8))
     if added and length < least:
@@ -116,8 +121,8 @@ def check_room(key: str, length: int, special: tuple[int, int], task: Task, *, p
         )
 
 
-def _most(looked: InspectedLengths, task: Task) -> int | None:
-    """Most tokens of a text; an encoder-decoder that does not translate reads it on both sides."""
+def _find_limit(looked: InspectedLengths, task: Task) -> int | None:
+    """Return the most tokens of a text. An encoder-decoder that does not translate reads it on both sides."""
     sides = (
         looked.positions.source,
         None if isinstance(task, LanguageTask) and task.target_positions else looked.positions.target,
@@ -125,7 +130,7 @@ def _most(looked: InspectedLengths, task: Task) -> int | None:
     return min((side for side in sides if side is not None), default=None)
 
 
-def _too_long(key: str, length: int, limit: int, who: str) -> ConfigError:
+def _too_long_error(key: str, length: int, limit: int, who: str) -> ConfigError:
     return ConfigError(
         f"{key} is more than {who} has positions for",
         got=length,
@@ -134,8 +139,8 @@ def _too_long(key: str, length: int, limit: int, who: str) -> ConfigError:
     )
 
 
-def _said(length: int, looked: InspectedLengths) -> str:
-    """What a model or its tokenizer says about texts of this length."""
+def _describe_length(length: int, looked: InspectedLengths) -> str:
+    """Describe what a model or its tokenizer says about texts of this length; "" if nothing."""
     made_for, own = looked.positions.made_for, looked.tokenizer.limit
     if looked.positions.source is None and made_for is not None and length > made_for:
         return f"texts of up to {length} tokens, and it was made for {made_for}"

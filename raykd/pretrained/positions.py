@@ -1,10 +1,9 @@
-"""How many tokens a model has positions for, read from the model's own modules.
+"""Count the tokens that a model has positions for, from its modules.
 
-Decision record: a table of positions ends: a token beyond its last row is an index error in the middle of a run. How
-many rows are free for tokens differs by family (RoBERTa's begin at padding_idx + 1, BART's have an offset of 2,
-Nystromformer has two more than it uses), so they are counted at the module and not by the name of the family. Rotary,
-relative and growing sinusoidal positions have no last row; there a configuration only says with how many the model
-was made.
+Decision record: a token beyond the last row of a table of positions is an index error in the middle of a run. Families
+differ in how many rows tokens can use (RoBERTa's begin at padding_idx + 1, BART's have an offset of 2, Nystromformer
+has two more than it uses), so rows are counted at the module and not by the family's name. Rotary, relative and growing
+sinusoidal positions have no last row; there the configuration only says for how many tokens the model was made.
 """
 
 from __future__ import annotations
@@ -26,9 +25,9 @@ class Positions:
     """Where a model's positions end.
 
     Attributes:
-        source: Most tokens of an input (of an encoder-decoder: of a source); None where no table ends.
-        target: Most tokens that a decoder reads; the same as `source` where there is no encoder.
-        made_for: What the configuration says it was made for; None where it says nothing.
+        source: Most tokens of an input, in an encoder-decoder of a source; None if no table ends.
+        target: Most tokens that a decoder reads; the same as `source` if there is no encoder.
+        made_for: Tokens that it was made for, by its configuration; None if that does not say.
     """
 
     source: int | None = None
@@ -46,19 +45,19 @@ def count_positions(model: PreTrainedModel) -> Positions:
     target: list[int] = []
     for name, table in [*model.named_modules(), *model.named_buffers()]:
         path, _, last = name.rpartition(".")
-        if last not in _TABLES or (rows := _rows(table, made_for)) is None:
+        if last not in _TABLES or (rows := _count_rows(table, made_for)) is None:
             continue
         (target if pairs and "decoder" in path.split(".") else source).append(rows)
     found = min(source, default=None)
     return Positions(found, min(target, default=None) if pairs else found, made_for)
 
 
-def _rows(table: object, made_for: int | None) -> int | None:
-    """Rows of a table that tokens can have; None where it grows with the text."""
+def _count_rows(table: object, made_for: int | None) -> int | None:
+    """Count the rows of a table that tokens can use; None if it grows with the text."""
     shape = getattr(getattr(table, "weight", table), "shape", None)
     if shape is None:
-        # Reformer's factors, for example: their product is what the configuration says. Tables that grow have no
-        # weight, and their names say that they are sines.
+        # Reformer's table is a product of factors and has the rows that its configuration says. Tables that grow have
+        # no weight either; their class names say that they are sinusoidal.
         grows = "Sinusoidal" in type(table).__name__
         return None if grows else made_for
     if len(shape) != 2:

@@ -1,13 +1,14 @@
-"""Tokenizers of directories: which there are, what each needs, and how it is loaded.
+"""Load and inspect the tokenizer of a directory.
 
-Decision record: a tokenizer is best in its Rust form (`tokenizer.json`). A sentencepiece file alone is converted to
-it by transformers as it is loaded, which needs the package sentencepiece; that it is missing is said before anything
-starts. Marian and M2M-100 have no Rust form and are served by `raykd.tokenizers.pieces`. Other tokenizers written in
-Python give ids and no places of tokens, which is enough where the unit is a whole text.
+Decision record: raykd prefers a tokenizer's Rust form (`tokenizer.json`). transformers converts a sentencepiece file to
+it while loading, which needs the package sentencepiece; a check before anything starts says if that is missing. Marian
+and M2M-100 have no Rust form and are served by `raykd.tokenizers.pieces`. Other tokenizers in Python return ids without
+the places of tokens, which is enough for tasks whose unit is a whole text.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from raykd.head import Head
 from raykd.networks.heads import register
 from raykd.pretrained import files
 from raykd.pretrained.adapters import is_installed
+from raykd.pretrained.allowed import check_code
 from raykd.pretrained.hub import raise_as_model_error, resolve_model
 from raykd.pretrained.jsonfile import read_json
 from raykd.tokenizers.ngrams import FILE as NGRAMS
@@ -29,25 +31,25 @@ if TYPE_CHECKING:
     from raykd.text.tokens import Tokenizer
 
 _NO_LIMIT = 10**9
-"""transformers writes a number above this where a tokenizer has no limit."""
+"""transformers writes a larger number for a tokenizer without a limit."""
 _PLACED: frozenset[Head] = frozenset(
     {"token_classification", "question_answering", "causal_lm", "seq2seq", "masked_lm"}
 )
-"""Heads whose task needs to know where tokens stand."""
+"""Heads whose tasks need the places of tokens."""
 
 
 @dataclass(frozen=True)
 class TokenizerFacts:
-    """What is known of a tokenizer before it is used. Made by `inspect_tokenizer`.
+    """Facts about a tokenizer. Made by `inspect_tokenizer`.
 
     Attributes:
-        size: The highest id that it gives, plus 1; None where ids are not numbers of a vocabulary.
+        size: The highest id plus 1; None if ids are not numbers of a vocabulary.
         last: The tokens of the highest ids, by id.
-        idle: Ids of special tokens that it puts around no text and does not pad with.
-        special: Tokens that are added to a text, and to a pair of texts.
-        limit: Most tokens that it says the model takes; None where it does not say.
-        signs: Special tokens that it would find in a text, as they stand there.
-        token_types: Whether it gives token types.
+        idle: Ids of special tokens that it neither adds to a text nor pads with.
+        special: How many tokens it adds to a text, and to a pair of texts.
+        limit: Most tokens that the model reads, by the tokenizer's settings; None if they do not say.
+        signs: Special tokens that it would recognise in a text.
+        token_types: Whether it returns token types.
     """
 
     size: int | None
@@ -62,13 +64,18 @@ class TokenizerFacts:
 def load_tokenizer(
     path: str | Path, *, revision: str | None = None, trust_remote_code: bool = False
 ) -> Tokenizer:
-    """The tokenizer of a directory (weights need not be there) or of a hub name.
+    """Load the tokenizer of a directory, which needs no weights, or of a hub name.
+
+    Args:
+        path: A local directory or a hub name.
+        revision: Branch, tag or commit of a hub name.
+        trust_remote_code: Whether code that comes with it may run.
 
     Raises:
-        ModelError: there is none, it wants to run code of its own, or a package that it needs is not installed.
+        ModelError: There is none, it wants to run code of its own, or a package that it needs is not installed.
     """
     folder = resolve_model(path, revision=revision, trust_remote_code=trust_remote_code)
-    files.check_code(folder, trust_remote_code=trust_remote_code)
+    check_code(folder, trust_remote_code=trust_remote_code)
     if (folder / NGRAMS).is_file():
         return HashedNgrams.from_pretrained(folder)
     if (folder / UNION).is_file():
@@ -109,13 +116,14 @@ def check_packages(folder: Path) -> None:
 
 
 def inspect_tokenizer(tokenizer: Tokenizer) -> TokenizerFacts:
-    """What a tokenizer says of itself."""
+    """Inspect a tokenizer."""
     size, last, idle = None, {}, frozenset[int]()
-    if hasattr(tokenizer, "get_vocab") and type(tokenizer).__name__ != "CanineTokenizer":
-        by_id = {int(i): token for token, i in tokenizer.get_vocab().items()}
+    vocabulary = _read_vocabulary(tokenizer)
+    if vocabulary is not None:
+        by_id = {int(i): token for token, i in vocabulary.items()}
         size = max(by_id, default=-1) + 1
         last = dict(sorted(by_id.items())[-1000:])
-        idle = frozenset(getattr(tokenizer, "all_special_ids", ())) - _used(tokenizer)
+        idle = frozenset(getattr(tokenizer, "all_special_ids", ())) - _list_used_ids(tokenizer)
     limit = getattr(tokenizer, "model_max_length", None)
     return TokenizerFacts(
         size=size,
@@ -130,8 +138,14 @@ def inspect_tokenizer(tokenizer: Tokenizer) -> TokenizerFacts:
     )
 
 
-def _used(tokenizer: Any) -> frozenset[int]:
-    """Ids that stand in inputs whatever the text says: marks around it, padding, what is unknown or hidden."""
+def _read_vocabulary(tokenizer: Tokenizer) -> dict[str, int] | None:
+    """Return ids by token; None if ids are no numbers of a vocabulary (Canine's are code points)."""
+    read: Callable[[], dict[str, int]] | None = getattr(tokenizer, "get_vocab", None)
+    return None if read is None or type(tokenizer).__name__ == "CanineTokenizer" else read()
+
+
+def _list_used_ids(tokenizer: Any) -> frozenset[int]:
+    """List ids of special tokens that occur in inputs whatever the text is: around it, as padding, unknown or mask."""
     names = ("pad", "unk", "mask", "bos", "eos", "sep", "cls")
     named = {name: getattr(tokenizer, f"{name}_token_id", None) for name in names}
     around = set(tokenizer(["a"], ["a"])["input_ids"][0]) | set(tokenizer(["a"])["input_ids"][0])
@@ -144,16 +158,16 @@ def _added(tokenizer: Tokenizer, pair: bool) -> int:
     return int(count(pair=pair)) if count is not None else 0
 
 
-def check_words(tokenizer: Any, where: str) -> None:
-    """Refuse a tokenizer that knows its special tokens and no words, because the files of its vocabulary are missing.
+def check_words(tokenizer: Tokenizer, where: str) -> None:
+    """Refuse a tokenizer that has special tokens and no words, because the files of its vocabulary are missing.
 
     Raises:
         ModelError: With the files that it would need.
     """
-    if not hasattr(tokenizer, "get_vocab") or type(tokenizer).__name__ == "CanineTokenizer":
-        return
-    words = set(tokenizer.get_vocab().values()) - set(getattr(tokenizer, "all_special_ids", ()))
-    if not words:
+    vocabulary = _read_vocabulary(tokenizer)
+    if vocabulary is not None and not set(vocabulary.values()) - set(
+        getattr(tokenizer, "all_special_ids", ())
+    ):
         raise ModelError(
             f"the tokenizer of {where} has special tokens and no words: the files of its vocabulary are missing",
             got=f"{len(tokenizer)} tokens",
@@ -163,10 +177,15 @@ def check_words(tokenizer: Any, where: str) -> None:
 
 
 def check_placed(tokenizer: Tokenizer, head: Head, where: str) -> None:
-    """Refuse a tokenizer that does not say where its tokens stand, or has no mask, for a task that asks for it.
+    """Refuse a tokenizer without places of tokens, or without a mask token, if the task needs them.
+
+    Args:
+        tokenizer: The model's.
+        head: What the model has to serve.
+        where: The model's place, for the message.
 
     Raises:
-        ModelError: With what it can be used for.
+        ModelError: With what the tokenizer can be used for.
     """
     if head in _PLACED and not (
         getattr(tokenizer, "is_fast", False) or getattr(tokenizer, "by_language", False)

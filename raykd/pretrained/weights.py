@@ -1,7 +1,7 @@
-"""Names, shapes and places of stored weights, read from the headers of safetensors files; loads no weights.
+"""Read names, shapes and places of stored weights from the headers of safetensors files; loads no weights.
 
-A safetensors file is eight bytes of header length, a JSON header, and the tensors' bytes. So what a checkpoint holds,
-and whether one of its files was cut short, is known without reading a tensor.
+A safetensors file consists of eight bytes with the length of the header, a JSON header, and the tensors' bytes. So the
+header alone says what a checkpoint holds, and whether its file was cut short.
 """
 
 from __future__ import annotations
@@ -12,13 +12,21 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from raykd.errors import ModelError
 from raykd.pretrained.jsonfile import POINTER, pointer_file_error
 
 _LARGEST_HEADER = 100 * 2**20
 _CHUNK = 16 * 2**20
+
+
+class _Entry(TypedDict):
+    """What a header says about one tensor; the offsets count from the header's end."""
+
+    dtype: str
+    shape: list[int]
+    data_offsets: list[int]
 
 
 @dataclass(frozen=True)
@@ -64,7 +72,7 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
             (size,) = struct.unpack("<Q", file.read(8))
             if size > _LARGEST_HEADER:
                 raise ValueError(f"a header of {size} bytes")
-            header: dict[str, Any] = json.loads(file.read(size))
+            header = json.loads(file.read(size))
         found = {
             name: _tensor(path, 8 + size, entry) for name, entry in header.items() if name != "__metadata__"
         }
@@ -91,10 +99,7 @@ def read_headers(paths: list[Path]) -> dict[str, StoredTensor]:
     Raises:
         ModelError: As `read_header`.
     """
-    found: dict[str, StoredTensor] = {}
-    for path in paths:
-        found |= read_header(path)
-    return found
+    return {name: tensor for path in paths for name, tensor in read_header(path).items()}
 
 
 def count_numbers(tensors: dict[str, StoredTensor]) -> int:
@@ -102,7 +107,7 @@ def count_numbers(tensors: dict[str, StoredTensor]) -> int:
     return sum(math.prod(t.shape) for t in tensors.values() if t.dtype.startswith(("F", "BF")))
 
 
-def _tensor(path: Path, start: int, entry: dict[str, Any]) -> StoredTensor:
+def _tensor(path: Path, start: int, entry: _Entry) -> StoredTensor:
     first, last = (int(place) for place in entry["data_offsets"])
     if not 0 <= first <= last:
         raise ValueError(f"bytes {first} to {last}")

@@ -17,8 +17,7 @@ from raykd.config import check_name
 from raykd.config.loading import load_run, validate_run
 from raykd.errors import ConfigError, ModelError, TeacherError
 from raykd.parse import MAX_DEPTH, MAX_NODES, parse_json, parse_yaml
-from raykd.pretrained import files
-from raykd.pretrained.allowed import MODEL_TYPES, find_code_keys, find_unknown_types
+from raykd.pretrained.allowed import MODEL_TYPES, check_code, find_code_keys, find_unknown_types
 from raykd.teachers.store import SignalStore
 from tests.fakes import save_transformer
 
@@ -79,8 +78,8 @@ def test_types_and_code_that_are_not_known_are_refused_at_every_level(
 def test_what_is_trusted_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = save_transformer(tmp_path / "model")
     (folder / "tokenizer_config.json").write_text('{"auto_map": {}}')
-    files.check_code(folder, trust_remote_code=True)
-    files.check_code(folder, trust_remote_code=True)
+    check_code(folder, trust_remote_code=True)
+    check_code(folder, trust_remote_code=True)
     assert [r.levelname for r in caplog.records] == ["WARNING"] and "did not look at" in caplog.text
 
 

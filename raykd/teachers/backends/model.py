@@ -27,7 +27,7 @@ from raykd.errors import ModelError, NonFiniteError, TeacherError, prefix_errors
 from raykd.models.lm import Headless
 from raykd.prediction.findings import compute_finding_key, load_or_test
 from raykd.prediction.selftest import PaddingFinding, find_padding
-from raykd.pretrained.lengths import teacher_length
+from raykd.pretrained.lengths import compute_teacher_length
 from raykd.tasks import Task
 from raykd.tasks.language import LanguageTask
 from raykd.teachers.backends.precision import choose_precision
@@ -264,7 +264,9 @@ def _describe_model(spec: TeacherSpec) -> TeacherInfo:
     columns = spec.task.map_columns(inspected.labels, spec.labels, spec.label_map, spec.name)
     fingerprint = models.fingerprint(folder, trust_remote_code=spec.trust_remote_code)
     precision = choose_precision(spec.dtype, inspected.model_type, spec.device)
-    length, _ = teacher_length(spec.name, spec.max_length, inspected.trained_length, inspected, spec.task)
+    length, _ = compute_teacher_length(
+        spec.name, spec.max_length, inspected.trained_length, inspected, spec.task
+    )
     # Everything that changes an answer. The order and the form are part of the names of stores on disk.
     parts: list[object] = [
         fingerprint,
