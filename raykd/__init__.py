@@ -1,11 +1,11 @@
 """raykd distils several frozen teachers, monolingual and multilingual, into one small student on Ray.
 
-The public functions are those of `raykd.api`; they are imported when they are first used.
+The public functions are defined in `raykd.api`. They are imported on first use, so that `import raykd` is fast.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from raykd.api import check, confirm, label, label_sequences, load, plan, predict, sweep, train
@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Import a public name when it is first used."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""The public functions of raykd: train, sweep, confirm, label, predict, load, check, plan.
+"""Provide the public functions of raykd: train, sweep, confirm, label, predict, load, check, plan.
 
     import raykd
 
@@ -38,13 +38,14 @@ if TYPE_CHECKING:
 
     from raykd.config.loading import ConfigSource, Override
     from raykd.config.multi import Run as RunConfigs
+    from raykd.parse import JsonObject
     from raykd.preflight.finding import Finding
     from raykd.results import ConfirmationResult, Run, SweepResult
     from raykd.runs.labelling import LabelReport
     from raykd.scoring.model import Model
     from raykd.tuning.config import Sweep
 
-    Overrides = str | Sequence[Override] | Mapping[str, Any]
+    Overrides = str | Sequence[Override] | Mapping[str, object]
     Progress = bool | Console
     """Whether progress is shown on standard output; or the console of rich that shows it."""
 
@@ -60,7 +61,7 @@ def train(
     overwrite: bool = False,
     smoke: bool = False,
     progress: Progress = True,
-    **keys: Any,
+    **keys: object,
 ) -> Run:
     """Train what a configuration describes: missing teachers first, then the student.
 
@@ -70,7 +71,7 @@ def train(
         resume: Continue from the last checkpoint of this run, or start it where there is none. A run that has
             finished is returned as it is.
         overwrite: Empty the run's folder and start anew.
-        smoke: Run all of it in short, in output/NAME-smoke: a few rows and steps.
+        smoke: Run all of it in short, in output/NAME-smoke: few rows and steps.
         progress: Whether progress is shown.
         **keys: Keys to change, as `overrides`.
 
@@ -102,13 +103,13 @@ def train(
 
     console = _console(progress)
     if resume:
-        _say_start(console, config, run)
+        _announce_start(console, config, run)
     outcome = run_training(run, resume=resume, overwrite=overwrite, console=console)
     return replace(Run.read(find_run_path(run)), shown=outcome.tables, lines=outcome.lines)
 
 
-def _say_start(console: Console, config: ConfigSource, run: RunConfigs) -> None:
-    """Say that there is nothing to continue, so that the run is started.
+def _announce_start(console: Console, config: ConfigSource, run: RunConfigs) -> None:
+    """Print that there is nothing to continue and that the run is started, if it has no folder yet.
 
     Raises:
         ConfigError: The run's folder lies beside its file and not in the working directory.
@@ -134,7 +135,7 @@ def sweep(
     smoke: bool = False,
     output: str | os.PathLike[str] = "runs",
     progress: Progress = True,
-    **keys: Any,
+    **keys: object,
 ) -> SweepResult:
     """Search any key of a run, over teachers that answer each text once.
 
@@ -219,7 +220,7 @@ def label(
     *,
     everything: bool = False,
     progress: Progress = True,
-    **keys: Any,
+    **keys: object,
 ) -> LabelReport:
     """Let a run's teachers answer all its training texts now and keep the answers.
 
@@ -254,7 +255,7 @@ def label_sequences(
     *,
     beams: int = 5,
     progress: Progress = True,
-    **keys: Any,
+    **keys: object,
 ) -> int:
     """Write what a run's language models generate for the training sources, as data for a later run.
 
@@ -300,12 +301,12 @@ def load(model: str | os.PathLike[str], *, task: str | None = None) -> Model:
 
 def predict(
     model: str | os.PathLike[str],
-    inputs: str | Iterable[str | Mapping[str, Any]],
+    inputs: str | Iterable[str | Mapping[str, object]],
     pairs: Sequence[str] | None = None,
     *,
     task: str | None = None,
     **options: Any,
-) -> list[dict[str, Any]]:
+) -> list[JsonObject]:
     """Load a model and predict a row for each input, in order.
 
     Args:
@@ -325,7 +326,7 @@ def predict(
     return load(model, task=task).predict(inputs, pairs, **options)
 
 
-def check(config: ConfigSource | Sweep, overrides: Overrides = (), **keys: Any) -> list[Finding]:
+def check(config: ConfigSource | Sweep, overrides: Overrides = (), **keys: object) -> list[Finding]:
     """Check a run or a sweep without taking a worker: files, rows, labels, models, resources, disk, combinations.
 
     Args:
@@ -351,7 +352,7 @@ def check(config: ConfigSource | Sweep, overrides: Overrides = (), **keys: Any) 
     return check_run(read)
 
 
-def plan(config: ConfigSource | Sweep, overrides: Overrides = (), **keys: Any) -> list[Finding]:
+def plan(config: ConfigSource | Sweep, overrides: Overrides = (), **keys: object) -> list[Finding]:
     """Compute what a run or a sweep will take: resources, steps, answers, checkpoints, disk, time.
 
     Args:
@@ -385,8 +386,8 @@ def _refuse_another(config: object, plan: RunConfigs | Sweep, command: str) -> N
         refuse_folder_beside(Path(config), plan.output, plan.name, command)
 
 
-def _overrides(overrides: Overrides, keys: Mapping[str, Any]) -> list[Override]:
-    """All changes in order, keywords last."""
+def _overrides(overrides: Overrides, keys: Mapping[str, object]) -> list[Override]:
+    """Return all changes in order, keywords last."""
     if isinstance(overrides, str):
         return [overrides, *keys.items()]
     return [*(overrides.items() if isinstance(overrides, Mapping) else overrides), *keys.items()]

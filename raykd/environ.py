@@ -1,4 +1,4 @@
-"""Environment variables that are set for a while, and the proxies that they name."""
+"""Set environment variables for a while, and find the proxies that they name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from urllib.request import getproxies_environment, proxy_bypass_environment  # t
 
 @contextlib.contextmanager
 def set_environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Sets these variables while the body runs and puts back what was there; not safe against other threads."""
+    """Set variables while the body runs, then restore the earlier values. Not thread-safe."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:
@@ -40,19 +40,19 @@ def is_this_machine(host: str) -> bool:
 
 
 def bypass_proxy(url: str) -> None:
-    """Ask a server of this machine directly from now on, whatever HTTP_PROXY says; others are asked as before.
+    """Exempt a server on this machine from HTTP_PROXY from now on. Other servers are not affected.
 
-    Clients read NO_PROXY, or no_proxy where both are there, at each request.
+    Clients read NO_PROXY at each request, or no_proxy if both are set.
     """
     host = urlsplit(url if "://" in url else f"//{url}").hostname
     if not host or not is_this_machine(host) or find_proxy(url) is None:
         return
-    said = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
-    os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(filter(None, [said, host]))
+    exempt = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
+    os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(filter(None, [exempt, host]))
 
 
 def find_proxy(url: str) -> str | None:
-    """Return the variable and address of the proxy that a request to this URL goes through; None for none."""
+    """Return the proxy of a request to this URL as VARIABLE=address; None without a proxy."""
     parts = urlsplit(url if "://" in url else f"http://{url}")
     proxies = getproxies_environment()
     scheme = parts.scheme if parts.scheme in proxies else "all"
@@ -62,18 +62,18 @@ def find_proxy(url: str) -> str | None:
 
 
 UTF8_RESTART = "RAYKD_UTF8"
-"""Set for a Python that was started again in UTF-8 mode, so that it is not done twice."""
+"""Set in a Python that was restarted in UTF-8 mode, so that it is not restarted again."""
 
 
 def use_utf8() -> None:
-    """Starts Python again in its UTF-8 mode where file names are not UTF-8; returns where they are.
+    """Restart Python in UTF-8 mode if the locale's file names are not UTF-8.
 
-    Names of files are UTF-8 in run files, whatever the locale says. The terminal keeps its encoding.
+    File names in run files are UTF-8, whatever the locale says. The terminal keeps its encoding.
     """
     if sys.getfilesystemencoding().lower().replace("-", "") == "utf8" or UTF8_RESTART in os.environ:
         return
-    said = getattr(sys.stdout, "encoding", None) or "ascii"
+    terminal = getattr(sys.stdout, "encoding", None) or "ascii"
     environment = {**os.environ, "PYTHONUTF8": "1", UTF8_RESTART: "1"}
-    environment.setdefault("PYTHONIOENCODING", said)
+    environment.setdefault("PYTHONIOENCODING", terminal)
     with contextlib.suppress(OSError):
         os.execve(sys.executable, sys.orig_argv, environment)

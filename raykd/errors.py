@@ -1,10 +1,9 @@
-"""The exception tree: every error says what happened, what was got, what was wanted and the next step.
+"""Define the errors. Every message says what happened, what was got, what was wanted, and the next step.
 
-Errors cross process borders (Ray pickles them), and an exception whose ``__init__`` takes several
-arguments loses its type there unless it says how to rebuild itself; `RaykdError.__reduce__` does so once
-for the whole tree.
+Errors cross process borders, where Ray pickles them. An exception whose ``__init__`` takes several arguments loses its
+type there unless it says how to rebuild itself. `RaykdError.__reduce__` does so for the whole tree.
 
-Exit codes are those of the command line: 2 for a configuration, 3 for data or a model, 5 for the
+Exit codes are those of the command line: 2 for a configuration, 3 for data or a model, 4 for failed trials, 5 for the
 infrastructure.
 """
 
@@ -12,17 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
 
 
 class RaykdError(Exception):
     """Base of all errors that raykd raises on purpose.
 
     Args:
-        what: what went wrong, one sentence, naming the thing (a key path, a file and line, a teacher).
-        got: the offending value, already shortened by the caller.
-        wanted: what would have been accepted.
-        next_step: what the user can do now.
+        what: What went wrong, one sentence that names the thing (a key path, a file and line, a teacher).
+        got: The offending value, shortened by the caller.
+        wanted: What is accepted.
+        next_step: What the user can do now.
     """
 
     exit_code = 1
@@ -34,24 +33,14 @@ class RaykdError(Exception):
         super().__init__(self.render())
 
     def render(self) -> str:
-        """The message, one line for each part that is known."""
-        lines = [self.what]
-        if self.got is not None:
-            lines.append(f"  got:    {self.got}")
-        if self.wanted is not None:
-            lines.append(f"  wanted: {self.wanted}")
-        if self.next_step is not None:
-            lines.append(f"  next:   {self.next_step}")
-        return "\n".join(lines)
+        """Return the message, one line per known part."""
+        parts = {"got:": self.got, "wanted:": self.wanted, "next:": self.next_step}
+        lines = [f"  {name:<7} {value}" for name, value in parts.items() if value is not None]
+        return "\n".join([self.what, *lines])
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (_rebuild, (type(self), self.what, self.got, self.wanted, self.next_step))
-
-
-def _rebuild(
-    kind: type[RaykdError], what: str, got: object, wanted: str | None, next_step: str | None
-) -> RaykdError:
-    return kind(what, got=got, wanted=wanted, next_step=next_step)
+    def __reduce__(self) -> tuple[partial[RaykdError], tuple[str]]:
+        rebuild = partial(type(self), got=self.got, wanted=self.wanted, next_step=self.next_step)
+        return rebuild, (self.what,)
 
 
 @contextmanager
@@ -71,7 +60,7 @@ def prefix_errors(subject: str, *kinds: type[RaykdError]) -> Iterator[None]:
 
 
 class ConfigError(RaykdError):
-    """A key, a value or a combination in a YAML that cannot work."""
+    """A key, a value or a combination in a configuration that cannot work."""
 
     exit_code = 2
 
@@ -81,19 +70,19 @@ class ResourceError(ConfigError):
 
 
 class DataError(RaykdError):
-    """A file, a column or a row that cannot be used; names the file and line where there is one."""
+    """A file, a column or a row that cannot be used. Names the file and line if there is one."""
 
     exit_code = 3
 
 
 class ModelError(RaykdError):
-    """A model directory that cannot be loaded or must not be loaded."""
+    """A model that cannot be loaded, or must not be loaded because it could run code."""
 
     exit_code = 3
 
 
 class LabelMismatchError(ModelError):
-    """A teacher's labels are not the run's labels."""
+    """A teacher has other labels than the run."""
 
 
 class NonFiniteError(RaykdError):
@@ -109,7 +98,7 @@ class TeacherError(RaykdError):
 
 
 class TeacherLostError(TeacherError):
-    """A teacher has no process left that answers."""
+    """A teacher has no replica left."""
 
 
 class TrackingError(RaykdError):
@@ -117,17 +106,17 @@ class TrackingError(RaykdError):
 
     exit_code = 5
     is_away = False
-    """Whether MLflow does not answer now and may later: a run that need not be recorded goes on without it."""
+    """Whether MLflow does not answer now but may later, so that a run without `tracking.required` goes on."""
 
 
 class ClusterError(RaykdError):
-    """A cluster that cannot be reached, or that takes no job from us."""
+    """A cluster that cannot be reached, or that refuses a job."""
 
     exit_code = 5
 
 
 class TrainingError(RaykdError):
-    """Ray Train gave up on the run for a reason of the infrastructure."""
+    """Ray gave up on the workers of a run."""
 
     exit_code = 5
 

@@ -1,4 +1,4 @@
-"""`Head`: what a model says something about. Models have one, tasks name the one that they read."""
+"""Name the heads of models. A model has one head, and a task names the head that it reads."""
 
 from typing import Literal
 

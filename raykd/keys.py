@@ -1,9 +1,9 @@
-"""Names that people choose (languages, keys, models) as parts of keys and paths: two names never become one.
+"""Turn names that people choose (languages, keys, models) into parts of keys and paths, without collisions.
 
-Decision record: a name that can stand as it is stays as it is, so that `eval/zh/accuracy` can be read and guessed. Any
-other one is cleaned for the eye and marked with eight digits of the hash of the whole name, which keeps `zh(CN)` apart
-from `zh_CN_` and a language called `mean` apart from the mean over languages. A name that looks marked is marked again,
-so that none can be written that equals another one's mark.
+Decision record: a plain name stays as it is, so that `eval/zh/accuracy` can be read and guessed. Any other name is
+cleaned and gets eight digits of the hash of the whole name. That keeps `zh(CN)` apart from `zh_CN_`, and a language
+called `mean` apart from the mean over languages. A name that already looks like one with a hash gets one too, so that
+no name can imitate another.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ import posixpath
 import re
 
 LONGEST_KEY = 250
-"""Characters MLflow takes in the name of a parameter, metric or tag."""
+"""Most characters that MLflow takes in the name of a parameter, metric or tag."""
 RESERVED_PARTS = frozenset({"mean", "macro"})
-"""What stands for the mean over languages where a language may stand."""
+"""Parts that stand for the mean over languages in place of a language."""
 _MARK = re.compile(r"-[0-9a-f]{8}$")
 _UNFIT = re.compile(r"[^\w. :-]")
 _LOOSE = re.compile(r"(^|/)[\s]|[\s](/|$)")
-"""Blanks at either end of a part."""
+"""Matches blanks at either end of a part."""
 
 
 def append_hash(clean: str, name: str, longest: int = LONGEST_KEY) -> str:
-    """Return ``clean``, cut where it is too long, with the mark of ``name`` behind it."""
+    """Return ``clean``, cut to the longest length, with a hash of ``name`` appended."""
     digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
     return f"{clean[: longest - 9].rstrip('/. ') or '_'}-{digest}"
 
@@ -32,17 +32,17 @@ def make_key_part(name: str) -> str:
     """Return a name as one part of a key, for example the language in ``eval/<language>/accuracy``.
 
     Returns:
-        The name itself where it is plain, else a readable form with a mark: ``zh(CN)`` gives ``zh_CN_-`` and eight
-        digits. Never empty, never with a slash, never what stands for a mean.
+        The name itself if it is plain, else a readable form with a hash: ``zh(CN)`` gives ``zh_CN_-`` and eight
+        digits. Never empty, without a slash, and never a reserved part.
     """
-    # A part that is longer would leave no room for what stands before and after it.
+    # A longer part would leave no room for the parts before and after it.
     if name not in RESERVED_PARTS and "/" not in name and len(name) <= 100 and make_mlflow_key(name) == name:
         return name
     return append_hash(_clean(name.replace("/", "_")), name, 100)
 
 
 def make_mlflow_key(key: str) -> str:
-    """Return a key as MLflow takes it for a parameter, metric or tag; two keys never become one."""
+    """Return a key in the form that MLflow takes for a parameter, metric or tag. Different keys stay different."""
     if _is_plain(key):
         return key
     parts = [_clean(part) for part in key.split("/") if part.strip(". \t\n")]
@@ -50,7 +50,7 @@ def make_mlflow_key(key: str) -> str:
 
 
 def _is_plain(key: str) -> bool:
-    """Return whether MLflow takes the key as it is, and nothing marked looks like it."""
+    """Return whether MLflow takes the key unchanged and it does not look like a key with a hash."""
     return (
         0 < len(key) <= LONGEST_KEY
         and not _UNFIT.search(key.replace("/", ""))
@@ -63,5 +63,5 @@ def _is_plain(key: str) -> bool:
 
 
 def _clean(part: str) -> str:
-    """Return a part without signs that MLflow refuses, and without dots that lead up."""
+    """Return a part without characters that MLflow refuses, and without the dots of a parent folder."""
     return re.sub(r"\.\.+", ".", _UNFIT.sub("_", part)).strip(". ") or "_"

@@ -1,14 +1,14 @@
-"""YAML and JSON that a person wrote, read safely and within bounds: the one door for both.
+"""Read YAML and JSON written by a person, safely and within bounds.
 
-Decision record: a file of a few lines can fill the memory (aliases of aliases), exhaust the stack (a thousand
-brackets) or take minutes (PyYAML reads about 30,000 nodes a second), so size, depth and number of nodes are bounded
-and aliases are refused. A key given twice is an error, since YAML would silently keep the last. No tag makes anything
-but plain values. Strings that no file name and no UTF-8 file can hold (NUL, halves of surrogate pairs) are refused
-here, because each of the many places that use a string later would fail in its own way.
+Decision record: a file of a few lines can fill the memory (aliases of aliases), exhaust the stack (a thousand brackets)
+or take minutes (PyYAML reads about 30,000 nodes per second). So size, depth and number of nodes are bounded, and
+aliases are refused. A duplicate key is an error, since YAML would silently keep the last one. Tags make only plain
+values. Strings that no file name and no UTF-8 file can hold (NUL, halves of surrogate pairs) are refused here, because
+each later use would fail in its own way.
 
-Plain values are read by YAML 1.2 (its core schema), not 1.1: no, yes, on, off, y and n are texts, 010 is ten, 1:30 and
-2020-01-02 are texts, 1e-3 is a number. A number keeps how it was written (`raykd.spec.format_as_written`) where that is
-not how Python writes it, so that a field of texts can take 010 or 1.10 as the text that stands there.
+Plain values follow YAML 1.2 (core schema), not 1.1: no, yes, on, off, y and n are texts, 010 is ten, 1:30 and
+2020-01-02 are texts, 1e-3 is a number. A number remembers how it was written if Python would write it differently
+(`raykd.spec.format_as_written`), so that a field of texts can take 010 or 1.10 literally.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ MAX_BYTES = 1_000_000
 MAX_DEPTH = 50
 MAX_NODES = 20_000
 LONGEST_PART, LONGEST_PATH = 255, 4095
-"""Bytes of one part of a path, and of a whole one, on Linux."""
+"""Most bytes of one part of a path, and of a whole path, on Linux."""
 _PYTHON = (ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RecursionError)
-"""What PyYAML lets through of its own mistakes: an empty number, a date in month 13."""
+"""Errors that PyYAML does not wrap, for example for an empty number or a date in month 13."""
 _ADVICE = {
     "stands twice": "leave one of the two out",
     "aliases (": "write the value out where it is used",
@@ -43,13 +43,13 @@ _ADVICE = {
     "unknown escape character": "a backslash in double quotes is written twice; single quotes take it as it is",
     "found another document": "leave the line --- and all behind it out: a file is one run",
 }
-"""What to do about an error of YAML, by what its message says."""
+"""The next step for a YAML error, by a part of its message."""
 _JSON_COMMENT = re.compile(r'"(?:[^"\\\n]|\\.)*"|//[^\n]*|#[^\n]*|/\*.*?\*/', re.DOTALL)
 _UNUSABLE = re.compile("[\0\ud800-\udfff]")
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader, without aliases and double keys, of bounded depth and size."""
+    """The safe loader, without aliases and duplicate keys, and with bounded depth and size."""
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
@@ -70,25 +70,22 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
-def _int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+def _int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
     text = loader.construct_scalar(node)
-    base = 10 if text[:2] not in ("0x", "0o") else 0
-    value = int(text, base)
-    if str(value) == text:
-        return value
-    kept = WrittenInt(value)
-    kept.written = text
-    return kept
+    return _remember(WrittenInt(int(text, 0 if text[:2] in ("0x", "0o") else 10)), text)
 
 
 def _float(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
     text = loader.construct_scalar(node)
-    value = float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
-    if str(value) == text:
-        return value
-    kept = WrittenFloat(value)
-    kept.written = text
-    return kept
+    return _remember(WrittenFloat(text.lower().replace(".inf", "inf").replace(".nan", "nan")), text)
+
+
+def _remember(number: WrittenInt | WrittenFloat, text: str) -> float:
+    """Return a number that knows its text, or a plain one if Python writes it the same way."""
+    if str(number) == text:
+        return number.real
+    number.written = text
+    return number
 
 
 # The core schema of YAML 1.2: https://yaml.org/spec/1.2.2/#103-core-schema
@@ -111,7 +108,7 @@ yaml.SafeDumper.add_representer(WrittenFloat, yaml.SafeDumper.represent_float)
 
 
 def _mapping_without_duplicates(loader: _Loader, node: yaml.MappingNode) -> dict[str, object]:
-    """A mapping whose keys are the texts that stand there, also where they look like numbers or truth values."""
+    """Construct a mapping whose keys are texts, also where they look like numbers or truth values."""
     found: dict[str, object] = {}
     for key_node, value_node in node.value:
         line = key_node.start_mark.line + 1
@@ -127,19 +124,19 @@ _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping
 
 
 def parse_override(text: str, origin: str) -> object:
-    """Reads the value of ``key.path=value``: YAML of one value, in which # begins no comment.
+    """Read the value of ``key.path=value``: YAML of one value, in which # begins no comment.
 
     A shell takes the quotes from ``data.columns.text="a #b"``, so that what was quoted arrives without them.
 
     Raises:
-        ConfigError: as `parse_yaml`.
+        ConfigError: See `parse_yaml`.
     """
     mark = next(chr(code) for code in range(0xE000, 0xF900) if chr(code) not in text)
     return _without(parse_yaml(text.replace("#", f"{mark}#"), origin), mark)
 
 
 def _without(tree: object, mark: str) -> object:
-    """The tree with the mark taken out of all its texts."""
+    """Remove the mark from all texts of a tree."""
     if isinstance(tree, dict):
         return {_without(key, mark): _without(value, mark) for key, value in tree.items()}
     if isinstance(tree, list):
@@ -148,10 +145,14 @@ def _without(tree: object, mark: str) -> object:
 
 
 def parse_yaml(text: str, origin: str) -> object:
-    """Reads YAML safely.
+    """Read YAML safely.
+
+    Args:
+        text: The YAML.
+        origin: What errors call it.
 
     Raises:
-        ConfigError: broken syntax, a key given twice, an alias, a value of no plain kind, too large or too deep.
+        ConfigError: Broken syntax, a key given twice, an alias, a value of no plain kind, too large or too deep.
     """
     if len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
         raise ConfigError(
@@ -160,7 +161,7 @@ def parse_yaml(text: str, origin: str) -> object:
     try:
         tree = yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, *_PYTHON) as error:
-        # A value that looks like a number or has a tag of its own and is none ends in errors of Python itself.
+        # A malformed number or a tag that does not fit its value ends in an error of Python itself.
         raise ConfigError(
             f"{origin} is not valid YAML",
             got=" ".join(str(error).split())[:500],
@@ -175,7 +176,7 @@ def parse_yaml(text: str, origin: str) -> object:
 
 
 def make_plain_tree(value: object, origin: str) -> object:
-    """Make plain values, as `parse_yaml` gives them, of what a Python program passes.
+    """Convert values of a Python program to plain ones, as `parse_yaml` gives them.
 
     Args:
         value: Mappings, lists, tuples, texts, numbers (also NumPy's), paths, pydantic models, or None.
@@ -217,12 +218,15 @@ def _plain(value: object, origin: str, depth: int) -> Any:
 
 
 def parse_json(text: str, origin: str, *, comments: bool = False) -> object:
-    """Reads JSON within the same bounds.
+    """Read JSON within the same bounds.
 
     Args:
-        comments: whether // and # to the end of a line, and /* */, are passed over, as DeepSpeed does.
+        text: The JSON.
+        origin: What errors call it.
+        comments: Whether to skip // and # to the end of a line, and /* */, as DeepSpeed does.
+
     Raises:
-        ConfigError: it is none, a key stands twice, or it is too large or too deep.
+        ConfigError: It is not JSON, a key stands twice, or it is too large or too deep.
     """
     if len(text) > MAX_BYTES:
         raise ConfigError(f"{origin} is too large", got=f"{len(text)} characters", wanted="under 1 MB")
@@ -238,15 +242,15 @@ def parse_json(text: str, origin: str, *, comments: bool = False) -> object:
 
 
 def _blanked(found: re.Match[str]) -> str:
-    """A string as it is, a comment as blanks, so that lines and columns stay."""
+    """Keep a string, and turn a comment into blanks, so that lines and columns stay."""
     return found.group() if found.group().startswith('"') else re.sub(r"[^\n]", " ", found.group())
 
 
 def refuse_duplicate_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """Make a JSON object of its keys and values; for ``object_pairs_hook`` of `json.loads`.
+    """Make a JSON object from its keys and values. For ``object_pairs_hook`` of `json.loads`.
 
     Raises:
-        ValueError: a key stands twice.
+        ValueError: A key stands twice.
     """
     made = {}
     for key, value in pairs:
@@ -257,12 +261,14 @@ def refuse_duplicate_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def read_text(path: Path, what: str) -> str:
-    """The text of a small UTF-8 file.
+    """Read a small UTF-8 file.
 
     Args:
-        what: what the file is, for people: "run file".
+        path: The file.
+        what: What errors call it, for example "run file".
+
     Raises:
-        ConfigError: it is missing, too large, no regular file or not UTF-8.
+        ConfigError: It is missing, too large, no regular file or not UTF-8.
     """
     check_path(str(path), f"the path of the {what}")
     try:
@@ -286,12 +292,14 @@ def read_text(path: Path, what: str) -> str:
 
 
 def check_path(path: str, key: str) -> None:
-    """Refuses what can be no path at all, before something tries it.
+    """Refuse a text that cannot be a path, before anything opens it.
 
     Args:
-        key: where it stands, for people.
+        path: The text.
+        key: Where it stands, for errors.
+
     Raises:
-        ConfigError: it is empty, or holds a NUL, or is longer than the file system takes.
+        ConfigError: It is empty, holds a NUL, or is longer than the file system allows.
     """
     wrong = None
     data = os.fsencode(path) if not _UNUSABLE.search(path) else b""
@@ -311,7 +319,7 @@ def check_path(path: str, key: str) -> None:
 
 
 def _check_values(tree: object, origin: str) -> None:
-    """Iterative, since JSON may be as deep as Python's parser takes."""
+    """Refuse values and texts that no configuration has. Iterative, since JSON may be very deep."""
     waiting = [tree]
     while waiting:
         node = waiting.pop()

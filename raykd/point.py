@@ -1,4 +1,4 @@
-"""`Point`: values of one step of a run, on their way from the student to MLflow and the report."""
+"""Define Point, the metrics of one step on their way from the student to MLflow and the report."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Point:
-    """Values of one step. Written by the training loop on rank 0, read by tracking and the report.
+    """The metrics of one step. Written by the training loop on rank 0, read by tracking and the report.
 
-    step: optimizer steps done. values: by metric name. time_ms: milliseconds since 1970, taken when it was measured.
+    Attributes:
+        step: Number of optimizer steps done.
+        values: By name of the metric.
+        time_ms: Time of the measurement, in milliseconds since 1970.
     """
 
     step: int
@@ -19,7 +22,7 @@ class Point:
     time_ms: int = field(default_factory=lambda: int(time.time() * 1000))
 
     def with_task(self, task: str) -> Point:
-        """Return the point with its metrics behind the name of a task; the only task of a run has no name."""
+        """Return the point with the task's name before each metric. The only task of a run has the empty name."""
         if not task:
             return self
         return Point(

@@ -1,8 +1,8 @@
-"""What must never be printed, and how it is taken out of a text.
+"""Remove secrets from texts before they are printed or stored.
 
-Decision record: secrets reach a text by three ways: inside a URI, as the value of a key that says so, and by being
-repeated from the environment in somebody's exception. The first two are patterns; for the third every variable is
-looked at whose name says that it is a secret, since which libraries read which variables changes with each of them.
+Decision record: secrets enter a text in three ways: inside a URI, as the value of a key that names a secret, and from
+the environment, repeated in an exception. The first two are found by patterns. For the third, every variable whose
+name says secret is searched for, because libraries differ in the variables that they read.
 """
 
 from __future__ import annotations
@@ -24,17 +24,20 @@ _AUTHORIZATION = re.compile(
 )
 _CREDENTIALS = re.compile(r"://[^/\s\"'<>:@]*:[^/\s\"'<>@]+@")
 _HARMLESS = re.compile(r"[0-9.]+|true|false|enabled|disabled|optional|/.*", re.IGNORECASE)
-"""Values that are no secrets whatever their variable is called: numbers, switches, paths of files with the secret."""
+"""Matches values that are never secrets: numbers, switches, paths of files that hold a secret."""
 _HUB_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{8,}")
 _KNOWN = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "HF_TOKEN", "RAY_AUTH_TOKEN")
-"""Variables whose value is a secret whatever it looks like."""
+"""Variables whose value is always a secret."""
 _SHORTEST_SECRET = 6
-"""Characters below which a secret of the environment is not searched for: it would hide ordinary words."""
+"""Least characters of a secret that is searched for. Shorter ones would hide ordinary words."""
 
 
 def redact(text: object) -> str:
-    """The text without ``user:password@`` of URIs, values of keys like token or api_key, tokens of the hub, and the
-    values of all variables of the environment whose name says secret. Hides rather too much than too little."""
+    """Return a text without secrets. Hides too much rather than too little.
+
+    Secrets are ``user:password@`` in URIs, values of keys such as token or api_key, tokens of the hub, and values of
+    environment variables whose name says secret.
+    """
     clean = str(text)
     for value in _secrets_of_the_environment():
         clean = clean.replace(value, _HIDDEN)
@@ -45,7 +48,7 @@ def redact(text: object) -> str:
 
 
 def _secrets_of_the_environment() -> list[str]:
-    """Longest first, so that one which holds another is hidden whole."""
+    """Return secrets of the environment, longest first, so that one that contains another is hidden whole."""
     found = [
         value
         for name, value in os.environ.items()
@@ -56,26 +59,26 @@ def _secrets_of_the_environment() -> list[str]:
 
 
 def has_credentials(text: str) -> bool:
-    """Whether a URI in it holds ``user:password@``."""
+    """Return whether a URI in a text holds ``user:password@``."""
     return _CREDENTIALS.search(text) is not None
 
 
 def is_secret_key(key: str) -> bool:
-    """Whether a key's last part says that its value is a secret: ``hub.token``, not ``max_tokens``."""
+    """Return whether a key's last part names a secret: ``hub.token``, not ``max_tokens``."""
     last = key.rsplit(".", 1)[-1].replace("-", "_")
     return bool(_SECRET_KEY.search(last.replace("_", " ")) or _SECRET_KEY.search(last))
 
 
 def redact_value(key: str, value: object) -> str:
-    """A parameter's value: hidden whole where the key names a secret (``hub.token``; not ``max_tokens``)."""
+    """Return a parameter's value without secrets. It is hidden whole if the key names a secret."""
     return _HIDDEN if is_secret_key(key) else redact(value)
 
 
 class RedactingFilter(logging.Filter):
-    """Redacts every record that passes, arguments and traceback included; put it on a handler."""
+    """Removes secrets from every log record, its arguments and traceback. Belongs on a handler."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Rewrites the record in place and lets it pass."""
+        """Rewrite the record in place and let it pass."""
         record.msg, record.args = redact(record.getMessage()), None
         if record.exc_info:
             record.exc_text = redact(logging.Formatter().formatException(record.exc_info))

@@ -1,18 +1,18 @@
-"""What the public functions return: small typed objects over the folder that a command leaves.
+"""Define what the public functions return: small typed objects over the folder that a command has written.
 
-Decision record: a `Run` is read from its folder, so that a run of today, one that finished before a resume and one of
-last week are the same thing, and what a program sees is what the report page shows. Names of metrics are MLflow's.
-Importing this module imports neither torch nor Ray.
+Decision record: a `Run` is read from its folder. So a run of now, one that finished before a resume and one of last
+week look the same, and a program sees what the report page shows. Metrics have their names in MLflow. Importing this
+module imports neither torch nor Ray.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from raykd.errors import DataError
 from raykd.keys import make_key_part
@@ -22,55 +22,66 @@ if TYPE_CHECKING:
 
     from raykd.config import MultiRun, RunConfig
     from raykd.experiments.comparison import Confirmation
+    from raykd.parse import JsonObject
     from raykd.report.sweeps.confirmation import PairedDifference
     from raykd.scoring.model import Model
     from raykd.tuning.outcome import SweepOutcome
 
 REPORT = "report.json"
 _PREFIXES = {"student": "test", "baseline": "baseline/test", "ensemble": "ensemble/test"}
-"""How metrics of a system begin, by its role; those of a teacher begin with its name."""
+"""Beginnings of metric names, by the system's role. Those of a teacher begin with its name."""
 
 
-@dataclass(frozen=True)
-class Run:
-    """A finished training run.
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What every command returns.
 
     Attributes:
-        folder: Where everything of the run lies.
-        student: Folder of the trained student; `raykd.load` takes it, and transformers' auto classes do.
+        folder: The folder that the command has written.
         report: The page with tables and plots.
-        mlflow_run_id: Its run in MLflow.
-        table: One row for each system (student, baseline, ensemble, teachers) and language, and one with language
-            ``macro``; in a run of several tasks each row names its ``task``. ``pandas.DataFrame(run.table)`` takes it.
-            Scores as they come: rates in [0, 1], NLL in nats.
-        notes: What a reader must know before believing the numbers.
+        table: One row per result; see the subclass. ``pandas.DataFrame`` takes it.
+        notes: What a reader must know before trusting the numbers.
+        shown: Tables that the command line shows.
+        lines: Lines that the command line shows below them, in rich's markup.
     """
 
     folder: Path
-    student: Path
     report: Path
-    mlflow_run_id: str
-    table: list[dict[str, Any]] = field(repr=False)
+    table: list[JsonObject] = field(repr=False)
     notes: tuple[str, ...] = field(default=(), repr=False)
     shown: tuple[RenderableType, ...] = field(default=(), repr=False, compare=False)
-    """What the command line shows."""
     lines: tuple[str, ...] = field(default=(), repr=False, compare=False)
-    """Lines that the command line shows below that, in rich's markup."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(Result):
+    """A finished training run.
+
+    Its table has one row per system (student, baseline, ensemble, teachers) and language, and one with language
+    ``macro``. In a run of several tasks each row names its ``task``. Rates are in [0, 1], NLL is in nats.
+
+    Attributes:
+        student: Folder of the trained student, for `raykd.load` or the auto classes of transformers.
+        mlflow_run_id: Its run in MLflow.
+    """
+
+    student: Path
+    mlflow_run_id: str
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Scores on the held-out rows by their name in MLflow.
+        """Scores on the held-out rows, by their names in MLflow.
 
-        ``test/mean/accuracy`` and ``test/en/accuracy`` are the student's; others begin with ``baseline/``,
-        ``ensemble/`` or ``teacher/NAME/``. In a run of several tasks the name of the task stands before that.
+        ``test/mean/accuracy`` and ``test/en/accuracy`` are the student's. Others begin with ``baseline/``,
+        ``ensemble/`` or ``teacher/NAME/``. In a run of several tasks, the name of the task comes first.
         """
-        return _metrics_of(self.table)
+        return _collect_metrics(self.table)
 
     def load(self, *, task: str | None = None) -> Model:
         """Load the student.
 
         Args:
-            task: Which one, of a run of several tasks.
+            task: Name of the task, in a run of several tasks.
         """
         from raykd.scoring.model import Model
 
@@ -84,13 +95,13 @@ class Run:
             folder: output/name of the run, or its name under ``runs``.
 
         Raises:
-            DataError: The folder is not one of a finished run.
+            DataError: The folder is not the folder of a finished run.
         """
         from raykd.config.home import find_folder, read_folder_state
 
         path = find_folder(Path(folder)).resolve()
         state = read_folder_state(path) or {}
-        reports = {"": path} if (path / REPORT).is_file() else _folders_of_tasks(path)
+        reports = {"": path} if (path / REPORT).is_file() else _find_task_folders(path)
         if state.get("status") != "finished" or not reports:
             got = f"a run that is {state['status']}" if state else "no run.json of a run"
             raise DataError(
@@ -114,12 +125,12 @@ class Run:
         )
 
 
-def _folders_of_tasks(folder: Path) -> dict[str, Path]:
-    """Of a run of several tasks the folder of each one's report, by task."""
+def _find_task_folders(folder: Path) -> dict[str, Path]:
+    """Return the folders with the reports of a run of several tasks, by task."""
     return {place.parent.name: place.parent for place in sorted(folder.glob(f"tasks/*/{REPORT}"))}
 
 
-def _read_report(folder: Path) -> dict[str, Any]:
+def _read_report(folder: Path) -> JsonObject:
     file = folder / REPORT
     try:
         report = json.loads(file.read_text(encoding="utf-8"))
@@ -134,7 +145,7 @@ def _read_report(folder: Path) -> dict[str, Any]:
     return dict(report)
 
 
-def _metrics_of(table: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def _collect_metrics(table: Sequence[JsonObject]) -> dict[str, float]:
     from raykd.tasks.scores.metrics import list_metrics
 
     metrics: dict[str, float] = {}
@@ -148,41 +159,31 @@ def _metrics_of(table: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return metrics
 
 
-@dataclass(frozen=True)
-class SweepResult:
+@dataclass(frozen=True, kw_only=True)
+class SweepResult(Result):
     """What a sweep found.
 
+    Its table has one row per trial, the best first, with status, score and searched keys.
+
     Attributes:
-        folder: Where everything of the sweep lies.
-        best: The configuration of the best trial, which `raykd.train` takes; None where no trial counts.
+        best: Configuration of the best trial, for `raykd.train`; None if no trial was scored.
         best_path: The same as a file.
-        score: The best trial's validation score, as the metric comes (a rate in [0, 1], NLL in nats).
+        score: The best trial's validation score: a rate in [0, 1], or NLL in nats.
         metric: Name of the score.
-        table: One row for each trial, the best first, with its status, score and searched keys.
-        report: The page with tables and plots.
         mlflow_run_id: Its run in MLflow; each trial is a child of it.
-        failed: Number of trials that failed for good; their errors are in the table.
-        notes: What a reader must know before believing the numbers.
+        failed: Number of trials that failed for good. Their errors are in the table.
     """
 
-    folder: Path
     best: RunConfig | MultiRun | None = field(repr=False)
     best_path: Path | None
     score: float | None
     metric: str
-    table: list[dict[str, Any]] = field(repr=False)
-    report: Path
     mlflow_run_id: str
     failed: int
-    notes: tuple[str, ...] = field(default=(), repr=False)
-    shown: tuple[RenderableType, ...] = field(default=(), repr=False, compare=False)
-    """What the command line shows."""
-    lines: tuple[str, ...] = field(default=(), repr=False, compare=False)
-    """Lines that the command line shows below that, in rich's markup."""
 
     @classmethod
     def of(cls, outcome: SweepOutcome) -> SweepResult:
-        """The result of what a sweep made."""
+        """Return the result of a sweep."""
         from raykd.config.loading import load_any_run
         from raykd.report.sweeps.trial_table import TrialTable
 
@@ -203,34 +204,24 @@ class SweepResult:
         )
 
 
-@dataclass(frozen=True)
-class ConfirmationResult:
+@dataclass(frozen=True, kw_only=True)
+class ConfirmationResult(Result):
     """Whether a sweep's winner is better than its base, over seeds that no trial had.
 
+    Its table has one row per split, language and metric, unrounded.
+
     Attributes:
-        folder: Where everything of the confirmation lies.
-        difference: Winner minus base in the sweep's metric, mean over languages, on the test rows (the validation rows
-            where there are none): mean, interval, wins. None where no seed was measured for both.
-        table: One row for each split, language and metric, unrounded.
-        report: The page.
+        difference: Winner minus base in the sweep's metric, mean over languages, on the test rows (else the validation
+            rows): mean, interval, wins. None if no seed was scored for both.
         failed: Number of trainings that failed.
-        notes: What a reader must know before believing the numbers.
     """
 
-    folder: Path
     difference: PairedDifference | None
-    table: list[dict[str, Any]] = field(repr=False)
-    report: Path
     failed: int
-    notes: tuple[str, ...] = field(default=(), repr=False)
-    shown: tuple[RenderableType, ...] = field(default=(), repr=False, compare=False)
-    """What the command line shows."""
-    lines: tuple[str, ...] = field(default=(), repr=False, compare=False)
-    """Lines that the command line shows below that, in rich's markup."""
 
     @classmethod
     def of(cls, confirmation: Confirmation) -> ConfirmationResult:
-        """The result of what a confirmation found."""
+        """Return the result of a confirmation."""
         report = confirmation.report
         return cls(
             folder=confirmation.page.parent,

@@ -1,8 +1,8 @@
-"""`Spec`: the base of everything that can stand in a YAML.
+"""Define `Spec`, the base of all configuration.
 
-Frozen, no unknown keys, no silent conversion of what a user wrote: a number stays the number, and neither a
-string nor a truth value is read as one. A field of texts takes a number or a truth value as the text that was
-written: ``labels: [0, 1]`` are the labels "0" and "1".
+A Spec is frozen and has no unknown keys. Nothing that a user wrote is converted silently: a number stays the number,
+and neither a string nor a truth value is read as one. A field of texts takes a number or a truth value as the text
+that was written: ``labels: [0, 1]`` are the labels "0" and "1".
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 
 class WrittenInt(int):
-    """A whole number that was written in another way than Python's: 010, +5, 0x1f."""
+    """A whole number written differently from Python: 010, +5, 0x1f."""
 
     written: str
 
 
 class WrittenFloat(float):
-    """A fraction that was written in another way than Python's: 1.10, 1e-3."""
+    """A fraction written differently from Python: 1.10, 1e-3."""
 
     written: str
 
 
 def format_as_written(value: bool | int | float) -> str:
-    """A truth value or number as the text that stood in the file."""
+    """Return a truth value or number as the text that stood in the file."""
     if isinstance(value, bool):
         return "true" if value else "false"
     return value.written if isinstance(value, WrittenInt | WrittenFloat) else str(value)
 
 
 class Spec(BaseModel):
-    """A frozen pydantic model that refuses unknown keys; the members of raykd's unions derive from it."""
+    """A frozen pydantic model that refuses unknown keys. Base of the members of raykd's unions."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -48,9 +48,9 @@ class Spec(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _as_written(cls, data: object) -> object:
-        """Keeps texts from becoming numbers, and makes texts of numbers where texts are wanted.
+        """Keep texts from becoming numbers, and turn numbers into texts where texts are wanted.
 
-        pydantic's own strictness would also refuse a YAML list where a tuple stands, so only this is strict.
+        pydantic's own strict mode would also refuse a YAML list for a tuple, so only this is strict.
         """
         if not isinstance(data, Mapping):
             return data
@@ -60,17 +60,17 @@ class Spec(BaseModel):
             if field is None:
                 continue
             if isinstance(value, (str, bool)):
-                if _numeric(field.annotation):
+                if _is_numeric(field.annotation):
                     changed[name] = NotANumber(value)
                 elif isinstance(value, bool) and _takes_text(field.annotation):
                     changed[name] = format_as_written(value)
             elif isinstance(value, (int, float, list, tuple, Mapping)):
-                changed[name] = _with_texts(value, field.annotation)
+                changed[name] = _convert_to_texts(value, field.annotation)
         return {**data, **changed} if changed else data
 
 
 class NotANumber:
-    """Takes the place of a text or truth value where a number stands, so that the field itself refuses it."""
+    """Replaces a text or truth value where a number is wanted, so that the field itself refuses it."""
 
     def __init__(self, value: object) -> None:
         self.value = value
@@ -79,29 +79,29 @@ class NotANumber:
         return repr(self.value)
 
 
-def _numeric(annotation: object) -> bool:
-    """Whether an annotation takes numbers (and None) only."""
+def _is_numeric(annotation: object) -> bool:
+    """Return whether an annotation takes only numbers and None."""
     if get_origin(annotation) in (Union, types.UnionType):
         parts = [part for part in get_args(annotation) if part is not type(None)]
-        return bool(parts) and all(_numeric(part) for part in parts)
+        return bool(parts) and all(_is_numeric(part) for part in parts)
     return annotation in (int, float)
 
 
-def _with_texts(value: object, annotation: object) -> object:
-    """The value with its numbers and truth values as texts, wherever the annotation takes texts alone."""
+def _convert_to_texts(value: object, annotation: object) -> object:
+    """Turn numbers and truth values into texts wherever the annotation takes only texts."""
     if isinstance(value, bool | int | float):
         return format_as_written(value) if _takes_text(annotation) else value
     for part in _members(annotation):
         inner = get_args(part)
         if isinstance(value, list | tuple) and get_origin(part) in (tuple, list) and inner:
-            return [_with_texts(item, inner[0]) for item in value]
+            return [_convert_to_texts(item, inner[0]) for item in value]
         if isinstance(value, Mapping) and get_origin(part) is dict:
-            return {key: _with_texts(item, inner[1]) for key, item in value.items()}
+            return {key: _convert_to_texts(item, inner[1]) for key, item in value.items()}
     return value
 
 
 def _members(annotation: object) -> tuple[object, ...]:
-    """The annotations that a union is made of; of another one itself."""
+    """Return the annotations in a union; of any other annotation, itself."""
     if get_origin(annotation) is Annotated:
         return _members(get_args(annotation)[0])
     if get_origin(annotation) in (Union, types.UnionType):
@@ -110,7 +110,7 @@ def _members(annotation: object) -> tuple[object, ...]:
 
 
 def _takes_text(annotation: object) -> bool:
-    """Whether an annotation takes any text, and of plain values texts alone."""
+    """Return whether an annotation takes any text, and no other plain value."""
     members = [part for part in _members(annotation) if part is not type(None)]
     return str in members and all(
         part is str or get_origin(part) in (Literal, tuple, list, dict) for part in members

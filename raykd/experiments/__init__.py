@@ -1,1 +1,1 @@
-"""Comparisons of runs: is the winner of a sweep better than the default, with seeds that no trial has seen?"""
+"""Comparisons of runs: whether the winner of a sweep beats the default, over seeds that no trial has used."""

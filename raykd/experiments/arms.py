@@ -1,17 +1,20 @@
-"""What a confirmation trains: a sweep's winner and its default, with seeds that no trial has seen."""
+"""Choose what a confirmation trains: a sweep's winner and its default, with seeds that no trial has used."""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from raykd.config import Run
 from raykd.config.loading import load_any_run
 from raykd.distill.weighting import Weighting
 from raykd.errors import ConfigError
+from raykd.spaces.domains import Scalar
+from raykd.spaces.search import Sampler
+from raykd.spaces.space import Sample
 from raykd.tuning.config import Sweep, load_sweep
 from raykd.tuning.driver import TaskWeightings
 from raykd.tuning.journal import JOURNAL, Journal
@@ -19,12 +22,20 @@ from raykd.tuning.outcome import BEST
 
 ARMS = ("winner", "default")
 FIRST_SEED = 1001
-"""Where fresh seeds begin; those that a trial had are passed over."""
+"""First fresh seed. Seeds that a trial has used are skipped."""
 
 
 @dataclass(frozen=True)
-class Arms:
-    """Winner and default with each seed: what a confirmation trains."""
+class Arms(Sampler):
+    """Winner and default, each trained with every seed. Samples both arms of a seed in turn.
+
+    Attributes:
+        winner: The best run of the sweep.
+        default: The base of the sweep.
+        seeds: Seeds that no trial has used.
+        name: Name of the confirmation's folder.
+        output: The sweep's folder, which holds it.
+    """
 
     winner: Run
     default: Run
@@ -32,17 +43,17 @@ class Arms:
     name: str
     output: str
 
-    def build_run(self, sample: Mapping[str, Any]) -> Run:
+    def build_run(self, sample: Mapping[str, Scalar]) -> Run:
         """Return the run of an arm with a seed."""
-        run: Run = getattr(self, sample["arm"])
-        return run.model_copy(update={"seed": int(sample["seed"])})
+        run = self.winner if sample["arm"] == "winner" else self.default
+        return run.model_copy(update={"seed": sample["seed"]})
 
     def fingerprint(self) -> str:
-        """Of both runs; more seeds may be added on a resume."""
+        """Return the sha256 of both runs. The seeds are left out, so that a resume may add some."""
         return hashlib.sha256((self.winner.fingerprint() + self.default.fingerprint()).encode()).hexdigest()
 
     def weightings(self) -> TaskWeightings:
-        """Return the weightings of both arms, of each task; None where they choose other teachers."""
+        """Return the weightings of both arms by task; None if the arms choose different teachers."""
         differs = self.winner.select_teachers != self.default.select_teachers
         found: dict[str, list[Weighting | None]] = {}
         for task, default in self.default.members.items():
@@ -55,29 +66,18 @@ class Arms:
         """Number of runs to train."""
         return len(ARMS) * len(self.seeds)
 
-    # as a sampler: both arms of a seed after one another
-
-    def ask(self, index: int) -> dict[str, Any] | None:
-        """Sample ``index``."""
+    def ask(self, index: int) -> Sample | None:
+        """Return sample ``index``."""
         if index >= self.trials:
             return None
         return {"arm": ARMS[index % len(ARMS)], "seed": self.seeds[index // len(ARMS)]}
-
-    def report(self, index: int, evaluation: int, score: float) -> None:
-        """Nothing is learnt on the way."""
-
-    def tell(self, index: int, score: float | None) -> None:
-        """Nothing is learnt at the end."""
-
-    def restore(self, index: int, sample: Mapping[str, Any], score: float | None, finished: bool) -> None:
-        """Nothing is learnt from before."""
 
 
 def read_arms(folder: Path, count: int) -> tuple[Sweep, Arms]:
     """Read a finished sweep and choose the seeds.
 
     Args:
-        folder: Of the sweep.
+        folder: The sweep's folder.
         count: Number of seeds.
 
     Raises:
@@ -93,10 +93,5 @@ def read_arms(folder: Path, count: int) -> tuple[Sweep, Arms]:
         )
     plan, winner = load_sweep(space, check=False), load_any_run(best)
     used = {plan.base.seed, *(t.sample.get("seed") for t in Journal(folder / JOURNAL).trials.values())}
-    seeds: list[int] = []
-    seed = FIRST_SEED
-    while len(seeds) < count:
-        if seed not in used:
-            seeds.append(seed)
-        seed += 1
-    return plan, Arms(winner, plan.base, tuple(seeds), "confirm", str(folder))
+    fresh = (seed for seed in itertools.count(FIRST_SEED) if seed not in used)
+    return plan, Arms(winner, plan.base, tuple(itertools.islice(fresh, count)), "confirm", str(folder))

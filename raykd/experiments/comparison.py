@@ -1,4 +1,4 @@
-"""The end of a confirmation: every student reads the held-out rows once, and the arms are compared seed by seed."""
+"""Conclude a confirmation: score every student on the held-out rows once, and compare the arms seed by seed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from rich.console import RenderableType
 
 from raykd.config import Run
 from raykd.config.multi import SCORE
@@ -26,10 +27,18 @@ from raykd.tuning.journal import Journal
 
 @dataclass(frozen=True)
 class Confirmation:
-    """What a confirmation found. tables and lines are for the terminal."""
+    """What a confirmation found.
+
+    Attributes:
+        report: The scores of both arms.
+        tables: Tables for the terminal.
+        lines: Lines for the terminal, in rich's markup.
+        failed: Number of trainings that failed.
+        page: The report page.
+    """
 
     report: ConfirmationReport
-    tables: tuple[Any, ...]
+    tables: tuple[RenderableType, ...]
     lines: tuple[str, ...]
     failed: int
     page: Path
@@ -38,13 +47,13 @@ class Confirmation:
 def compare_students(
     plan: Sweep, arms: Arms, student: Job, journal: Journal, students: Path, notes: Sequence[str]
 ) -> ConfirmationReport:
-    """Score every student on the held-out rows, for the first time and once."""
+    """Score every student on the held-out rows, for the first time."""
     scores: dict[str, dict[int, dict[str, float]]] = {arm: {} for arm in ARMS}
     for trial in journal.trials.values():
         if trial.status != "finished":
             continue
         arm, seed = str(trial.sample["arm"]), int(str(trial.sample["seed"]))
-        # Under the name that Tune gave the trial at its last start.
+        # The folder has the name that Tune gave the trial at its last start.
         folder = students / trial.tune_ids[-1]
         scores[arm][seed] = _score_student(arm, folder, arms.build_run(trial.sample), student)
     chosen_there = [] if all(data.test is not None for data in student.data.values()) else [
@@ -64,9 +73,9 @@ def compare_students(
 
 
 def _score_student(arm: str, folder: Path, config: Run, student: Job) -> dict[str, float]:
-    """Return ``split/language/metric`` of a trained student on all held-out rows.
+    """Return the scores of a trained student on all held-out rows, by ``split/language/metric``.
 
-    Of several tasks a language is named behind its task, and ``split/macro/score`` is the mean over tasks.
+    With several tasks, a language is named after its task, and ``split/macro/score`` is the mean over tasks.
     """
     values: dict[str, float] = {}
     for split in SPLITS:
@@ -92,6 +101,7 @@ def _score_student(arm: str, folder: Path, config: Run, student: Job) -> dict[st
 def conclude_confirmation(
     report: ConfirmationReport, folder: RunFolder, journal: Journal, tracker: Tracker
 ) -> Confirmation:
+    """Write the page and the table, and record the difference."""
     pictures = draw_confirmation_figures(report)
     page = write_confirmation_page(report, folder.path / "report.html", pictures)
     (folder.path / "results.md").write_text(report.to_markdown(), encoding="utf-8")

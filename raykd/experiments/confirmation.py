@@ -10,7 +10,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -74,7 +73,7 @@ class ConfirmCommand(Command[Confirmation]):
         """Check the sweep's base as a run."""
         return preflight(self.base, together=self.plan.config.label == "on_demand")
 
-    def compare(self, path: Path, state: Mapping[str, Any]) -> tuple[Changes, Run | None]:
+    def compare(self, path: Path, state: Mapping[str, object]) -> tuple[Changes, Run | None]:
         """Compare both arms with those in the folder."""
         return compare_arms(self.arms, path, state)
 

@@ -1,4 +1,4 @@
-"""Whether a confirmation may go on with the settings that it is given now."""
+"""Decide whether a confirmation may be resumed with its present settings."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from raykd.config import Run
 from raykd.config.loading import load_any_run
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from raykd.experiments.arms import Arms
 
 
-def compare_arms(arms: Arms, path: Path, state: Mapping[str, Any]) -> tuple[Changes, Run | None]:
-    """The changed settings of a confirmation: of the winner, which a sweep that went on may have changed, and default.
+def compare_arms(arms: Arms, path: Path, state: Mapping[str, object]) -> tuple[Changes, Run | None]:
+    """Return the changed settings of winner and default. A sweep that was continued may have another winner.
 
     Raises:
-        ConfigError: As `compare_sweep`.
+        ConfigError: See `compare_sweep`.
     """
     found = []
     for name, run in (("winner", arms.winner), ("default", arms.default)):
         file = path / f"{name}.yaml"
         try:
-            found.append(_of_arm(name, load_any_run(file), run))
+            found.append(_compare_arm(name, load_any_run(file), run))
         except ConfigError as error:
             if state.get("fingerprint") == arms.fingerprint():
                 return Changes(), None
@@ -37,7 +37,7 @@ def compare_arms(arms: Arms, path: Path, state: Mapping[str, Any]) -> tuple[Chan
     return Changes(free=tuple(free), refused=tuple(refused)), None
 
 
-def _of_arm(name: str, before: Run, now: Run) -> Changes:
+def _compare_arm(name: str, before: Run, now: Run) -> Changes:
     was, is_now = (
         {name: run.model_dump(mode="json", exclude={"name", "output", "teacher_defaults"})}
         for run in (before, now)
@@ -48,4 +48,4 @@ def _of_arm(name: str, before: Run, now: Run) -> Changes:
 explain_arm_changes = partial(
     changed_settings_error, file="winner.yaml", next_step="finish it before the sweep goes on"
 )
-"""Says which settings of a confirmation stop its resume."""
+"""Make the error for changed settings of a confirmation."""

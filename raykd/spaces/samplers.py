@@ -26,6 +26,7 @@ from raykd.spaces.search import (
     Mode,
     OptunaSearch,
     PriorTrials,
+    Sampler,
     TuneSearch,
 )
 from raykd.spaces.space import Dimension, Sample, Space, encode_sample
@@ -36,7 +37,7 @@ MAX_LISTED_SAMPLES = 100_000
 """Largest space that is listed to find an untried setting."""
 
 
-class DrawnSampler:
+class DrawnSampler(Sampler):
     """Sampler of random and grid search. Learns nothing, so all samples are known before the start."""
 
     def __init__(self, space: Space, seed: int, trials: int, known: PriorTrials = NO_PRIOR_TRIALS) -> None:
@@ -65,15 +66,6 @@ class DrawnSampler:
             self._seed, index, fixed
         )
 
-    def report(self, index: int, evaluation: int, score: float) -> None:
-        pass
-
-    def tell(self, index: int, score: float | None) -> None:
-        pass
-
-    def restore(self, index: int, sample: Mapping[str, Scalar], score: float | None, finished: bool) -> None:
-        pass
-
 
 def find_unseen_sample(space: Space, seen: Collection[str], point: Mapping[str, Scalar]) -> Sample | None:
     """Return the first unseen sample with the values of ``point``; None if there is none or the space is too large."""
@@ -85,8 +77,11 @@ def find_unseen_sample(space: Space, seen: Collection[str], point: Mapping[str, 
     )
 
 
-class OptunaSampler:
-    """Sampler that asks a study of Optuna, trial by trial."""
+class OptunaSampler(Sampler):
+    """Sampler that asks a study of Optuna, trial by trial.
+
+    Needs no `report`: TPE reads curves of pruned trials only, and here the last score of every trial counts.
+    """
 
     def __init__(
         self, config: OptunaSearch, space: Space, mode: Mode, trials: int, known: PriorTrials
@@ -147,9 +142,6 @@ class OptunaSampler:
                 group=self._config.multivariate,
                 constant_liar=True,  # running trials count as bad, so that parallel trials differ
             )
-
-    def report(self, index: int, evaluation: int, score: float) -> None:
-        """Ignore it: TPE reads curves of pruned trials only, and here the last score of every trial counts."""
 
     def tell(self, index: int, score: float | None) -> None:
         trial = self._running.pop(index)
@@ -231,7 +223,7 @@ def build_tune_domain(one: Dimension) -> Any:
     )
 
 
-class TuneSampler:
+class TuneSampler(Sampler):
     """Sampler that asks one of Tune's searchers.
 
     After a resume, the searcher is made when it is first needed. Earlier trials become its first points, which every

@@ -7,10 +7,10 @@ before the first trial (points, the base, an earlier sweep) has one form for all
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal, Protocol
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -28,23 +28,30 @@ LATEST_SCORE = "score"
 """Key of a trial's result with its last score, unrounded. A population is compared by it: its trials differ little."""
 
 
-class Sampler(Protocol):
-    """Chooses samples one after the other. Trials are counted from 0."""
+class Sampler(ABC):
+    """Chooses samples one after the other. Trials are counted from 0.
 
+    A sampler that learns nothing derives from this class and only defines `ask`.
+    """
+
+    @abstractmethod
     def ask(self, index: int) -> Sample | None:
         """Return the sample of trial ``index``; None if there are no more. Called once per trial, in order."""
 
     def report(self, index: int, evaluation: int, score: float) -> None:
         """Take a trial's score at an evaluation, counted from 1."""
+        del index, evaluation, score
 
     def tell(self, index: int, score: float | None) -> None:
         """Take the final score of a trial; None if it failed."""
+        del index, score
 
     def restore(self, index: int, sample: Mapping[str, Scalar], score: float | None, finished: bool) -> None:
         """Take a trial of an earlier start of the sweep. Called in order, before the first `ask`.
 
         An unfinished trial continues, and `tell` follows later.
         """
+        del index, sample, score, finished
 
 
 class Observation(Spec):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import RenderableType
@@ -77,11 +77,10 @@ def conclude_sweep(
         notes: What a reader must know about the teachers.
     """
     best_path = folder.path / BEST
-    report = _report(plan, folder, journal, tracker, "", notes)
+    report = _report(plan, folder, journal, tracker, notes)
     if report.best is not None:
-        run = build_best_run(plan, journal.trials[report.best.name])
-        best_path.write_text(dump_run(run), encoding="utf-8")
-        report = _report(plan, folder, journal, tracker, dump_run(run), notes)
+        report = replace(report, best_yaml=dump_run(build_best_run(plan, journal.trials[report.best.name])))
+        best_path.write_text(report.best_yaml, encoding="utf-8")
     pictures = draw_sweep_figures(report)
     page = write_sweep_page(report, folder.path / "report.html", pictures)
     table = TrialTable(report)
@@ -126,9 +125,9 @@ def _report(
     folder: RunFolder,
     journal: Journal,
     tracker: Tracker,
-    best_yaml: str,
-    notes: Sequence[str] = (),
+    notes: Sequence[str],
 ) -> SweepReport:
+    """Collect the report, without the best run."""
     names = ", ".join(dict.fromkeys(plan.space.short_names().values()))
     teachers = ", ".join(t.name for t in plan.base.active_teachers)
     trials = sorted(journal.trials.values(), key=lambda t: t.index)
@@ -140,7 +139,7 @@ def _report(
         higher_is_better=plan.mode == "max",
         trials=tuple(trial.row() for trial in trials),
         rungs=plan.config.scheduler.rungs(plan.base.train.evaluations),
-        best_yaml=best_yaml,
+        best_yaml="",
         space_yaml=dump_sweep(plan),
         teachers=sum_teacher_counters(journal),
         environment=describe_environment(),

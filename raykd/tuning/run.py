@@ -12,7 +12,6 @@ import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -67,7 +66,7 @@ class SweepCommand(Command[SweepOutcome]):
         check_trial_resources(self.plan)
         return notes
 
-    def compare(self, path: Path, state: Mapping[str, Any]) -> tuple[Changes, Run | None]:
+    def compare(self, path: Path, state: Mapping[str, object]) -> tuple[Changes, Run | None]:
         """Compare the sweep with the one in the folder."""
         return compare_sweep(self.plan, path, state)
 

@@ -6,13 +6,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from raykd.config import Run
 from raykd.config.home import SPACE
 from raykd.errors import ConfigError
 from raykd.folders.changes import ALWAYS_FREE, Change, Changes, compare_trees
 from raykd.folders.earlier_start import add_model_changes, changed_settings_error, unreadable_settings_error
+from raykd.parse import JsonObject
 from raykd.tuning.config import Sweep, load_sweep
 from raykd.tuning.journal import JOURNAL, Journal
 
@@ -22,7 +22,7 @@ FREE = re.compile(
 """Matches the keys of a sweep that may change on a resume."""
 
 
-def compare_sweep(plan: Sweep, path: Path, state: Mapping[str, Any]) -> tuple[Changes, Run | None]:
+def compare_sweep(plan: Sweep, path: Path, state: Mapping[str, object]) -> tuple[Changes, Run | None]:
     """Return the changed settings of a sweep; see `raykd.folders.earlier_start.compare_run`.
 
     Raises:
@@ -43,7 +43,7 @@ def compare_sweep(plan: Sweep, path: Path, state: Mapping[str, Any]) -> tuple[Ch
     return add_model_changes(changes, before.base, plan.base, state, "base."), None
 
 
-def _tree(plan: Sweep) -> dict[str, Any]:
+def _tree(plan: Sweep) -> JsonObject:
     tree = plan.config.model_dump(mode="json", exclude={"name", "base", "base_dir", "set"})
     return {"base": plan.base.model_dump(mode="json", exclude={"name", "output", "teacher_defaults"}), **tree}
 
