@@ -156,7 +156,6 @@ def write_run_page(report: RunReport, path: Path, pictures: Pictures) -> Path:
         headline=summarize_run(table),
         table=table,
         costs_title=COST_TITLE,
-        roles=[p.role for p, _ in table.systems],
         monolingual=any(
             s.by_language and len(s.by_language) < len(table.languages) for _, s in table.systems
         ),

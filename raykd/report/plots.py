@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,49 +60,31 @@ def collect_curves(points: Sequence[Point]) -> dict[str, list[tuple[int, float]]
 def draw_training_curves(curves: History) -> str | None:
     """Draw the training loss and its parts over steps."""
     names = _select(curves, "train/loss", "train/hard") + [n for n in curves if n.startswith("train/soft/")]
-    if not names:
-        return None
-    figure, (axes,) = make_panels(1, width=7.0, height=3.4)
-    for at, name in enumerate(names):
-        width = 2.0 if name == "train/loss" else 1.3
-        draw_line(axes, curves[name], name.removeprefix("train/"), at, width=width)
-    axes.set(xlabel="optimizer step", ylabel="loss / nats per unit")
-    draw_legend(axes)
-    return render_svg(figure)
+    lines = {name.removeprefix("train/"): name for name in names}
+    panel = CurvePanel("loss / nats per unit", lines, thick="loss")
+    return _draw_curves(curves, [panel], width=6.4, height=3.4)
 
 
 def draw_evaluation_curves(curves: History, metrics: Sequence[str] = ("accuracy", "nll")) -> str | None:
     """Draw validation metrics over steps, a panel each: the mean over languages thick, each language thin."""
-    by_metric = {m: [n for n in curves if n.startswith("eval/") and n.endswith(f"/{m}")] for m in metrics}
-    by_metric = {metric: names for metric, names in by_metric.items() if names}
-    if not by_metric:
-        return None
-    figure, panels = make_panels(len(by_metric), width=4.4 * len(by_metric) + 0.6, height=3.4)
-    for axes, (metric, names) in zip(panels, by_metric.items(), strict=True):
+    panels = []
+    for metric in metrics:
+        names = [n for n in curves if n.startswith("eval/") and n.endswith(f"/{metric}")]
+        # the mean comes first, so that it has the same colour in every panel
+        names.sort(key=lambda name: name != f"eval/mean/{metric}")
+        lines = {name.split("/")[1]: name for name in names}
         scale = 100.0 if is_rate(metric) else 1.0
-        for at, name in enumerate((n for n in names if "/mean/" not in n), 1):
-            draw_line(axes, curves[name], name.split("/")[1], at, scale=scale)
-        if f"eval/mean/{metric}" in curves:
-            draw_line(axes, curves[f"eval/mean/{metric}"], "mean", 0, scale=scale, width=2.4)
-        axes.set(xlabel="optimizer step", ylabel=f"validation {find_metric_title(metric)}")
-        draw_legend(axes)
-    return render_svg(figure)
+        panels.append(CurvePanel(f"validation {find_metric_title(metric)}", lines, scale, thick="mean"))
+    return _draw_curves(curves, panels, width=4.4, height=3.4)
 
 
 def draw_schedule_curves(curves: History) -> str | None:
     """Draw alpha and lambda in one panel and the temperature in another, over steps."""
     shares = _select(curves, "train/alpha") + [n for n in curves if n.startswith("train/lambda/")]
-    groups = [(shares, "weight"), (_select(curves, "train/temperature"), "temperature")]
-    groups = [(names, title) for names, title in groups if names]
-    if not groups:
-        return None
-    figure, panels = make_panels(len(groups), width=3.0 * len(groups) + 0.6, height=3.0)
-    for axes, (names, title) in zip(panels, groups, strict=True):
-        for at, name in enumerate(names):
-            draw_line(axes, curves[name], name.removeprefix("train/").replace("lambda/", "lambda "), at)
-        axes.set(xlabel="optimizer step", ylabel=title, ylim=(0, None))
-        draw_legend(axes)
-    return render_svg(figure)
+    lines = {name.removeprefix("train/").replace("lambda/", "lambda "): name for name in shares}
+    heat = {name.removeprefix("train/"): name for name in _select(curves, "train/temperature")}
+    panels = [CurvePanel("weight", lines, least=0.0), CurvePanel("temperature", heat, least=0.0)]
+    return _draw_curves(curves, panels, width=3.0, height=3.0)
 
 
 def draw_language_bars(table: ResultTable) -> str | None:
@@ -217,14 +200,45 @@ def draw_weight_bars(weights: Mapping[str, Mapping[str, float]]) -> str | None:
 
 def draw_weight_curves(curves: History) -> str | None:
     """Draw the mean weight of each teacher over steps."""
-    names = [n for n in curves if n.startswith("teacher/") and n.endswith("/weight")]
-    if not names:
+    lines = {n.split("/")[1]: n for n in curves if n.startswith("teacher/") and n.endswith("/weight")}
+    panel = CurvePanel("mean weight %", lines, scale=100.0, least=0.0)
+    return _draw_curves(curves, [panel], width=5.8, height=2.8, outside=True)
+
+
+@dataclass(frozen=True)
+class CurvePanel:
+    """One panel of curves over optimizer steps.
+
+    Attributes:
+        title: Of the y axis.
+        lines: Label to the name of the curve.
+        scale: Factor of the values.
+        least: Where the y axis begins; None lets the curves decide.
+        thick: Label of the curve that stands out.
+    """
+
+    title: str
+    lines: Mapping[str, str]
+    scale: float = 1.0
+    least: float | None = None
+    thick: str = ""
+
+
+def _draw_curves(
+    curves: History, panels: Sequence[CurvePanel], *, width: float, height: float, outside: bool = False
+) -> str | None:
+    """Draw the panels that have a curve side by side, each ``width`` x ``height`` inches."""
+    panels = [panel for panel in panels if panel.lines]
+    if not panels:
         return None
-    figure, (axes,) = make_panels(1, width=6.4, height=2.8)
-    for at, name in enumerate(names):
-        draw_line(axes, curves[name], name.split("/")[1], at, scale=100)
-    axes.set(xlabel="optimizer step", ylabel="mean weight %", ylim=(0, None))
-    draw_legend(axes, outside=True)
+    figure, axes_list = make_panels(len(panels), width=width * len(panels) + 0.6, height=height)
+    for axes, panel in zip(axes_list, panels, strict=True):
+        for at, (label, name) in enumerate(panel.lines.items()):
+            thickness = 2.2 if label == panel.thick else 1.3
+            draw_line(axes, curves[name], label, at, scale=panel.scale, width=thickness)
+        axes.set(xlabel="optimizer step", ylabel=panel.title)
+        axes.set_ylim(bottom=panel.least)
+        draw_legend(axes, outside)
     return render_svg(figure)
 
 

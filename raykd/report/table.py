@@ -113,6 +113,11 @@ class ResultTable:
         return tuple(x for x in seen if any(x in s.by_language for _, s in self.systems))
 
     @property
+    def roles(self) -> list[Role]:
+        """The role of each row."""
+        return [p.role for p, _ in self.systems]
+
+    @property
     def metrics(self) -> tuple[str, ...]:
         """Names of the metrics: first the one by which the run is judged, then in the order the task gives them."""
         there = dict.fromkeys(m for _, s in self.systems for values in s.by_language.values() for m in values)
@@ -215,7 +220,7 @@ class ResultTable:
         A language has a column where the terminal is wide enough, else a row; else each system is a record.
         """
         heads, lines = self.to_cells()
-        students = frozenset(at for at, (p, _) in enumerate(self.systems) if p.role == "student")
+        students = frozenset(at for at, role in enumerate(self.roles) if role == "student")
         return FittedTable(
             (self._wide_form(students), self._tall_form()), heads, lines,
             bold=students, title="Results on the held-out rows", remarks=self._remarks_below(),

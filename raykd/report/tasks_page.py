@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raykd.report.html import write_html
-from raykd.report.results import Role
 from raykd.report.table import ResultTable
 
 
@@ -23,11 +22,6 @@ class TaskResult:
     table: ResultTable
     page: str
     notes: tuple[str, ...] = ()
-
-    @property
-    def roles(self) -> list[Role]:
-        """The role of each row of the table."""
-        return [p.role for p, _ in self.table.systems]
 
 
 def write_tasks_page(title: str, summary: str, parts: Mapping[str, TaskResult], path: Path) -> Path:

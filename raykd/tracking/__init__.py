@@ -4,16 +4,8 @@
 `stores` looks after the database and the artifacts.
 """
 
-from raykd.point import Point
-from raykd.tracking.address import (
-    Experiment,
-    RedactingFilter,
-    build_sqlite_uri,
-    find_database_path,
-    make_mlflow_key,
-    redact,
-    resolve_tracking_uri,
-)
+from raykd.redaction import redact
+from raykd.tracking.address import Experiment, build_sqlite_uri, find_database_path, resolve_tracking_uri
 from raykd.tracking.delivery.replay import SyncResult, find_waiting_folders, send_waiting
 from raykd.tracking.delivery.unrecorded import take_unrecorded_lines
 from raykd.tracking.environment import describe_environment
@@ -24,9 +16,7 @@ from raykd.tracking.tracker import Tracker
 
 __all__ = [
     "Experiment",
-    "Point",
     "RecordingPlace",
-    "RedactingFilter",
     "SyncResult",
     "Tracker",
     "build_sqlite_uri",
@@ -34,7 +24,6 @@ __all__ = [
     "find_database_path",
     "find_recording_place",
     "find_waiting_folders",
-    "make_mlflow_key",
     "probe_mlflow",
     "redact",
     "resolve_tracking_uri",

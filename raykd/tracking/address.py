@@ -25,24 +25,7 @@ from urllib.request import getproxies_environment
 from raykd.config import TrackingConfig
 from raykd.environ import is_this_machine
 from raykd.errors import TrackingError
-from raykd.keys import make_mlflow_key
-from raykd.redaction import RedactingFilter, redact, redact_value
-
-__all__ = [
-    "Experiment",
-    "RedactingFilter",
-    "build_sqlite_uri",
-    "check_uri",
-    "find_database_path",
-    "format_mlflow_command",
-    "format_sync_command",
-    "is_server",
-    "list_environment_notes",
-    "make_mlflow_key",
-    "redact",
-    "redact_value",
-    "resolve_tracking_uri",
-]
+from raykd.redaction import redact
 
 SERVERS = ("http", "https")
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")

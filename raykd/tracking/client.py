@@ -14,15 +14,10 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 from raykd.environ import bypass_proxy
 from raykd.errors import TrackingError
-from raykd.keys import append_hash
+from raykd.keys import append_hash, make_mlflow_key
 from raykd.point import Point
-from raykd.tracking.address import (
-    Experiment,
-    find_database_path,
-    format_mlflow_command,
-    make_mlflow_key,
-    redact,
-)
+from raykd.redaction import redact
+from raykd.tracking.address import Experiment, find_database_path, format_mlflow_command
 from raykd.tracking.delivery.outbox import describe_error, logger
 from raykd.tracking.stores.database import (
     check_database,

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from raykd.tracking.address import Experiment, format_mlflow_command, redact
+from raykd.redaction import redact
+from raykd.tracking.address import Experiment, format_mlflow_command
 from raykd.tracking.client import PARENT, Stage, connect_mlflow, find_or_create_experiment, read_stage
 from raykd.tracking.delivery.heartbeat import end_stale
 from raykd.tracking.delivery.operations import LOCAL, find_created_run

@@ -22,14 +22,8 @@ from typing import Literal, Self
 
 from raykd.errors import TrackingError
 from raykd.point import Point
-from raykd.tracking.address import (
-    Experiment,
-    check_uri,
-    find_database_path,
-    format_sync_command,
-    redact,
-    redact_value,
-)
+from raykd.redaction import redact, redact_value
+from raykd.tracking.address import Experiment, check_uri, find_database_path, format_sync_command
 from raykd.tracking.client import PARENT, KeyNames, clean_text, log_tags, send_points, truncate_text
 from raykd.tracking.delivery.heartbeat import BEAT_S, make_heartbeat_tag
 from raykd.tracking.delivery.operations import (

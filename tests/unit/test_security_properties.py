@@ -19,12 +19,12 @@ from raykd.config import check_name
 from raykd.config.loading import set_path
 from raykd.data.files.records import read_file_records
 from raykd.errors import RaykdError
+from raykd.keys import make_mlflow_key
 from raykd.parse import parse_json, parse_yaml
 from raykd.pretrained.files import check_directory, read_labels
 from raykd.redaction import redact, redact_value
 from raykd.scoring.inputs import read_inputs
 from raykd.teachers.store.values import make_text_key
-from raykd.tracking import make_mlflow_key
 
 quick = settings(max_examples=60, deadline=None, database=None)
 TREES = st.recursive(

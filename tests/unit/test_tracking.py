@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from raykd.errors import TrackingError
+from raykd.keys import make_mlflow_key
 from raykd.point import Point
-from raykd.tracking import Tracker, describe_environment, make_mlflow_key, serve_ui
+from raykd.tracking import Tracker, describe_environment, serve_ui
 from raykd.tracking.delivery.outbox import SPOOL, write_spool
 
 CANARY = "s3cr3tCANARY"

@@ -8,8 +8,9 @@ import pytest
 
 from raykd.config import TrackingConfig
 from raykd.errors import TrackingError
-from raykd.tracking import RedactingFilter, make_mlflow_key, redact, resolve_tracking_uri
-from raykd.tracking.address import redact_value
+from raykd.keys import make_mlflow_key
+from raykd.redaction import RedactingFilter, redact, redact_value
+from raykd.tracking import resolve_tracking_uri
 
 CANARY = "s3cr3tCANARY"
 

@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raykd.errors import TrackingError
+from raykd.keys import make_mlflow_key
 from raykd.point import Point
-from raykd.tracking import SyncResult, Tracker, find_waiting_folders, make_mlflow_key, send_waiting
+from raykd.tracking import SyncResult, Tracker, find_waiting_folders, send_waiting
 from raykd.tracking.client import send_points
 from raykd.tracking.delivery.heartbeat import HEARTBEAT, STALE_S, end_stale
 from raykd.tracking.delivery.operations import LATER

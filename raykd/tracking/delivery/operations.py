@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Literal
 
 from raykd.keys import LONGEST_KEY, append_hash, make_mlflow_key
 from raykd.parse import JsonObject
-from raykd.tracking.address import Experiment, redact_value
+from raykd.redaction import redact_value
+from raykd.tracking.address import Experiment
 from raykd.tracking.client import (
     PARENT,
     KeyNames,

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from raykd.parse import JsonObject
 from raykd.point import Point
-from raykd.tracking.address import redact
+from raykd.redaction import redact
 from raykd.tracking.delivery.files import append_json_rows, read_json_rows, replace_json_rows
 
 logger = logging.getLogger("raykd.tracking")

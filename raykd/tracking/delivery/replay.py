@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 from raykd.errors import RaykdError, TrackingError
 from raykd.point import Point
-from raykd.tracking.address import Experiment, check_uri, find_database_path, format_sync_command, redact
+from raykd.redaction import redact
+from raykd.tracking.address import Experiment, check_uri, find_database_path, format_sync_command
 from raykd.tracking.client import FOR_GOOD, KeyNames, check_run, connect_mlflow, read_stage, send_points
 from raykd.tracking.delivery.operations import (
     LATER,

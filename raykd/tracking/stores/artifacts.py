@@ -42,8 +42,6 @@ _CLIENT_MODULES = {
     "hdfs": "pyarrow",
 }  # fmt: skip
 """Scheme of a location to the module that MLflow writes there with."""
-_PACKAGES = {"google.cloud.storage": "google-cloud-storage", "azure.storage.blob": "azure-storage-blob"}
-"""Module to the package that has it, where their names differ."""
 
 
 def parse_local_path(location: str) -> Path | None:
@@ -113,7 +111,7 @@ def check_artifact_location(uri: str, name: str, location: str) -> str | None:
     if client is not None and not _can_import(client):
         raise TrackingError(
             f"artifacts of the MLflow experiment {name!r} lie at {scheme}://, whose client is not installed",
-            got=location, wanted=wanted, next_step=f"pip install {_PACKAGES.get(client, client)}; or {other}",
+            got=location, wanted=wanted, next_step=f"pip install {client.replace('.', '-')}; or {other}",
         )  # fmt: skip
     path = parse_local_path(location)
     if path is None or find_left_behind(uri, location) is not None:

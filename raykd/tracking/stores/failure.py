@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 
 from raykd.environ import find_proxy
 from raykd.errors import RaykdError, TrackingError
-from raykd.tracking.address import is_server, redact
+from raykd.redaction import redact
+from raykd.tracking.address import is_server
 from raykd.tracking.delivery.outbox import describe_error
 from raykd.tracking.stores.database import make_away_error
 from raykd.tracking.timeouts import PROBE_S

@@ -13,12 +13,12 @@ from urllib.parse import urlsplit
 
 from raykd.config import TrackingConfig
 from raykd.errors import TrackingError
+from raykd.redaction import redact
 from raykd.tracking.address import (
     Experiment,
     find_database_path,
     is_server,
     list_environment_notes,
-    redact,
     resolve_tracking_uri,
 )
 from raykd.tracking.client import connect_mlflow, find_experiment, make_missing_experiment_error
