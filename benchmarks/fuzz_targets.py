@@ -132,7 +132,7 @@ def targets() -> list[Target]:
     points = (json.dumps(point) + "\n").encode() * 2
     manifest = _manifest()
     text = b"name: a\nlist: [1, 2.5e-3, null, true]\nmap: {a: {b: 'c'}}\ntext: |\n  x\n"
-    spool = ("tracking/delivery/outbox.py",)
+    spool = ("tracking/delivery/outbox.py", "tracking/delivery/files.py")
     return [
         Target(
             "bodies of answers",
