@@ -39,7 +39,6 @@ from raykd.folders.earlier_start import (
 )
 from raykd.folders.lock import is_held
 from raykd.parse import JsonObject
-from raykd.redaction import RedactingFilter
 from raykd.student.settings import build_deepspeed_config
 
 log = logging.getLogger("raykd.runs")

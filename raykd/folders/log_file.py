@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-from raykd.tracking import RedactingFilter
+from raykd.redaction import RedactingFilter
 
 NOISY = (
     "ray",
