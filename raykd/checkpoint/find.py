@@ -52,6 +52,7 @@ def find_checkpoint(
             match = _NAME.fullmatch(name)
             if match is not None and match["job"] in (None, job):
                 found.append((int(match["attempt"]), int(match["step"]), folder.child(name)))
+    # Sorted by attempt and step; folders have no order.
     for _, _, checkpoint in sorted(found, key=lambda one: one[:2], reverse=True):
         wrong = find_problem(checkpoint, world=world)
         if wrong is None:

@@ -61,7 +61,7 @@ class StorageFolder:
                         found[path.relative_to(local).as_posix()] = status.st_size
             return found
         fs, root = self._remote
-        fs.invalidate_cache()
+        fs.invalidate_cache()  # fsspec caches listings, and other ranks write meanwhile
         try:
             files = fs.find(root, detail=True)
         except FileNotFoundError:

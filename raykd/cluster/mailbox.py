@@ -12,7 +12,7 @@ import contextlib
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from raykd.errors import RaykdError, TeacherError
 from raykd.point import Point
@@ -22,16 +22,16 @@ from raykd.point import Point
 class Event:
     """What a worker tells the driver.
 
-    Args:
-        kind: started, point, done, note or error.
-        job: The name of the job.
-        point: Of kind point.
-        total_steps: Of kind started.
+    Attributes:
+        kind: What happened.
+        job: Name of the job.
+        point: A point of the curves; of kinds started and done only its step counts.
+        total_steps: Optimizer steps of the job, of kinds started, point and done.
         error: Of kind error.
         text: Of kind note.
     """
 
-    kind: str
+    kind: Literal["started", "point", "done", "note", "error"]
     job: str
     point: Point | None = None
     total_steps: int = 0

@@ -80,3 +80,9 @@ class WorkersConfig(Spec):
     """GPUs of one worker."""
     resources: dict[str, float] = {}
     """Custom resources of one worker, for example {student: 1}."""
+
+    @property
+    def threads(self) -> int:
+        """Threads of one worker."""
+        # A sum of shares, such as ten times 0.1, may fall just below a whole CPU.
+        return max(1, int(self.num_cpus + 1e-6))

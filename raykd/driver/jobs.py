@@ -154,6 +154,7 @@ def make_teacher_run(config: RunConfig, teacher: TrainedTeacher) -> RunConfig:
     """Return the supervised run that trains a teacher on all labelled rows of its languages."""
     training = teacher.training
     tree = config.data.model_dump(mode="json")
+    # The student may be kept to a few labelled rows; its teachers are not.
     own = {
         "select_languages": None if teacher.languages == "all" else list(teacher.languages),
         "labelled_per_language": None,

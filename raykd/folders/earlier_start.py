@@ -85,6 +85,7 @@ def compare_run(config: Run, path: Path, state: JsonObject) -> tuple[Changes, Ru
         if state.get("fingerprint") == config.fingerprint():
             return Changes(), None
         raise unreadable_settings_error(path / RUN, error) from None
+    # A folder may be moved or renamed, and `teacher_defaults` are part of each teacher already.
     was, now = (
         run.model_dump(mode="json", exclude={"name", "output", "teacher_defaults"})
         for run in (before, config)

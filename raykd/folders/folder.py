@@ -45,6 +45,7 @@ log = logging.getLogger("raykd.runs")
 RESULTS = "results.md"
 """File with the final table."""
 _writing = threading.Lock()
+"""Held while a state is written: the driver's threads keep counters and ids in it."""
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,7 @@ def check_run_folder(
     """
     output = Path(config.output).resolve()
     path = output / config.name
+    # Through a link, --overwrite would empty a folder that raykd did not make.
     if path.is_symlink() or path.resolve().parent != output:
         raise ConfigError(
             f"the run folder {path} leads elsewhere",
@@ -299,6 +301,7 @@ def read_finished_run(config: Run) -> FinishedRun | None:
         return None
     table = path / RESULTS
     text = table.read_text(encoding="utf-8") if table.is_file() else ""
+    # The folder may have been moved since. Its lines name places in it and beside it (MLflow's database).
     before = state.get("folder") or str(path)
     lines = [str(line).replace(str(before), str(path)) for line in state.get("lines", ())]
     above = (str(Path(before).parent), str(path.parent))

@@ -76,6 +76,7 @@ def is_held(folder: Path) -> bool:
 
 
 def _lock_of(folder: Path) -> FileLock:
+    # No soft lock (a file alone): it would outlive a killed driver.
     return FileLock(folder.with_name(f".{folder.name}.lock"), timeout=0, mode=0o600, fallback_to_soft=False)
 
 

@@ -108,6 +108,7 @@ def run_jobs(call: WorkerCall) -> None:
     import torch
 
     torch.set_num_threads(call["threads"])
+    # Threads of the tokenizers library would compete with torch's, and warn at every fork.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     mailbox = call["mailbox"]
     if ray.get(mailbox.hopeless.remote()):
@@ -215,8 +216,7 @@ def run_worker_group(
         jobs=list(payloads),
         mailbox=mailbox,
         place=CheckpointPlace(StorageFolder(str(storage)), name, start),
-        # 1e-6: a sum of shares such as 3 x 1/3 may fall just below a whole CPU.
-        threads=max(1, int(workers.num_cpus + 1e-6)),
+        threads=workers.threads,
     )
     trainer: HostTrainer = make_trainer_class(IDLE_CALLBACKS)(
         run_jobs,
@@ -232,6 +232,7 @@ def run_worker_group(
             checkpoint_config=CheckpointConfig(num_to_keep=2),
             failure_config=FailureConfig(
                 max_failures=max_failures,
+                # By default Ray Train restarts a failing controller without end.
                 controller_failure_limit=3,  # type: ignore[call-arg]
             ),
         ),

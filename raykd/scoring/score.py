@@ -155,6 +155,7 @@ def stack_signals(
     """Return the teachers' answers to all rows as the objective sees them, without gold labels."""
     batch = rows.take(range(len(rows)))
     counts_B = config.task.count_units(batch)
+    # Without gold labels: the ensemble must not know more than its teachers.
     hidden_N = torch.full((int(counts_B.sum()),), UNLABELLED, dtype=torch.int64)
     choices = config.task.count_choices(batch, config.data.labels)
     return lay_out_answers(signals, languages, StudentUnits(hidden_N, counts_B, rows.languages, choices))
@@ -277,9 +278,9 @@ def make_student_spec(name: str, directory: Path, config: RunConfig) -> TeacherS
 
 def score_student(name: str, role: Role, directory: Path, config: RunConfig, rows: Rows) -> System:
     """Return the table's row of a saved student, loaded from the files that a user gets."""
-    threads = max(1, int(config.workers.num_cpus + 1e-6))
+    # The driver may be a notebook, which gets its number of threads back.
     before = torch.get_num_threads()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(config.workers.threads)
     try:
         student = Teacher(make_student_spec(name, directory, config))
         if config.task.language:

@@ -221,6 +221,7 @@ def compare_with_one_label(config: RunConfig, signal: AnswerSlots, rows: Rows) -
     if config.task.form != "words":
         return compare_with_constant_label(answers.logits_NC.argmax(axis=1), gold_N, len(labels))
     scheme = parse_scheme(labels)
+    # A word that the teacher does not cover counts as O, like a word that it finds no entity in.
     outside = np.where(np.arange(len(labels)) == scheme.outside, 0.0, MASKED)
     logits_NC = np.where(answers.covered_N[:, None], answers.logits_NC, outside)
     tags_N = entities.decode_tags(logits_NC, answers.counts_B, scheme)

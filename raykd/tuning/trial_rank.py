@@ -85,7 +85,7 @@ class TrialRank:
         self.context, self.rank = context, rank
         self.world = context.base.workers.num_workers
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
-        torch.set_num_threads(max(1, int(context.base.workers.num_cpus + 1e-6)))
+        torch.set_num_threads(context.base.workers.threads)
         self._prepared: dict[str, tuple[dict[str, PreparedRows], Any]] = {}
         self.loop: TrainingLoop | None = None
         self.points: list[Point] = []
