@@ -1,1 +1,1 @@
-"""Rows of text: reading them, the embedded corpus, and the deterministic, rank-sharded stream of batches."""
+"""Rows of text: readers, the embedded corpora, and the deterministic, rank-sharded stream of batches."""

@@ -1,8 +1,8 @@
-"""Values of single cells, judged: texts, lists, languages and names out of a closed list.
+"""Parse single cells: texts, lists of words, and accepted answers.
 
-Decision record: nothing is converted but what has one reading: a list in CSV is JSON or words between blanks.
-Everything else is a bad row that says what stands there. A text that holds no sign that can be seen (blanks, marks of
-zero width, controls) is as empty as "" is: no tokenizer leaves anything of it.
+Decision record: only values with one reading are converted: a list in CSV is JSON or words between blanks. Everything
+else is a bad row, and the message shows the value. A text without a visible sign (blanks, marks of zero width,
+controls) counts as empty, because no tokenizer leaves anything of it.
 """
 
 from __future__ import annotations
@@ -10,17 +10,16 @@ from __future__ import annotations
 import difflib
 import json
 import unicodedata
-from typing import Any
 
 from raykd.data.files.textfiles import shorten_text
 
 
 class BadRowError(Exception):
-    """What is wrong with one row; becomes a line of the message about the file."""
+    """One row is bad; the message becomes a line of the message about the file."""
 
 
 def parse_text(value: object, column: str) -> str:
-    """A text that is not empty."""
+    """Return a text that is not empty."""
     found = parse_any_text(value, column)
     if is_blank_text(found):
         raise BadRowError(f"column {column!r}: got an empty text {shorten_text(ascii(found))}, wanted words")
@@ -34,7 +33,7 @@ _UNSEEN = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
 
 
 def is_blank_text(found: str) -> bool:
-    """Whether a text holds nothing that can be seen."""
+    """Return whether a text holds nothing that can be seen."""
     return all(
         unicodedata.category(sign) in _INVISIBLE
         or sign in _UNSEEN
@@ -45,7 +44,7 @@ def is_blank_text(found: str) -> bool:
 
 
 def parse_any_text(value: object, column: str) -> str:
-    """A text, perhaps an empty one."""
+    """Return a text, which may be empty."""
     if not isinstance(value, str):
         raise BadRowError(f"column {column!r}: got {shorten_text(repr(value))}, wanted a text")
     _check_unicode(value, column)
@@ -65,34 +64,42 @@ def _check_unicode(value: str, column: str) -> None:
         ) from None
 
 
-def parse_tokens(value: Any, column: str, flat: bool) -> list[str]:
-    """Words, at least one.
+def parse_tokens(value: object, column: str, flat: bool) -> list[str]:
+    """Return words, at least one.
 
     Args:
-        flat: the source has strings only, so a list stands as JSON or as words between blanks.
+        value: The cell.
+        column: Its column, for messages.
+        flat: Whether the source has strings only, so that a list stands as JSON or as words between blanks.
     """
-    found = parse_list(value, column, flat)
-    if not found:
+    found: list[str] = []
+    tokens = parse_list(value, column, flat)
+    if not tokens:
         raise BadRowError(f"column {column!r}: got no tokens, wanted one at least")
-    for at, token in enumerate(found, start=1):
+    for at, token in enumerate(tokens, start=1):
         if not isinstance(token, str) or not token.strip():
-            raise BadRowError(f"column {column!r}: token {at} of {len(found)} is {token!r}, wanted a word")
+            raise BadRowError(f"column {column!r}: token {at} of {len(tokens)} is {token!r}, wanted a word")
         _check_unicode(token, column)
+        found.append(token)
     return found
 
 
-def parse_list(value: Any, column: str, flat: bool) -> list[Any]:
-    """A list."""
+def parse_list(value: object, column: str, flat: bool) -> list[object]:
+    """Return a list; see `parse_tokens`."""
     if flat and isinstance(value, str):
-        return _parse_json(value, column, list) if value.lstrip().startswith("[") else value.split()
+        if not value.lstrip().startswith("["):
+            return [*value.split()]
+        value = _parse_json(value, column, list)
     if not isinstance(value, list):
         raise BadRowError(f"column {column!r}: got {shorten_text(repr(value))}, wanted a list")
     return value
 
 
 def parse_answers(value: object, column: str, flat: bool) -> list[tuple[str, int]]:
-    """Accepted answers as (text, offset), from a table of two lists or a list of pairs; none of a question that has
-    none, which is also how one empty text is read."""
+    """Return accepted answers as (text, offset), from a table of two lists or a list of tables.
+
+    A question without an answer has none; one empty text is read as no answer too.
+    """
     if flat and isinstance(value, str):
         value = _parse_json(value, column, (dict, list))
     wanted = "wanted {text: [...], answer_start: [...]}, with empty lists where there is no answer"
@@ -117,7 +124,8 @@ def parse_answers(value: object, column: str, flat: bool) -> list[tuple[str, int
     return pairs
 
 
-def _parse_json(value: str, column: str, kind: Any) -> Any:
+def _parse_json(value: str, column: str, kind: type | tuple[type, ...]) -> object:
+    """Return a JSON value of a kind."""
     try:
         found = json.loads(value)
     except (ValueError, RecursionError):
@@ -130,7 +138,7 @@ def _parse_json(value: str, column: str, kind: Any) -> Any:
 
 
 def suggest_spelling(value: object, allowed: tuple[str, ...]) -> str:
-    """A suggestion where only case, blanks or a letter differ."""
+    """Return a suggestion, for a message, where only case, blanks or a letter differ; "" otherwise."""
     if not isinstance(value, str):
         return ""
     folded = {name.casefold(): name for name in allowed}

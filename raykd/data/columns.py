@@ -1,13 +1,14 @@
-"""Which columns of a source are read, decided once for all its rows.
+"""Choose the columns of a source that are read, once for all its rows.
 
-Decision record: a column is missing for the whole file or for none, so this is judged before any row and says what
-the file has. Where a default name is not there the next usual name is taken (`prompt`, `tgt_lang`); a name that the
-user wrote is never replaced.
+Decision record: a column is missing for the whole file or not at all, so columns are checked before any row, and the
+message lists those of the file. Where a default name is missing the next usual name is taken (`prompt`, `tgt_lang`); a
+name that the user wrote is never replaced.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 from raykd.config import Columns, DataConfig, Files, Hub
 from raykd.data.files.textfiles import Record
@@ -16,18 +17,26 @@ from raykd.errors import DataError
 from raykd.tasks.forms import RowForm
 
 _NEXT = {"source": "prompt", "language": "tgt_lang"}
-"""What is read where the default is not there, of forms with a target."""
+"""The name that is read instead of a missing default, for forms with a target."""
 _GOLD = {"text": "label", "words": "tags", "answers": "answers"}
-"""What unlabelled rows do without."""
+"""The column that unlabelled rows do without, by form."""
 
 
 def choose_columns(
     found: list[Record], name: str, source: Files | Hub, config: DataConfig, form: RowForm, labelled: bool
 ) -> WantedColumns:
-    """The columns to read, all of them there.
+    """Return the columns to read; all of them exist.
+
+    Args:
+        found: The records of the source.
+        name: The source, for messages.
+        source: What the configuration says of it.
+        config: The run's data.
+        form: What a row consists of.
+        labelled: Whether gold is read.
 
     Raises:
-        DataError: a column is missing, or the source's language is not the run's; says what the source has.
+        DataError: A column is missing, or the source's language is not the run's; says what the source has.
     """
     there: dict[str, None] = {}
     for record in found:
@@ -64,7 +73,7 @@ def choose_columns(
 def _select_names(
     there: dict[str, None], source: Files | Hub, config: DataConfig, form: RowForm, labelled: bool
 ) -> dict[str, str]:
-    """The column of each key that rows of this form have in this source."""
+    """Return the column of each key that rows of this form have in this source."""
     given = config.columns.model_dump() | dict(source.columns)
     keys = Columns.keys_of(form)
     names: dict[str, str] = {key: given[key] for key in keys if given[key] is not None}
@@ -90,12 +99,12 @@ def _select_names(
 
 
 def _display_name(column: str) -> str:
-    """A column's name; with its blanks and unseen signs where it has such at an end."""
+    """Return a column's name for a message, escaped where it holds unseen signs or begins or ends with a blank."""
     return column if column.isprintable() and column == column.strip() else ascii(column)
 
 
 def _is_chat(value: object) -> bool:
-    """Whether a value is a list of messages, as chats are written."""
+    """Return whether a value is a list of messages, as chats are written."""
     return (
         isinstance(value, list)
         and bool(value)
@@ -103,8 +112,15 @@ def _is_chat(value: object) -> bool:
     )
 
 
-def _refuse_chats(first: dict[str, object], names: dict[str, str], name: str, named: set[str]) -> None:
-    """Says what to do with chats, which are lists of messages and no texts. named: those that are asked for."""
+def _refuse_chats(first: Mapping[str, object], names: dict[str, str], name: str, named: set[str]) -> None:
+    """Raise where chats (lists of messages) stand instead of texts, and say how to render them.
+
+    Args:
+        first: The values of the first row.
+        names: The columns to read, by key.
+        name: The source, for messages.
+        named: The columns to read that hold chats.
+    """
     there = dict.fromkeys(first)
     usual = [c for c in ("messages", "conversations", "conversation") if c in there]
     chats = [
@@ -136,12 +152,12 @@ def _refuse_chats(first: dict[str, object], names: dict[str, str], name: str, na
 
 
 def _normalize_name(name: str) -> str:
-    """A column's name without case, blanks and signs that cannot be seen."""
+    """Return a column's name without case, blanks and signs that cannot be seen."""
     return "".join(sign for sign in name if sign.isprintable() and not sign.isspace()).casefold()
 
 
 def _advise_on_nesting(missing: dict[str, str], found: list[Record]) -> str:
-    """What to do where the rows, or the columns that are missing, stand inside a value; empty where they do not."""
+    """Return what to do where the rows, or the missing columns, stand inside a value; "" where they do not."""
     for column, value in found[0].values.items():
         if len(found) == 1 and isinstance(value, list) and value and all(isinstance(v, dict) for v in value):
             return (

@@ -1,8 +1,8 @@
-"""One row by its form: what text, second text, words and gold its cells make.
+"""Parse one row by its form: the text, second text, words and gold that its cells make.
 
 Decision record: each form is one function from a record to `RowParts`; what is common to all (id, language, counting
 bad rows) stands in `read`. An answer has to stand where its offset says, character for character: an offset that is
-off by one trains a wrong boundary and no loss curve shows it, so nothing is searched for and moved, only reported.
+off by one trains a wrong boundary and no loss curve shows it, so a wrong offset is reported and never corrected.
 """
 
 from __future__ import annotations
@@ -24,11 +24,14 @@ from raykd.text.words import find_word_spans, join_tokens
 
 @dataclass(frozen=True)
 class WantedColumns:
-    """What to read. Written by `columns`, read here and by `read`.
+    """What to read. Made by `columns`, used here and by `read`.
 
-    names: the column of each key that is there. of_all: the language of all rows, if the source tells one.
-    source_language: of all sources where no column tells it; "" is not known.
-    labelled: whether gold is read.
+    Attributes:
+        form: What a row consists of.
+        names: The column of each key that the source has.
+        of_all: The language of all rows, if the source tells one.
+        source_language: The language of all sources where no column tells it; "" where it is not known.
+        labelled: Whether gold is read.
     """
 
     form: RowForm
@@ -40,7 +43,7 @@ class WantedColumns:
 
 @dataclass(frozen=True)
 class RowParts:
-    """A row without its id and language. mended: tags that were read as another one. mode: as in `TextBatch`."""
+    """A row without its id and language; fields are as in `TextBatch`. mended: tags that were read as another tag."""
 
     text: str
     pair: str | None = None
@@ -53,11 +56,12 @@ class RowParts:
 
 
 def parse_row(record: Record, wanted: WantedColumns, config: DataConfig) -> RowParts:
-    """What the row holds.
+    """Return what the row holds.
 
     Raises:
-        BadRowError: something in it is wrong.
-        NoLabelError: it has no gold. ExcludedLabelError: the label map leaves it out.
+        BadRowError: Something in it is wrong.
+        NoLabelError: It has no gold.
+        ExcludedLabelError: The label map leaves it out.
     """
     return _READ[wanted.form](record, wanted, config)
 

@@ -1,7 +1,7 @@
-"""A gold label as files have it, as a place in the run's list.
+"""Find the run's label that a cell of a file means.
 
-Decision record: a label is a text. A number or truth value in a file is the text that a person means by it, if only one
-of the run's labels can be meant: pandas makes 1 to 1.0 where a row has no label, JSON has true where CSV has True. The
+Decision record: a label is a text. A number or truth value in a file is the text that a person means by it, if that can
+be only one of the run's labels: pandas makes 1 to 1.0 where a row has no label, JSON has true where CSV has True. The
 data's map is asked first, since the user wrote it for this file. -1 is no label, unless the run has one of that name:
 `datasets` and GLUE write it where gold is held back.
 """
@@ -26,7 +26,11 @@ class NoLabelError(BadRowError):
 
 
 class UnknownLabelError(BadRowError):
-    """The label is none of the run's. label: as it stands there."""
+    """The label is not among the run's labels.
+
+    Attributes:
+        label: As the file has it.
+    """
 
     def __init__(self, message: str, label: str) -> None:
         super().__init__(message)
@@ -34,17 +38,22 @@ class UnknownLabelError(BadRowError):
 
 
 class ExcludedLabelError(Exception):
-    """`data.label_map` leads from the row's label to nothing."""
+    """`data.label_map` maps the row's label to null, so the row is left out."""
 
 
 def find_label_index(value: object, config: DataConfig, what: str = "label") -> int:
-    """Place of a label in ``data.labels``.
+    """Return the place of a label in ``data.labels``.
+
+    Args:
+        value: The cell.
+        config: The labels and the label map.
+        what: The cell's name, for messages.
 
     Raises:
-        NoLabelError: it is empty.
-        ExcludedLabelError: the map leaves its rows out.
-        UnknownLabelError: the run has it not.
-        BadRowError: it is no text, number or truth value, so that no map could lead from it.
+        NoLabelError: The cell is empty.
+        ExcludedLabelError: The map leaves the label's rows out.
+        UnknownLabelError: The label is not among the run's.
+        BadRowError: The cell is no text, number or truth value, so that no map could name it.
     """
     known = (*config.labels, *config.label_map)
     texts = list_spellings(value)
@@ -78,7 +87,7 @@ def find_label_index(value: object, config: DataConfig, what: str = "label") -> 
 
 
 def list_spellings(value: object) -> tuple[str, ...]:
-    """The texts that a value can mean, the one that stands there first; none of what is no text, number or truth."""
+    """Return the texts that a value can mean, its own first; () for anything but text, number and truth value."""
     if isinstance(value, bool):
         return _BOOLEANS[value]
     if isinstance(value, int):
@@ -95,13 +104,13 @@ def list_spellings(value: object) -> tuple[str, ...]:
 
 
 def is_missing(value: object) -> bool:
-    """Whether a value says that there is no label: null, NaN, an empty text, -1."""
+    """Return whether a value says that there is no label: null, NaN, an empty text, -1."""
     if isinstance(value, str):
         return not value.strip() or value in ("-1", "-1.0")
     return value is None or (isinstance(value, float) and math.isnan(value)) or value == -1
 
 
 def join_names(names: tuple[str, ...]) -> str:
-    """The names for a message, the first of many."""
+    """Return names for a message; only the first of many."""
     more = f" and {len(names) - MOST_SHOWN} more" if len(names) > MOST_SHOWN else ""
     return f"{list(names[:MOST_SHOWN])}{more}"

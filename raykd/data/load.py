@@ -1,13 +1,13 @@
-"""`load_data`: everything a run reads, checked, selected and kept apart, before a worker is taken.
+"""Load everything that a run reads: check it, select rows, and separate the parts, before a worker is taken.
 
 Decision record: which labelled rows a run uses is a draw of its own seed, nested (the rows of a smaller number are
 among those of a larger one) and proportional to labels at every size, so that a curve over the number of labels
-compares like with like. Labelled rows that are not drawn are dropped unless ``undrawn`` makes texts without labels of
-them: the amount of unlabelled text is what the user says and nothing else. Texts of the held-out sets are taken out of
-the unlabelled rows, because a student that has been told the teachers' opinion of a test row has seen it; labelled
+compares like with like. Labelled rows that are not drawn are dropped unless ``undrawn`` uses them as texts without
+labels: the amount of unlabelled text is what the user says and nothing else. Texts of the held-out sets are removed
+from the unlabelled rows, because a student that has learnt the teachers' answer to a test row has seen it. Labelled
 rows that overlap are the user's own split, so they are counted and warned about. Whatever is left out is counted.
-Two rows are the same where a reader would say so: by text, by question and context, or by source (the same source in
-other words is still the same thing to translate).
+Two rows are the same where a reader would say so: by text, by question and context, or by source (the same source with
+another target is still the same thing to translate).
 """
 
 from __future__ import annotations
@@ -39,11 +39,15 @@ ALL = "data"
 
 @dataclass(frozen=True)
 class Dataset:
-    """A run's rows. Written by `load_data`, read by `runs`.
+    """A run's rows. Made by `load_data`, read by `runs`.
 
-    train: the labelled rows that are used, then the unlabelled ones. test: None where the config names none.
-    left_out: for each reason (a phrase for people) how many rows are not used, or used in spite of something.
-    form: what a row consists of. notes: how files were read, where that was found out.
+    Attributes:
+        train: The labelled rows that are used, then the unlabelled rows.
+        validation: Labelled rows.
+        test: Labelled rows; None where the config names none.
+        left_out: For each reason (a phrase for people) how many rows are not used, or are used all the same.
+        form: What a row consists of.
+        notes: How files were read, where that was not obvious.
     """
 
     train: Rows
@@ -54,22 +58,22 @@ class Dataset:
     notes: tuple[str, ...] = ()
 
     def remarks(self) -> tuple[str, ...]:
-        """How files were read and what is not used, for people."""
+        """Return lines for people: how files were read and what is not used."""
         return (*self.notes, *_describe_counts(self.left_out))
 
     def summary(self, labels: Sequence[str] = ()) -> dict[str, dict[str, object]]:
-        """Counts of each part by language; see `raykd.data.summary`."""
+        """Return the counts of each part by language; see `raykd.data.summary`."""
         parts = {"train": self.train, "validation": self.validation, "test": self.test}
         return {
             name: summarize_rows(rows, self.form, labels) for name, rows in parts.items() if rows is not None
         }
 
     def fingerprint(self) -> str:
-        """sha256 (hex) over the content and order of all parts."""
+        """Return the sha256 (hex) over the content and order of all parts."""
         return self.fingerprints()[ALL]
 
     def fingerprints(self) -> dict[str, str]:
-        """sha256 (hex) over the content and order of each part, by its key (``data.train``), and of all as `ALL`."""
+        """Return the sha256 (hex) over content and order of each part, by key (``data.train``), and of all as `ALL`."""
         parts = {"train": self.train, "validation": self.validation, "test": self.test}
         each = {f"{ALL}.{name}": rows.fingerprint() for name, rows in parts.items() if rows is not None}
         joined = " ".join(each.get(f"{ALL}.{name}", "none") for name in parts)
@@ -79,16 +83,17 @@ class Dataset:
 def load_data(
     config: DataConfig, base_dir: Path, form: RowForm = "text", *, targets_needed: bool = True
 ) -> Dataset:
-    """Reads, selects languages and labelled rows, and keeps held-out texts out of the unlabelled ones.
+    """Read the rows, select languages and labelled rows, and remove held-out texts from the unlabelled rows.
 
     Args:
-        base_dir: what relative paths are relative to.
-        form: what a row of the run's task consists of (`RunConfig.form`).
+        config: What to read.
+        base_dir: The folder that relative paths start from.
+        form: What a row of the run's task consists of (`RunConfig.form`).
         targets_needed: False where unlabelled rows may hold a source alone, because their targets are to be written.
 
     Raises:
-        DataError: what `read_rows` raises; a part that is empty after the selection; fewer labelled rows of a
-            language than ``labelled_per_language``; unlabelled rows without a target that need one.
+        DataError: As `read_rows`. A part is empty after the selection, a language has fewer labelled rows than
+            ``labelled_per_language``, or unlabelled rows lack a target that they need.
     """
     left_out: dict[str, int] = {}
     notes: list[str] = []
@@ -120,7 +125,9 @@ def load_data(
         read = {name: rows.with_mode("optional") for name, rows in read.items()}
     labelled, undrawn = _draw_labelled(read["train"], config, left_out)
     validation, test = read["validation"], read.get("test")
-    held_out = _keys(validation, form) | (set() if test is None else _keys(test, form))
+    held_out = {
+        key for rows in (validation, test) if rows is not None for key in _compute_row_keys(rows, form)
+    }
     _warn_of_overlap(labelled, form, held_out, left_out)
     bare = [train.select(~train.labelled), undrawn.without_labels()]
     parts = [labelled, *(_remove_held_out(rows, form, held_out, left_out) for rows in bare if len(rows))]
@@ -137,10 +144,10 @@ def load_data(
 def _not_held_out(
     rows: Rows, form: RowForm, held_out: set[tuple[str, ...]], left_out: dict[str, int]
 ) -> Rows:
-    """The unlabelled rows that are not evaluated on.
+    """Return the unlabelled rows that are not evaluated on.
 
     Raises:
-        DataError: there are none.
+        DataError: There are none.
     """
     cleaned = _remove_held_out(rows, form, held_out, left_out)
     if not len(cleaned):
@@ -154,7 +161,7 @@ def _not_held_out(
 
 
 def _check_pairs(parts: Sequence[Rows]) -> None:
-    """Raises DataError where some parts have second texts and others have none."""
+    """Raise DataError where some parts have second texts and others have none."""
     if len({rows.pairs is None for rows in parts}) > 1:
         raise DataError(
             "train and unlabeled do not fit together",
@@ -165,12 +172,12 @@ def _check_pairs(parts: Sequence[Rows]) -> None:
 
 
 def _describe_counts(counts: Mapping[str, int]) -> list[str]:
-    """A line for each reason that holds of a row at least."""
+    """Return a line for each reason that holds for at least one row."""
     return [f"{count:,} row{'' if count == 1 else 's'}: {why}" for why, count in counts.items() if count]
 
 
 def _count_changes(tally: Tally, name: str) -> dict[str, int]:
-    """What reading a part left out or changed, by a phrase for people."""
+    """Return how many rows reading a part left out or changed, by a phrase for people."""
     return {
         **{f"{name}: bad rows of {where}": count for where, count in tally.skipped.items()},
         **{f"{name}: rows without a label of {where}": n for where, n in tally.without_label.items()},
@@ -180,10 +187,10 @@ def _count_changes(tally: Tally, name: str) -> dict[str, int]:
 
 
 def _keep_labelled(rows: Rows, name: str, left_out: dict[str, int]) -> Rows:
-    """The rows with a gold label; only training rows may do without.
+    """Return the rows with a gold label; only training rows may do without.
 
     Raises:
-        DataError: no row has one.
+        DataError: No row has a label.
     """
     found = rows.select(rows.labelled)
     if not len(found):
@@ -200,13 +207,14 @@ def _keep_labelled(rows: Rows, name: str, left_out: dict[str, int]) -> Rows:
 
 
 def may_lack_answers(parts: Mapping[str, Rows], no_answer: str) -> bool:
-    """Whether "no answer" is a choice: where it is left to the rows, as soon as a question has none.
+    """Return whether "no answer" is a choice. With `auto` it is as soon as one question has no answer.
 
     Args:
-        parts: the labelled ones by name. no_answer: as in the config.
+        parts: The labelled parts by name.
+        no_answer: As in the config.
 
     Raises:
-        DataError: no question of a part has an answer, which mostly means that its answers were taken out.
+        DataError: No question of a part has an answer, which mostly means that its answers were taken out.
     """
     if no_answer != "auto":
         return no_answer == "always"
@@ -224,7 +232,7 @@ def may_lack_answers(parts: Mapping[str, Rows], no_answer: str) -> bool:
 
 
 def _select_languages(rows: Rows, name: str, config: DataConfig, left_out: dict[str, int]) -> Rows:
-    """Rows of the selected languages."""
+    """Return the rows of the selected languages."""
     if config.select_languages is None:
         return rows
     keep = np.isin(np.asarray(rows.languages), config.select_languages)
@@ -242,7 +250,10 @@ def _select_languages(rows: Rows, name: str, config: DataConfig, left_out: dict[
 
 
 def _limit_rows(rows: Rows, name: str, source: Source, left_out: dict[str, int]) -> Rows:
-    """At most ``rows_per_language`` of a language, with and without a label, evenly spaced; of what is read only."""
+    """Return at most ``rows_per_language`` rows per language, with and without a label, evenly spaced.
+
+    Embedded corpora have taken care of it while they were read.
+    """
     most = source.rows_per_language
     if isinstance(source, Embedded) or most is None:
         return rows
@@ -259,7 +270,7 @@ def _limit_rows(rows: Rows, name: str, source: Source, left_out: dict[str, int])
 
 
 def _draw_labelled(rows: Rows, config: DataConfig, left_out: dict[str, int]) -> tuple[Rows, Rows]:
-    """``labelled_per_language`` rows of each language, in the order of the source; and what to use without labels."""
+    """Return ``labelled_per_language`` rows of each language in the source's order, and rows to use without labels."""
     wanted = config.labelled_per_language
     if wanted is None:
         return rows, rows.select([])
@@ -289,7 +300,7 @@ def _draw_labelled(rows: Rows, config: DataConfig, left_out: dict[str, int]) -> 
 
 
 def _stratified_order(labels_B: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.int64]:
-    """A random order whose every beginning holds labels in proportion, to a row a label.
+    """Return a random order in which every beginning holds labels in proportion, to a row per label.
 
     Row k of a label's n rows (shuffled) stands at (k + u) / n, with one u for each label.
     """
@@ -302,12 +313,12 @@ def _stratified_order(labels_B: NDArray[np.int64], generator: np.random.Generato
 
 
 def normalize_text(text: str) -> str:
-    """What two texts share that are the same to a reader: NFC, case and blanks folded."""
+    """Return what two texts share that are the same to a reader: NFC, case and blanks folded."""
     return " ".join(unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold()).split())
 
 
 def _compute_row_keys(rows: Rows, form: RowForm) -> list[tuple[str, ...]]:
-    """What makes a row the same as another."""
+    """Return keys that are equal for rows that are the same to a reader."""
     texts = [normalize_text(text) for text in rows.texts]
     if rows.pairs is None:
         return [(text,) for text in texts]
@@ -317,12 +328,8 @@ def _compute_row_keys(rows: Rows, form: RowForm) -> list[tuple[str, ...]]:
     return list(zip(texts, map(normalize_text, rows.pairs), strict=True))
 
 
-def _keys(rows: Rows, form: RowForm) -> set[tuple[str, ...]]:
-    return set(_compute_row_keys(rows, form))
-
-
 def _check_targets(rows: Rows) -> None:
-    """Refuses rows that have nothing to be taught on."""
+    """Refuse rows without a target, which teachers have nothing to answer about."""
     bare = sum(not target for target in rows.pairs or ())
     if bare:
         raise DataError(
@@ -349,7 +356,7 @@ def _warn_of_overlap(
 def _remove_held_out(
     rows: Rows, form: RowForm, held_out: set[tuple[str, ...]], left_out: dict[str, int]
 ) -> Rows:
-    """The unlabelled rows whose text is in no held-out set."""
+    """Return the unlabelled rows whose text is in no held-out set."""
     keep = np.asarray([key not in held_out for key in _compute_row_keys(rows, form)], dtype=np.bool_)
     removed = int((~keep).sum())
     if removed:

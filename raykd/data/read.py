@@ -1,15 +1,16 @@
-"""`read_rows`: a source of the config becomes checked `Rows`.
+"""Read a source of the config into checked `Rows`.
 
-Decision record: rows are judged here, before a worker is taken, so that nothing after it has to. What a file, the
-hub and the embedded corpus hold is brought to one form (`Record`s with a place) and judged by one function; all bad
-rows of a source are counted and the first few shown in one error, because a user mends files, not rows. What a row
-consists of is the task's form: `columns` says what is read, `forms` and `cells` judge it.
+Decision record: rows are checked here, before a worker is taken, so that nothing after it has to. Files and hub sets
+are brought to one form (`Record`s with a place) and checked by one function. All bad rows of a source are counted and
+the first few shown in one error, because a user corrects files, not rows. What a row consists of is the task's form:
+`columns` says what is read, `forms` and `cells` check it.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,25 +34,29 @@ from raykd.tasks.forms import RowForm
 log = logging.getLogger("raykd.data")
 
 SHOWN_BAD_ROWS = 5
+"""Bad rows that a message shows."""
 
 
 @dataclass
 class Tally:
-    """What was done on the way from records to rows. Written by `read_rows`, read by `raykd.data.load`.
+    """Counts of what was left out or changed between records and rows. Made by `read_rows`, read by `raykd.data.load`.
 
-    skipped: bad rows that were left out, by file or data set. mended: tags that were read as others
-        (``on_loose_inside: begin``), likewise. without_label: rows that ``empty_label: drop`` left out, likewise.
-    left_out: rows that the label map leaves out, by label. notes: how files were read, for people.
+    Attributes:
+        skipped: Bad rows that were left out, by file or data set.
+        mended: Tags that were read as others (``on_loose_inside: begin``), by file or data set.
+        without_label: Rows that ``empty_label: drop`` left out, by file or data set.
+        left_out: Rows that the label map leaves out, by label.
+        notes: How files were read, for people.
     """
 
-    skipped: dict[str, int] = field(default_factory=dict)
-    mended: dict[str, int] = field(default_factory=dict)
-    without_label: dict[str, int] = field(default_factory=dict)
-    left_out: dict[str, int] = field(default_factory=dict)
+    skipped: Counter[str] = field(default_factory=Counter)
+    mended: Counter[str] = field(default_factory=Counter)
+    without_label: Counter[str] = field(default_factory=Counter)
+    left_out: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
 
     def tell(self, line: str) -> None:
-        """Takes a note, and logs it."""
+        """Take a note, and log it."""
         log.warning("%s", line)
         self.notes.append(line)
 
@@ -65,17 +70,20 @@ def read_rows(
     form: RowForm = "text",
     tally: Tally | None = None,
 ) -> Rows:
-    """All rows of a source, in its order. Labelled ones without a label are `UNLABELLED` if ``empty_label`` says so.
+    """Return all rows of a source, in its order.
 
     Args:
-        base_dir: what relative paths are relative to.
-        labelled: whether rows need a gold label; False leaves every row `UNLABELLED` and looks at no label.
-        form: what a row of the task consists of.
-        tally: takes what was left out, mended and found out.
+        source: What to read.
+        config: The run's data, for labels, languages and the treatment of bad rows.
+        base_dir: The folder that relative paths start from.
+        labelled: Whether rows need a gold label; False leaves every row `UNLABELLED` and looks at no label. Rows
+            without a label are `UNLABELLED` too if ``empty_label`` says so.
+        form: What a row of the task consists of.
+        tally: Takes what was left out, changed and noted.
 
     Raises:
-        DataError: a file that cannot be read, a column that is not there, or bad rows (any, or with
-            ``on_bad_row: skip`` more than ``max_bad_rows``); names file and line.
+        DataError: A file cannot be read, a column is missing, or rows are bad (any, or with ``on_bad_row: skip`` more
+            than ``max_bad_rows``); names file and line.
     """
     if isinstance(source, Embedded):
         return load_embedded_rows(source, config, form, labelled)
@@ -100,7 +108,7 @@ def _parse_records(
     labelled: bool,
     tally: Tally,
 ) -> Rows:
-    """The good rows of one file or data set."""
+    """Return the good rows of one file or data set."""
     found = list(records)
     if not found:
         split = f" in split {source.split!r}" if isinstance(source, Hub) else ""
@@ -116,7 +124,7 @@ def _parse_records(
         try:
             kept.append(_parse_record(record, wanted, config, stem))
         except ExcludedLabelError as label:
-            tally.left_out[str(label)] = tally.left_out.get(str(label), 0) + 1
+            tally.left_out[str(label)] += 1
         except NoLabelError as error:
             bare += 1
             if config.empty_label == "fail":
@@ -143,7 +151,7 @@ def _parse_records(
 def _parse_record(
     record: Record, wanted: WantedColumns, config: DataConfig, stem: str
 ) -> tuple[str, str, RowParts]:
-    """id, language and parts of a good row."""
+    """Return id, language and parts of a good row."""
     try:
         parts = parse_row(record, wanted, config)
     except NoLabelError:
@@ -190,10 +198,13 @@ def _parse_language(value: object, wanted: WantedColumns, config: DataConfig) ->
 
 
 def _advise_on_bad_rows(bare: int, unknown: tuple[str, ...], config: DataConfig, form: RowForm) -> str:
-    """What to do about bad rows.
+    """Return what to do about bad rows.
 
     Args:
-        bare: how many have no label. unknown: labels of the others that are none of the run's.
+        bare: How many of them have no label.
+        unknown: Labels of the others that are not the run's.
+        config: The run's data.
+        form: What a row consists of.
     """
     if bare:
         return (
@@ -213,7 +224,7 @@ def _advise_on_bad_rows(bare: int, unknown: tuple[str, ...], config: DataConfig,
 
 
 def _report_bad_rows(bad: list[str], rows: int, name: str, config: DataConfig, advice: str) -> None:
-    """Raises, or logs where bad rows may be skipped."""
+    """Raise, or log where bad rows may be skipped."""
     shown = bad[:SHOWN_BAD_ROWS]
     if len(bad) > len(shown):
         shown.append(f"and {len(bad) - len(shown)} more")

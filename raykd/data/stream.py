@@ -1,9 +1,9 @@
-"""`BatchStream`: which rows an optimizer step sees, as a function of (seed, step) alone.
+"""Choose the rows of each optimizer step as a function of (seed, step) alone.
 
-Decision record: the order knows nothing of ranks, micro-batches or of what came before, so a resumed run, a run
-on another number of workers and a trial of a sweep see the same rows at the same step, and no state of a sampler
-is in a checkpoint. An epoch is as many rows as there are, cut into whole global batches; the rest (less than one
-batch, other rows each epoch) is dropped.
+Decision record: the order does not depend on ranks, micro-batches or earlier steps. So a resumed run, a run on another
+number of workers and a trial of a sweep see the same rows at the same step, and a checkpoint holds no state of a
+sampler. An epoch is as many rows as there are, cut into whole global batches; the rest (less than one batch, other
+rows each epoch) is dropped.
 
 A stratum is a language's labelled or unlabelled rows. Where language temperature or labelled share ask for fewer
 rows of a stratum than it has, an epoch takes a window of a fixed random ring and the next epoch goes on where it
@@ -29,7 +29,8 @@ Index = NDArray[np.int64]
 
 WINDOW_BATCHES = 50
 """Global batches that are sorted by length together."""
-_SEED_MASK = 2**64 - 1
+SEED_MASK = 2**64 - 1
+"""numpy takes no negative seed; the mask maps an int64 to its unsigned twin."""
 _RINGS = 1 << 32
 """Where the seeds of rings begin, out of the way of epochs."""
 
@@ -39,15 +40,15 @@ class BatchStream:
 
     Args:
         rows: B rows, the same on every rank.
-        lengths_B: tokens a row, for the grouping by length.
-        global_batch: rows an optimizer step, over all ranks and micro-batches.
-        seed: seed of the order.
-        language_temperature: languages are drawn in proportion to rows ** (1 / temperature).
-        labelled_share: share of labelled rows, where there are labelled and unlabelled ones; None leaves the data's.
-        length_grouping: batches hold rows of similar length.
+        lengths_B: Tokens per row, for the grouping by length.
+        global_batch: Rows per optimizer step, over all ranks and micro-batches.
+        seed: Seed of the order.
+        language_temperature: Languages are drawn in proportion to rows ** (1 / temperature).
+        labelled_share: Share of labelled rows, where some rows are labelled and some are not; None leaves the data's.
+        length_grouping: Whether batches hold rows of similar length.
 
     Raises:
-        DataError: no rows, or fewer than one batch.
+        DataError: There are no rows, or fewer than one batch.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class BatchStream:
             )
         self.global_batch, self.length_grouping = global_batch, length_grouping
         self.steps_per_epoch = len(rows) // global_batch
-        self._seed = seed & _SEED_MASK
+        self._seed = seed & SEED_MASK
         self._lengths_B = np.asarray(lengths_B, dtype=np.int64)
         strata = _group_strata(rows)
         counts = {key: len(members) for key, members in strata.items()}
@@ -88,7 +89,7 @@ class BatchStream:
         return np.random.default_rng(np.random.SeedSequence([self._seed, *key]))
 
     def batch(self, step: int) -> Index:
-        """Row indices of global step ``step`` (0-based over the whole run), shortest first when grouped by length."""
+        """Return the row indices of a global step (0-based over the run), shortest first when grouped by length."""
         if step < 0:
             raise ValueError(f"step {step}")
         epoch, at = divmod(step, self.steps_per_epoch)
@@ -98,13 +99,13 @@ class BatchStream:
         return batch
 
     def shard(self, step: int, rank: int, world: int, micro_batches: int) -> list[Index]:
-        """The ``micro_batches`` pieces of `batch` that this rank runs; sizes differ by one row at most.
+        """Return the ``micro_batches`` pieces of `batch` that this rank runs; sizes differ by one row at most.
 
-        All ranks and micro-batches together are the batch, each row once. Pieces are dealt out in turn: micro-batch m
-        of every rank holds rows of about one length, so that no rank waits for another's long rows.
+        All ranks and micro-batches together are the batch, each row once. Pieces are dealt out in turn, so micro-batch
+        m of every rank holds rows of about one length, and no rank waits for another's long rows.
 
         Raises:
-            DataError: more pieces than rows.
+            DataError: There are more pieces than rows.
         """
         pieces = world * micro_batches
         if not 0 <= rank < world or micro_batches < 1:
@@ -119,7 +120,7 @@ class BatchStream:
         return list(np.array_split(self.batch(step), pieces)[rank::world])
 
     def _epoch(self, epoch: int) -> Index:
-        """The batches of an epoch, ``[steps_per_epoch, global_batch]``."""
+        """Return the batches of an epoch, ``[steps_per_epoch, global_batch]``."""
         generator = self._generator(epoch)
         parts = []
         for quota, ring in zip(self.quotas.values(), self._rings, strict=True):
@@ -139,7 +140,7 @@ class BatchStream:
 
 
 def _group_strata(rows: Rows) -> dict[tuple[str, bool], Index]:
-    """Indices of each language's labelled and unlabelled rows; empty strata are left out."""
+    """Return the indices of each language's labelled and unlabelled rows; empty strata are left out."""
     languages_B = np.asarray(rows.languages)
     found: dict[tuple[str, bool], Index] = {}
     for language, labelled in product(sorted(set(rows.languages)), (True, False)):
@@ -152,7 +153,7 @@ def _group_strata(rows: Rows) -> dict[tuple[str, bool], Index]:
 def _compute_stratum_quotas(
     counts: dict[tuple[str, bool], int], temperature: float, labelled_share: float | None
 ) -> dict[tuple[str, bool], int]:
-    """Rows an epoch takes of each stratum; the sum is the number of rows."""
+    """Return the rows that an epoch takes of each stratum; the sum is the number of rows."""
     languages, kinds = sorted({language for language, _ in counts}), (True, False)
     table = np.asarray([[counts.get((code, k), 0) for k in kinds] for code in languages], dtype=np.float64)
     rows_of = table.sum(axis=1)
@@ -167,17 +168,14 @@ def _compute_stratum_quotas(
             share = share / share.sum(axis=0) * np.asarray([labelled_share, 1.0 - labelled_share])
         share = share / share.sum(axis=1, keepdims=True) * by_language[:, None]
     total = sum(counts.values())
-    exact = {
-        (code, kind): float(share[languages.index(code), kinds.index(kind)]) * total for code, kind in counts
-    }
-    return _round_to_total(exact, total)
+    exact = [share[languages.index(code), kinds.index(kind)] * total for code, kind in counts]
+    return dict(zip(counts, round_to_total(np.asarray(exact), total).tolist(), strict=True))
 
 
-def _round_to_total(exact: dict[tuple[str, bool], float], total: int) -> dict[tuple[str, bool], int]:
-    """Whole numbers next to ``exact`` that sum to ``total`` (largest remainders first)."""
-    # The rounding to 6 digits keeps 6.9999999 a seven.
-    floors = {key: int(np.floor(round(value, 6))) for key, value in exact.items()}
-    by_rest = sorted(exact, key=lambda key: exact[key] - floors[key], reverse=True)
-    for key in by_rest[: total - sum(floors.values())]:
-        floors[key] += 1
-    return floors
+def round_to_total(exact_N: NDArray[np.float64], total: int) -> Index:
+    """Return whole numbers next to ``exact_N`` that sum to ``total``; the largest remainders are rounded up."""
+    # Rounding to 6 digits first keeps 6.9999999 a seven.
+    found_N = np.floor(np.round(exact_N, 6)).astype(np.int64)
+    by_rest = np.argsort(found_N - exact_N, kind="stable")
+    found_N[by_rest[: total - int(found_N.sum())]] += 1
+    return found_N

@@ -1,4 +1,4 @@
-"""`summarize_rows`: what a set of rows holds, counted in the units that its form is spoken of in."""
+"""Count what a set of rows holds: labels, entities, questions or characters, as its form has them."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ from raykd.tasks.forms import RowForm
 
 
 def summarize_rows(rows: Rows, form: RowForm, labels: Sequence[str] = ()) -> dict[str, object]:
-    """Counts: rows, labelled, unlabelled, and for each language those of its form.
+    """Return counts: rows, labelled, unlabelled, and for each language the counts of its form.
 
-    By form: rows by label; words and entities (spans that begin with B-, U-, S- or W-; entities of labelled rows);
-    questions, accepted answers, questions that have none and different contexts; pairs, those without a prompt, and
-    characters of the targets;
-    texts that are their own gold and their characters.
+    - text: rows by label
+    - words: words, and entities of labelled rows (spans that begin with B-, U-, S- or W-)
+    - answers: questions, accepted answers, questions without an answer, different contexts
+    - target, source_target: pairs, pairs without a prompt, characters of the targets
+    - plain: characters
 
     Args:
-        labels: the run's labels.
+        rows: The rows.
+        form: What a row consists of.
+        labels: The run's labels.
     """
     if form == "text":
         return rows.summary(labels)

@@ -1,10 +1,10 @@
-"""Tags of a row: their number, their names, and that each may follow the one before it.
+"""Parse the tags of a row and check that each may follow the tag before it.
 
 Decision record: an I-X that no B-X or I-X precedes is a bad row unless the config says what it means, because there
 are two readings (IOB1 begins entities with I-; a wrong tag elsewhere) and they give different entities. Tags of
-another scheme than IOB2 are never mended, only judged. What may follow what is `raykd.tasks.scores.entities`'s, the
-same that decoding obeys. Tags of a scheme that the config names (`data.scheme`) are read as entities and written
-again in the scheme of the run's labels.
+another scheme than IOB2 are checked but never changed. Which tag may follow which is decided by
+`raykd.tasks.scores.entities`, for decoding too. Tags of a scheme that the config names (`data.scheme`) are read as
+entities and written again in the scheme of the run's labels.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from raykd.tasks.scores.entities import list_transitions
 def _list_forbidden(
     labels: tuple[str, ...],
 ) -> tuple[frozenset[tuple[int, int]], frozenset[int], frozenset[int]]:
-    """Pairs of tags that may not follow each other, tags that may not begin a row, and that may not end one."""
+    """Return pairs of tags that may not follow each other, tags that may not begin a row, tags that may not end it."""
     allowed_CC, begins_C, ends_C = list_transitions(parse_scheme(labels))
     count = range(len(labels))
     barred = frozenset((i, j) for i in count for j in count if not allowed_CC[i, j])
@@ -39,13 +39,13 @@ def _list_forbidden(
 def parse_tags(
     tags: Sequence[object], words: int, config: DataConfig, column: str
 ) -> tuple[tuple[int, ...], int]:
-    """Label index of each word, and how many loose I- were read as B- (`on_loose_inside: begin`).
+    """Return the label index of each word, and how many loose I- were read as B- (`on_loose_inside: begin`).
 
     Tags go through the data's label map, which names tags or types, and from the scheme of the files to that of the
     labels.
 
     Raises:
-        BadRowError: not one tag a word, an unknown tag, or one that cannot stand where it stands.
+        BadRowError: There is not one tag per word, a tag is unknown, or a tag cannot stand where it stands.
     """
     if len(tags) != words:
         raise BadRowError(f"column {column!r}: got {len(tags)} tags for {words} tokens, wanted one each")
@@ -77,7 +77,7 @@ def parse_tags(
 
 
 def _find_tag_index(tag: object, config: DataConfig, what: str) -> int:
-    """Label index of a tag that stands there as a number or as another text; an empty one is a bad one."""
+    """Return the label index of a tag that is a number or has another spelling; a missing tag makes a bad row."""
     try:
         return find_label_index(tag, config, what)
     except NoLabelError as error:
@@ -92,7 +92,7 @@ def _detect_scheme(labels: tuple[str, ...]) -> SchemeName:
 def _convert_to_scheme(
     tags: Sequence[object], renames: Mapping[str, str], column: str, source: SchemeName, target: SchemeName
 ) -> list[str]:
-    """The tags, renamed, in another scheme."""
+    """Return the tags, renamed, in another scheme."""
     names = [rename_tag(tag, renames) for tag in tags if isinstance(tag, str)]
     if len(names) < len(tags):
         raise BadRowError(f"column {column!r}: got {shorten_text(repr(tags))}, wanted tags of {source}")
@@ -103,7 +103,7 @@ def _convert_to_scheme(
 
 
 def _find_begin_tag(tag: str, labels: tuple[str, ...]) -> int | None:
-    """The index of B-X for the I-X of IOB2."""
+    """Return the index of B-X for the I-X of IOB2; None for any other tag or scheme."""
     letter, _, kind = tag.partition("-")
     if letter != "I" or parse_scheme(labels).name != "BIO":
         return None

@@ -2,7 +2,7 @@
 
 Decision record: the rows are data, one file of JSON lines for each corpus, language and split. Their generators are
 no part of the package: `tools/embedded_corpora` wrote the files, and a test writes the first rows again. Wrong gold is
-drawn here, because `label_noise` is the user's, from a generator of its own: the texts do not depend on it.
+drawn here, because `label_noise` is the user's, by a generator of its own, so the texts do not depend on it.
 
 Row i of a split is a function of (seed, language, split, i), whatever the number of rows. No two splits share a text,
 and no split holds one twice.

@@ -1,1 +1,1 @@
-"""Data files as records: how they are packed, encoded and cut, CSV, JSON lines, parts of a source."""
+"""Readers of data files: unpacking, encodings, CSV, JSON lines, Parquet, hub sets, parts of a source."""

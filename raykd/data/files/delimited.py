@@ -1,11 +1,11 @@
-"""CSV and TSV: how the fields of a file are separated and quoted, and its records.
+"""Read CSV and TSV: find how the fields of a file are separated and quoted, and yield its records.
 
 Decision record: a delimiter is taken from the header, not from statistics: the usual one of the ending unless another
 one splits the header. A tab file has no quoting (every line is a record) unless its header stands in quotes, because
-most such files hold bare quotes and a reader that knows quoting would join their rows without a word; where a field
-looks as if quoting was meant, the user has to say which. In CSV a quoted field may hold line ends, so records are
+most such files hold bare quotes and a reader that knows quoting would silently join their rows. Where a field looks as
+if quoting was meant, the user has to say which. In CSV a quoted field may hold line ends, so records are
 compared with lines: a record whose lines would all be rows is refused, unless the source says that quotes count.
-What was found is told, so that it can be seen before a run.
+What was found is noted, so that it can be seen before a run.
 """
 
 from __future__ import annotations
@@ -37,7 +37,13 @@ _MOST_VALUES = 1000
 
 @dataclass(frozen=True)
 class Dialect:
-    """How the fields of a file are written. trusted: the user said how they are quoted."""
+    """How the fields of a file are written.
+
+    Attributes:
+        delimiter: Between two fields.
+        quoted: Whether fields may stand in quotes.
+        trusted: Whether the user said how they are quoted.
+    """
 
     delimiter: str
     quoted: bool
@@ -47,15 +53,17 @@ class Dialect:
 def read_delimited(
     path: Path, usual: str, tell: Tell, delimiter: str | None = None, quoting: Quoting | None = None
 ) -> Iterator[Record]:
-    """One record a row under the header; every value is the string that stands there.
+    """Yield one record per row under the header; every value is the string that stands there.
 
     Args:
-        usual: the delimiter of the file's ending.
-        tell: takes what a person should know of how the file was read.
-        delimiter, quoting: what the user says of it; None finds out.
+        path: The file.
+        usual: The delimiter of the file's ending.
+        tell: Takes what a person should know of how the file was read.
+        delimiter: What the user says; None finds out.
+        quoting: What the user says; None finds out.
 
     Raises:
-        DataError: no text, no header, a name twice in it, a quote that is never closed or closed too early, rows inside
+        DataError: No text, no header, a name twice in it, a quote that is never closed or closed too early, rows inside
             a quoted field, or a row of another width than the header; with file and line.
     """
     csv.field_size_limit(_LARGEST_FIELD)
@@ -84,7 +92,7 @@ def read_delimited(
 
 
 def _find_delimiter(lines: Sequence[str], usual: str) -> str:
-    """The delimiter that splits the header, best one by which all rows at the beginning are as wide."""
+    """Return the delimiter that splits the header, preferably one by which the first rows are equally wide."""
     order = [usual, *(mark for mark in _DELIMITERS if mark != usual)]
     widths = {mark: [len(row) for row in csv.reader(lines[:-1] or lines, delimiter=mark)] for mark in order}
     for even in (True, False):
@@ -101,7 +109,7 @@ def _is_quoted(text: str) -> bool:
 def _read_unquoted_rows(
     path: Path, lines: Iterator[tuple[int, str]], dialect: Dialect, tell: Tell
 ) -> Iterator[Record]:
-    """A record a line; quotes are part of the texts."""
+    """Yield a record per line; quotes are part of the texts."""
     header: list[str] | None = None
     with_quotes = 0
     for number, line in lines:
@@ -132,7 +140,7 @@ def _read_unquoted_rows(
 
 @dataclass
 class _RecordLines:
-    """Hands lines to the CSV reader and remembers those of the record that is being read."""
+    """Hand lines to the CSV reader and remember those of the record that is being read."""
 
     lines: Iterator[tuple[int, str]]
     taken: list[tuple[int, str]] = field(default_factory=list)
@@ -194,7 +202,7 @@ class _MultilineRecords:
         self.count = 0
 
     def see(self, row: list[str], taken: list[tuple[int, str]]) -> None:
-        """Takes a record and its lines."""
+        """Take a record and its lines."""
         if len(taken) == 1:
             self._values = self._values or [set() for _ in row]
             for values, value in zip(self._values, row, strict=True):
@@ -208,7 +216,7 @@ class _MultilineRecords:
             self._doubtful.append((taken[0][0], taken[-1][0], alone))
 
     def judge(self, path: Path, dialect: Dialect, tell: Tell) -> None:
-        """Refuses records whose lines are rows: as wide as the header, with values that the column has elsewhere."""
+        """Refuse records whose lines are rows: as wide as the header, with values that the column has elsewhere."""
         for first, last, alone in () if dialect.trusted else self._doubtful:
             if any(all(parts[at] in seen for parts in alone) for at, seen in enumerate(self._values)):
                 raise DataError(
@@ -226,7 +234,7 @@ class _MultilineRecords:
 
 
 def _build_csv_error(path: Path, taken: list[tuple[int, str]], reason: str) -> DataError:
-    """What csv finds wrong, for people; it knows two things, told apart by how the record ends."""
+    """Return an error for what csv finds wrong; it knows two kinds, told apart by its message."""
     first, text = taken[0] if taken else (1, "")
     last = taken[-1][0] if taken else 1
     if "unexpected end" in reason:

@@ -1,4 +1,4 @@
-"""Any data file as numbered lines of text: its bytes say how it is packed, encoded and cut into lines.
+"""Read any data file as numbered lines of text; its bytes say how it is packed, encoded and cut into lines.
 
 Decision record: what a file is called and what it holds often differ (a browser unpacks a .gz and keeps the name, Excel
 saves UTF-16), so packing and encoding are read from the first bytes and never guessed beyond them: UTF-8, or UTF-16 and
@@ -22,7 +22,7 @@ from typing import IO, Any
 from raykd.errors import DataError
 
 PACKED = (".gz", ".bz2", ".xz", ".zst")
-"""Endings that stand behind the one that says what a file holds."""
+"""Endings of packed files; they follow the ending that says what a file holds."""
 LONGEST_LINE = 1 << 26
 """Bytes; a file without line ends is held whole, so this bounds the memory that it can take."""
 _BLOCK = 1 << 20
@@ -39,16 +39,16 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-"""The mark of UTF-32 begins as that of UTF-16 does."""
+"""UTF-32 comes first, because its mark begins as the mark of UTF-16 does."""
 _UNPACKING = (OSError, EOFError, zlib.error, lzma.LZMAError, ValueError)
 _CHINESE = re.compile(rb"(?:[\xa1-\xf7][\xa1-\xfe])+")
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines with their ends, without byte order marks at the beginning of the file.
+    """Yield numbered lines with their ends, without a byte order mark at the beginning of the file.
 
     Raises:
-        DataError: bytes that are no text in UTF-8, or in UTF-16 or UTF-32 with a mark; a packed file that is cut off; a
+        DataError: Bytes that are no text in UTF-8, or in UTF-16 or UTF-32 with a mark; a packed file that is cut off; a
             line that is too long; with file and line.
     """
     offset = 0
@@ -63,7 +63,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 @contextmanager
 def open_packed(path: Path) -> Iterator[IO[bytes]]:
-    """The file's bytes, unpacked if they begin as gzip, bzip2, xz or zstd does. Opened once, so it may be a pipe."""
+    """Open a file's bytes, unpacked if they begin as gzip, bzip2, xz or zstd does. Opened once, so it may be a pipe."""
     with path.open("rb") as handle:
         begin = handle.peek(32)
         for mark, (what, advice) in _OTHERS.items():
@@ -114,7 +114,7 @@ def _read_blocks(path: Path) -> Iterator[bytes]:
 
 
 def _read_as_utf8(path: Path) -> Iterator[bytes]:
-    """The blocks, re-encoded where a byte order mark says UTF-16 or UTF-32."""
+    """Yield the blocks, re-encoded where a byte order mark says UTF-16 or UTF-32."""
     blocks = _read_blocks(path)
     first = next(blocks, b"")
     name = next((name for mark, name in _MARKS if first.startswith(mark)), None)
@@ -139,7 +139,7 @@ def _read_as_utf8(path: Path) -> Iterator[bytes]:
 
 
 def _refuse_unmarked(path: Path, begin: bytes) -> None:
-    """Refuses what can only be UTF-16 without a mark: every other byte of it is zero."""
+    """Refuse what can only be UTF-16 without a mark: every other byte of it is zero."""
     zeros = [begin[at::2].count(0) for at in (0, 1)]
     if max(zeros) * 4 < len(begin) or min(zeros) * 8 > max(zeros) or len(begin) < 8:
         return
@@ -153,7 +153,7 @@ def _refuse_unmarked(path: Path, begin: bytes) -> None:
 
 
 def _split_lines(path: Path, blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """Lines with their ends; LF, CR LF and CR end a line."""
+    """Yield lines with their ends; LF, CR LF and CR end a line."""
     rest: list[bytes] = []
     number = 1
     for block in blocks:
@@ -184,7 +184,7 @@ def _build_encoding_error(path: Path, number: int, offset: int, raw: bytes, at: 
 
 
 def _guess_encoding(raw: bytes) -> str:
-    """The encoding that bytes which are not UTF-8 most likely have."""
+    """Return the most likely encoding of bytes that are not UTF-8."""
     if b"\0" in raw:
         return "utf-16le" if raw[1::2].count(0) >= raw[::2].count(0) else "utf-16be"
     high = sum(byte > 0x7F for byte in raw)

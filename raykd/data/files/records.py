@@ -1,4 +1,4 @@
-"""Files, hub sets and saved folders as one stream of `Record`s.
+"""Read files, hub sets and saved folders as one stream of `Record`s.
 
 Decision record: `datasets` reads hub sets and saved folders, pyarrow Parquet files; text files are read by `textfiles`
 and `delimited`. Columns that hold neither text nor number nor lists of them (vectors, maps, images) are not decoded:
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from raykd.config import Files, Hub
 from raykd.data.files.delimited import Tell, read_delimited
@@ -19,6 +19,10 @@ from raykd.data.files.slices import select_split
 from raykd.data.files.textfiles import Record, UnreadValue, read_json_lines, shorten_text
 from raykd.errors import DataError
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from datasets import Dataset
+
 JSON_LINES = (".jsonl", ".ndjson", ".json")
 DELIMITED = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 PARQUET = (".parquet",)
@@ -26,15 +30,16 @@ _ROWS_AT_ONCE = 1024
 
 
 def _ignore_note(line: str) -> None:
-    """Takes what nobody asked to be told."""
+    """Drop a note."""
 
 
 def read_file_records(path: Path, source: Files | None = None, tell: Tell = _ignore_note) -> Iterable[Record]:
-    """The records of a local file; its ending says what it is, behind that of packing.
+    """Return the records of a local file; its ending says what it is, before the ending of packing.
 
     Args:
-        source: what the user says of it.
-        tell: takes what a person should know of how it was read.
+        path: The file.
+        source: What the user says of it.
+        tell: Takes what a person should know of how it was read.
     """
     packed = path.suffix.lower() in PACKED
     ending = Path(path.stem).suffix.lower() if packed else path.suffix.lower()
@@ -94,8 +99,11 @@ def _read_parquet_records(path: Path) -> Iterator[Record]:
         ) from None
 
 
-def _is_plain(kind: Any, inside: bool = False) -> bool:
-    """Whether an Arrow type is text, number, truth value, or a list or table of them (of fractions it is a vector)."""
+def _is_plain(kind: pa.DataType, inside: bool = False) -> bool:
+    """Return whether an Arrow type is text, number, truth value, or a list or table of them.
+
+    Lists of fractions are vectors, which are not read.
+    """
     from pyarrow import types
 
     if types.is_dictionary(kind):
@@ -109,8 +117,8 @@ def _is_plain(kind: Any, inside: bool = False) -> bool:
     return text or number or (types.is_floating(kind) and not inside)
 
 
-def _read_class_names(schema: Any) -> dict[str, list[str]]:
-    """The names behind the numbers of a column, where `datasets` wrote them into the file; lists of numbers too."""
+def _read_class_names(schema: pa.Schema) -> dict[str, list[str]]:
+    """Return the names behind the numbers of a column, where `datasets` wrote them into the file; lists too."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         found = {name: _find_names_in_json(features[name]) for name in schema.names if name in features}
@@ -120,7 +128,7 @@ def _read_class_names(schema: Any) -> dict[str, list[str]]:
 
 
 def _find_names_in_json(feature: object) -> list[str] | None:
-    """The class names of a feature as `datasets` writes it, looking into lists."""
+    """Return the class names of a feature as `datasets` writes it, looking into lists."""
     if isinstance(feature, list):
         return _find_names_in_json(feature[0]) if feature else None
     if not isinstance(feature, dict):
@@ -133,7 +141,7 @@ def _find_names_in_json(feature: object) -> list[str] | None:
 
 
 def read_hub_records(source: Hub, base_dir: Path) -> Iterator[Record]:
-    """The records of a split of a hub data set, or of a local folder of that name (saved, or of data files)."""
+    """Return the records of a split of a hub data set, or of a local folder of that name (saved, or of data files)."""
     import datasets
 
     folder = base_dir / source.name
@@ -164,7 +172,7 @@ def read_hub_records(source: Hub, base_dir: Path) -> Iterator[Record]:
 
 
 def _load_saved_split(folder: Path, source: Hub) -> object:
-    """The split of a folder that `save_to_disk` wrote; None for a folder of another kind."""
+    """Return the split of a folder that `save_to_disk` wrote; None for a folder of another kind."""
     import datasets
 
     if not ((folder / "state.json").exists() or (folder / "dataset_dict.json").exists()):
@@ -174,8 +182,8 @@ def _load_saved_split(folder: Path, source: Hub) -> object:
     return select_split(dict(loaded) if several else loaded, source.split, folder)
 
 
-def _read_table_records(table: Any, place: str) -> Iterator[Record]:
-    """Rows (numbered from 1) of a `datasets.Dataset`, class labels by name."""
+def _read_table_records(table: Dataset, place: str) -> Iterator[Record]:
+    """Yield rows (numbered from 1) of a `datasets.Dataset`, class labels by name."""
     features = table.features
     kept = [name for name, feature in features.items() if _is_readable(feature)]
     rest = {
@@ -189,7 +197,7 @@ def _read_table_records(table: Any, place: str) -> Iterator[Record]:
 
 
 def _is_readable(feature: object, inside: bool = False) -> bool:
-    """Text, numbers, class labels, and lists and tables of them; lists of fractions are vectors."""
+    """Return whether a feature is text, number, class label, or a list or table of them; vectors are not."""
     import datasets
 
     if isinstance(feature, datasets.Value):
@@ -202,7 +210,7 @@ def _is_readable(feature: object, inside: bool = False) -> bool:
 
 
 def _get_item_feature(feature: object) -> object:
-    """What a list feature is a list of; None for another feature."""
+    """Return what a list feature is a list of; None for another feature."""
     import datasets
 
     if isinstance(feature, list):
@@ -211,7 +219,7 @@ def _get_item_feature(feature: object) -> object:
 
 
 def _find_class_names(feature: object) -> list[str] | None:
-    """The names of class labels that are kept as numbers, in lists too."""
+    """Return the names of class labels that are stored as numbers, in lists too."""
     import datasets
 
     if isinstance(feature, datasets.ClassLabel):
@@ -221,7 +229,7 @@ def _find_class_names(feature: object) -> list[str] | None:
 
 
 def _name_classes(value: object, names: list[str]) -> object:
-    """Class labels as names, lists of them too; -1 (no gold label) and a number that is no class as they are."""
+    """Return class labels as names, lists of them too; -1 stays, because it says that there is no gold label."""
     if isinstance(value, list):
         return [_name_classes(part, names) for part in value]
     if not isinstance(value, int) or value == -1:

@@ -1,4 +1,4 @@
-"""Parts of a source: splits of a saved folder with slices as ``train[:50%]``, and files by pattern.
+"""Select parts of a source: splits of a saved folder with slices as ``train[:50%]``, and files by pattern.
 
 Decision record: slices are read by `datasets` itself, so that a saved folder and a hub set mean the same by them.
 Patterns are expanded when data are read, sorted by name, and one that nothing matches is an error: an empty training
@@ -10,20 +10,23 @@ from __future__ import annotations
 import glob
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from raykd.errors import DataError
 
+if TYPE_CHECKING:
+    from datasets import Dataset
 
-def select_split(loaded: Any, split: str, folder: Path) -> object:
-    """The rows that ``split`` names in a folder that `save_to_disk` wrote.
+
+def select_split(loaded: Dataset | dict[str, Dataset], split: str, folder: Path) -> Dataset:
+    """Return the rows that ``split`` names in a folder that `save_to_disk` wrote.
 
     Args:
-        loaded: a `datasets.Dataset`, which has no splits to choose from, or a mapping of them by name.
+        loaded: A `datasets.Dataset`, which has no splits to choose from, or a mapping of data sets by split.
         split: ``train``, ``train[:50%]``, ``train[100:200]``, ``train+validation``.
 
     Raises:
-        DataError: no such split, or it cannot be read; says which there are.
+        DataError: There is no such split, or it cannot be read; names the splits.
     """
     import datasets
 
@@ -53,10 +56,10 @@ def select_split(loaded: Any, split: str, folder: Path) -> object:
 
 
 def list_matching_files(names: Sequence[str], base_dir: Path) -> list[Path]:
-    """The files of a source, in its order; those of a pattern (* ? [] **) sorted by name.
+    """Return the files of a source, in its order; files of a pattern (* ? [] **) are sorted by name.
 
     Raises:
-        DataError: a pattern that no file matches, or a file that a pattern names a second time.
+        DataError: No file matches a pattern, or a pattern names a file a second time.
     """
     found: list[Path] = []
     origin: dict[Path, str] = {}
@@ -77,7 +80,7 @@ def list_matching_files(names: Sequence[str], base_dir: Path) -> list[Path]:
 
 
 def _expand_pattern(path: Path) -> list[Path]:
-    """Files that match; only what does not exist as it is written is taken for a pattern."""
+    """Return the files that match; folders that exist as written are no part of the pattern."""
     folder, parts = path.parent, [path.name]
     while not folder.exists():
         parts.insert(0, folder.name)

@@ -1,11 +1,11 @@
-"""JSON lines to records that know their line.
+"""Read JSON lines as records that know their line.
 
 Decision record: text files are read here and in `delimited`, with the standard library, and not through `datasets`:
 every error has to name file and line, so each line is looked at anyway; and the Arrow readers guess types (a column of
 texts that look like dates comes back as timestamps, "007" as 7, "NA" as nothing; a column of numbers and strings
 fails), which changes what the user wrote. How bytes become lines stands in `opening`.
 
-A file that cannot be parsed always fails; what a *row* holds is judged by `read`.
+A file that cannot be parsed always fails; what a *row* holds is checked by `read`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from raykd.data.files.opening import read_lines
 from raykd.errors import DataError
@@ -29,19 +28,22 @@ _VARIABLE = re.compile(r"\$\{?[A-Za-z_]")
 class Record:
     """A row as it stands in its source.
 
-    place: ``file:line`` (or what the source has instead), for messages. flat: every value is a string, lists too.
-    values: by column; `UnreadValue` for one that holds no text.
+    Attributes:
+        place: ``file:line`` (or what the source has instead), for messages.
+        line: The number of the row's first line, or of the row.
+        values: Values by column; `UnreadValue` where a value holds no text.
+        flat: Whether every value is a string, lists too.
     """
 
     place: str
     line: int
-    values: dict[str, Any]
+    values: Mapping[str, object]
     flat: bool = False
 
 
 @dataclass(frozen=True, repr=False)
 class UnreadValue:
-    """Takes the place of a value that is no text, list or number; whoever asked for it shows what it is."""
+    """Stands for a value that is no text, list or number; a message about the row shows what it is."""
 
     what: str
 
@@ -50,7 +52,7 @@ class UnreadValue:
 
 
 def require_file(path: Path) -> None:
-    """Raises a DataError unless the path is a regular file that can be read."""
+    """Raise a DataError unless the path is a regular file that can be read."""
     problem = None
     advice = "correct the path (relative paths are relative to the run file)" + _advise_on_path(path)
     if not path.exists():
@@ -77,17 +79,17 @@ def require_file(path: Path) -> None:
 
 
 def _advise_on_path(path: Path) -> str:
-    """What a path holds that other programs fill in or fetch."""
+    """Return advice about parts of a path that other programs fill in or fetch."""
     if _ADDRESS.search(str(path)):
         return "; addresses are not fetched: download the file and name its path"
     return "; variables of the shell are not filled in here, ~ is" if _VARIABLE.search(str(path)) else ""
 
 
 def read_json_lines(path: Path) -> Iterator[Record]:
-    """One record a line; blank lines are passed over.
+    """Yield one record per line; blank lines are skipped.
 
     Raises:
-        DataError: a line that is no JSON or no object, with file and line; what `read_lines` raises.
+        DataError: A line is no JSON or no object, with file and line; as `read_lines`.
     """
     for number, whole in read_lines(path):
         line = whole.lstrip("\ufeff")  # files that were put together keep the mark of each
@@ -118,7 +120,7 @@ def read_json_lines(path: Path) -> Iterator[Record]:
 
 
 def _build_object(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """An object; a key that stands twice with different values holds no value, since JSON does not say which counts."""
+    """Return an object; a key with two different values has no value, since JSON does not say which counts."""
     found = dict(pairs)
     if len(found) != len(pairs):
         for key in found:
@@ -139,5 +141,5 @@ def _describe_json_error(error: Exception, line: str) -> str:
 
 
 def shorten_text(text: str, limit: int = 80) -> str:
-    """The text, or its beginning."""
+    """Return the text, or its beginning."""
     return text if len(text) <= limit else text[: limit - 3] + "..."
