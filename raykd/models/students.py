@@ -1,10 +1,10 @@
-"""The union `Student`: what can be trained, each member with its tokenizer and its architecture.
+"""The union `Student`: every kind of model that can be trained, with its tokenizer and its architecture.
 
-Decision record: a member does two things, `fit_tokenizer` (from the training texts; deterministic, so that
-every worker may do it for itself) and `build` (a freshly initialised model, a function of the seed alone) with
-the head that the run's task needs. `tasks` says which a member can learn, so that a configuration can be
-refused before anything is built. All import torch and transformers late: this module is read with every
-configuration. Students that generate text are in `raykd.networks.generators`.
+Decision record: a member does two things. `fit_tokenizer` learns from the training texts; it is deterministic, so every
+worker may do it by itself. `build` makes a model with the head of the run's task, a function of the seed alone. `tasks`
+says which heads a member can have, so that a configuration can be refused before anything is built. All members import
+torch and transformers late, because every configuration imports this module. Students that generate text are in
+`raykd.networks.generators`.
 """
 
 from __future__ import annotations
@@ -65,10 +65,10 @@ class TransformerStudent(FreshStudent):
         return self
 
     def fit_tokenizer(self, texts: Iterable[str]) -> Tokenizer:
-        """A WordPiece tokenizer learnt from the texts.
+        """Learn a WordPiece tokenizer from the texts.
 
         Raises:
-            ModelError: the vocabulary is a union, which is not learnt (`raykd.student.prepare.fit_tokenizer` joins it).
+            ModelError: The vocabulary is a union, which `raykd.student.prepare.fit_tokenizer` joins from the teachers'.
         """
         if self.vocabulary == "union":
             raise ModelError(
@@ -88,7 +88,7 @@ class TransformerStudent(FreshStudent):
         )
 
     def tokenizer_key(self) -> str:
-        """Equal for two students exactly if their tokenizers are, which of a union is so among the same teachers."""
+        """Return a key that two students with the same teachers share exactly if they fit equal tokenizers."""
         if self.vocabulary == "union":
             return "union"
         return f"wordpiece {self.vocab_size} {self.lowercase} {self.max_positions} {self.architecture}"
@@ -149,7 +149,7 @@ class PretrainedStudent(Spec):
         return self
 
     def fit_tokenizer(self, texts: Iterable[str]) -> Tokenizer:
-        """The checkpoint's own tokenizer; the texts are not read."""
+        """Load the checkpoint's own tokenizer; the texts are not read."""
         from raykd.pretrained.tokenizers import load_tokenizer
 
         return load_tokenizer(self.path, revision=self.revision, trust_remote_code=self.trust_remote_code)
@@ -159,10 +159,21 @@ class PretrainedStudent(Spec):
         return f"pretrained {self.path} {self.revision} {self.trust_remote_code}"
 
     def build(
-        self, tokenizer: Tokenizer, labels: Sequence[str], seed: int, head: Head = "classification"
+        self, tokenizer: Tokenizer | None, labels: Sequence[str], seed: int, head: Head = "classification"
     ) -> PreTrainedModel:
-        """The checkpoint; its head is kept where it serves this task with the run's labels in this order, else
-        drawn anew. The head of a language model is always the checkpoint's."""
+        """Load the checkpoint; its head is kept if it serves this task with the run's labels in this order.
+
+        The head of a language model is always kept.
+
+        Args:
+            tokenizer: What `fit_tokenizer` returned, perhaps with markers added; None if it was not changed.
+            labels: The run's, in the order of the logits; () for a head without labels.
+            seed: For the weights that are drawn.
+            head: What the model has to serve.
+
+        Raises:
+            ModelError: The checkpoint cannot be loaded, or does not fit the task.
+        """
         from raykd.models.bases import load_for_training
 
         with use_seed(seed):
@@ -203,7 +214,7 @@ class LSTMStudent(FreshStudent):
     """Whether texts are lowercased before they are cut into pieces."""
 
     def fit_tokenizer(self, texts: Iterable[str]) -> Tokenizer:
-        """A WordPiece tokenizer learnt from the texts."""
+        """Learn a WordPiece tokenizer from the texts."""
         from raykd.tokenizers.wordpiece import train_wordpiece
 
         return train_wordpiece(

@@ -1,15 +1,16 @@
 """`HashedNgrams`: a tokenizer without a vocabulary, for the linear student.
 
 Decision record: n-grams of characters and words are hashed into a fixed number of buckets (feature hashing,
-arXiv:0902.2206; sub-word n-grams as in arXiv:1607.04606), so nothing is fitted, nothing can be out of
-vocabulary and one table serves all languages. Python's `hash` differs from process to process; this one is
-arithmetic modulo 2**64 on code points and gives the same ids on every machine. All n-grams of a batch are
-hashed at once by numpy: with prefix sums ``S[i] = sum(c[j] * BASE**j, j < i)`` the hash of the text from s to
-e is ``(S[e] - S[s]) * BASE**-s = sum(c[s + k] * BASE**k)``, for words of any length as for characters.
+arXiv:0902.2206; sub-word n-grams as in arXiv:1607.04606). So nothing is fitted, no text is out of vocabulary, and one
+table serves all languages. Python's `hash` differs between processes; this hash is arithmetic modulo 2**64 on code
+points and gives the same ids on every machine.
 
-Words are what BERT's pre-tokenizer calls words: runs of letters and digits, single punctuation marks, single
-Chinese characters. Character n-grams stay within what stands between two blanks and see the blanks at its
-edges.
+numpy hashes all n-grams of a batch at once. With the prefix sums ``S[i] = sum(c[j] * BASE**j for j < i)`` the hash of
+the text from s to e is ``(S[e] - S[s]) * BASE**-s = sum(c[s + k] * BASE**k)``, for characters and for words of any
+length.
+
+Words are those of BERT's pre-tokenizer: runs of letters and digits, single punctuation marks, single Chinese
+characters. Character n-grams stay between two blanks and include these blanks.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +31,7 @@ from raykd.errors import ModelError
 FILE = "hashed_ngrams.json"
 FORMAT = 1
 CHARS_PER_WORD = 16
-"""A text is cut at so many characters for each word of `max_length`: bounds texts that never hold a blank."""
+"""A text is cut after this many characters per word of `max_length`, which bounds texts without blanks."""
 
 _HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _WORD = re.compile(rf"[{_HAN}]|[^\W{_HAN}]+|[^\w\s]")
@@ -42,16 +43,17 @@ _ROWS_AT_ONCE = 512
 
 @dataclass(frozen=True)
 class HashedNgrams:
-    """Texts to sorted bucket numbers; bucket 0 is padding. See the module's docstring for what is hashed.
+    """Turns texts into sorted bucket numbers; bucket 0 is padding.
 
     Args:
-        buckets: ids are 1 .. buckets - 1.
-        char_ngrams, word_ngrams: shortest and longest, or None for none of the kind.
-        lowercase: NFKC and lower case before hashing; NFKC alone otherwise.
-        counted: an n-gram that occurs twice is there twice.
+        buckets: Ids are 1 to buckets - 1.
+        char_ngrams: Shortest and longest n-gram of characters; None takes none.
+        word_ngrams: Shortest and longest n-gram of words; None takes none.
+        lowercase: Whether to lowercase texts before hashing; all texts are normalised (NFKC).
+        counted: Whether an n-gram that occurs twice gives its id twice.
 
     Raises:
-        ValueError: a range that is empty or not positive, or no n-grams at all.
+        ValueError: A range is empty or not positive, or there are no n-grams at all.
     """
 
     buckets: int = 2**18
@@ -88,11 +90,17 @@ class HashedNgrams:
         truncation: bool = True,
         max_length: int | None = None,
     ) -> Mapping[str, list[NDArray[np.int64]]]:
-        """Ids (sorted) and masks (all ones) of B texts, one array a text, not padded.
+        """Encode B texts or pairs.
 
-        `max_length` counts *words*, not n-grams: a word is at least one token of any sub-word tokenizer, so
-        what a sub-word model of the same `max_length` reads is never cut here. Of a pair the longer text is
-        cut first, as transformers does. The second text's n-grams are hashed with another salt.
+        Args:
+            text: The texts, or the first texts of pairs.
+            text_pair: The second texts; their n-grams are hashed with another salt.
+            truncation: Whether to cut texts at `max_length`, the longer text of a pair first, as in transformers.
+            max_length: In *words*, not n-grams. A word is at least one token of any sub-word tokenizer, so nothing is
+                cut that a sub-word model with the same number would read.
+
+        Returns:
+            Sorted ids and masks (all ones), one array per text, not padded.
         """
         if text_pair is not None and len(text_pair) != len(text):
             raise ValueError(f"{len(text)} texts and {len(text_pair)} second texts")
@@ -108,11 +116,11 @@ class HashedNgrams:
         return {"input_ids": rows, "attention_mask": [np.ones_like(row) for row in rows]}
 
     def _words(self, text: str, limit: int | None) -> _Words:
-        """The text as it is hashed, and where its words are."""
+        """Normalise a text and find its words."""
         text = " ".join(text.split())
         if limit is not None:
-            # A megabyte need not be normalised to keep 128 words; normalising shortens a text at most a
-            # little.
+            # To keep 128 words of a megabyte it need not be normalised whole. Normalising may shorten a text, so this
+            # leaves four times as much as the cut below.
             text = text[: 4 * CHARS_PER_WORD * limit]
         text = unicodedata.normalize("NFKC", text)
         text = " ".join((text.lower() if self.lowercase else text).split())
@@ -121,7 +129,7 @@ class HashedNgrams:
         return _Words(text, spans).first(limit)
 
     def _rows(self, parts: Sequence[Sequence[_Words]]) -> list[NDArray[np.int64]]:
-        """Sorted ids of each row; ``parts`` are the first texts and perhaps the second ones."""
+        """Return the sorted ids of each row; `parts` are the first texts and perhaps the second ones."""
         keys = []
         for salt, words in enumerate(parts):
             batch = _Batch.of(words)
@@ -129,6 +137,7 @@ class HashedNgrams:
                 keys += [self._keys(*batch.chars(n), salt=(salt, 0, n)) for n in _lengths(self.char_ngrams)]
             if self.word_ngrams is not None:
                 keys += [self._keys(*batch.words(n), salt=(salt, 1, n)) for n in _lengths(self.word_ngrams)]
+        # The row is the high part of a key, so one sort orders all rows at once.
         flat = np.concatenate(keys)
         flat = np.sort(flat) if self.counted else np.unique(flat)
         edges = np.searchsorted(flat, np.arange(1, len(parts[0])) * self.buckets)
@@ -137,15 +146,17 @@ class HashedNgrams:
     def _keys(
         self, row_G: NDArray[np.int64], hash_G: NDArray[np.uint64], *, salt: tuple[int, int, int]
     ) -> NDArray[np.int64]:
-        """``row * buckets + id`` of G n-grams; the salt keeps kinds, lengths and the two texts apart."""
+        """Return ``row * buckets + id`` of G n-grams; the salt keeps kinds, lengths and the two texts apart."""
         part, kind, n = salt
-        mixed_G = _finalise_hash(hash_G ^ _finalise_hash(np.uint64((part << 16) | (kind << 8) | n)))
+        mixed_G = _finalise_hash(
+            hash_G ^ _finalise_hash(np.array([(part << 16) | (kind << 8) | n], dtype=np.uint64))
+        )
         id_G = 1 + (mixed_G % np.uint64(self.buckets - 1)).astype(np.int64)
         key_G: NDArray[np.int64] = row_G * self.buckets + id_G
         return key_G
 
     def save_pretrained(self, save_directory: str) -> tuple[str]:
-        """Writes `hashed_ngrams.json` into the directory (made if need be)."""
+        """Write `hashed_ngrams.json` into the directory, which is made if need be."""
         path = Path(save_directory) / FILE
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"format": FORMAT, **asdict(self)}, indent=2) + "\n", encoding="utf-8")
@@ -153,10 +164,10 @@ class HashedNgrams:
 
     @classmethod
     def from_pretrained(cls, directory: str | Path) -> HashedNgrams:
-        """What `save_pretrained` wrote.
+        """Read what `save_pretrained` wrote.
 
         Raises:
-            ModelError: the file is missing, no JSON, of another format or with unknown settings.
+            ModelError: The file is missing, no JSON, of another format or with unknown settings.
         """
         path = Path(directory) / FILE
         try:
@@ -165,9 +176,9 @@ class HashedNgrams:
             if found != FORMAT:
                 raise ValueError(f"format {found}")
             for name in ("char_ngrams", "word_ngrams"):
-                settings[name] = (
-                    None if settings[name] is None else (int(settings[name][0]), int(settings[name][1]))
-                )
+                if settings[name] is not None:
+                    shortest, longest = settings[name]
+                    settings[name] = (int(shortest), int(longest))
             return cls(**settings)
         except (OSError, ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
             raise ModelError(
@@ -177,13 +188,13 @@ class HashedNgrams:
 
 @dataclass(frozen=True)
 class _Words:
-    """A normalised text, blank at both ends, and where its words are. Made by `_words`, read by `_Batch`."""
+    """A normalised text with a blank at both ends, and the spans of its words."""
 
     text: str
     spans: Sequence[tuple[int, int]]
 
     def first(self, count: int | None) -> _Words:
-        """The text up to its word number ``count``."""
+        """Return the text with its first `count` words."""
         if count is None or len(self.spans) <= count:
             return self
         kept = self.spans[:count]
@@ -192,9 +203,15 @@ class _Words:
 
 @dataclass(frozen=True)
 class _Batch:
-    """R texts end to end.
+    """R texts, joined to one of N characters with W words.
 
-    sums: prefix sums of the hash, one longer than the text. blanks: how many blanks stand before a place.
+    Attributes:
+        inverse: ``BASE**-i`` for each place, ``[N + 1]``.
+        sums: Prefix sums of the hash, ``[N + 1]``.
+        blanks: How many blanks come before each place, ``[N + 1]``.
+        row: The text of each character, ``[N]``.
+        starts_W: Where each word begins.
+        ends_W: Where each word ends.
     """
 
     inverse: NDArray[np.uint64]
@@ -223,22 +240,22 @@ class _Batch:
         )
 
     def hashes(self, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.uint64]:
-        """``sum(c[s + k] * BASE**k)`` for each stretch."""
+        """Return ``sum(c[s + k] * BASE**k)`` from each start to its end."""
         return (self.sums[ends] - self.sums[starts]) * self.inverse[starts]
 
     def chars(self, n: int) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
-        """Rows and hashes of the n-grams of characters that hold no blank but at their edges."""
+        """Return rows and hashes of the n-grams of characters that have blanks at their edges only."""
         starts = np.arange(max(0, len(self.row) - n + 1))
         ends = starts + n
         inner = self.blanks[np.maximum(ends - 1, starts + 1)] - self.blanks[starts + 1]
         all_blank = self.blanks[ends] - self.blanks[starts] == n
-        # Each text begins and ends with a blank, so what reaches into the next text either holds two inner
-        # blanks or is two blanks alone.
+        # Each text begins and ends with a blank, so an n-gram that reaches into the next text has an inner blank, or
+        # consists of two blanks.
         starts = starts[(inner == 0) & ~all_blank]
         return self.row[starts], self.hashes(starts, starts + n)
 
     def words(self, n: int) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
-        """Rows and hashes of n words in a row: ``(h1 * STEP + h2) * STEP + ...`` of the mixed word hashes."""
+        """Return rows and hashes of n words in a row: ``(h1 * STEP + h2) * STEP + ...`` of the mixed word hashes."""
         count = max(0, len(self.starts_W) - n + 1)
         hash_W = _finalise_hash(self.hashes(self.starts_W, self.ends_W))
         joined = hash_W[:count]
@@ -252,7 +269,7 @@ class _Batch:
 def _share(
     firsts: Sequence[_Words], seconds: Sequence[_Words], limit: int | None
 ) -> tuple[list[_Words], list[_Words]]:
-    """Both texts of each pair, cut to ``limit`` words together, the longer one first."""
+    """Cut both texts of each pair to `limit` words together, the longer one first."""
     kept_first, kept_second = [], []
     for first, second in zip(firsts, seconds, strict=True):
         a, b = len(first.spans), len(second.spans)
@@ -269,15 +286,15 @@ def _lengths(bounds: tuple[int, int]) -> range:
 
 
 def _powers(base: int, count: int) -> NDArray[np.uint64]:
-    """``base ** i`` modulo 2**64 for i < count."""
+    """Return ``base ** i`` modulo 2**64 for i < count."""
     factors = np.full(count, base, dtype=np.uint64)
     if count:
         factors[0] = 1
     return np.cumprod(factors)
 
 
-def _finalise_hash(values: Any) -> Any:
-    """The finaliser of splitmix64: every bit of the input reaches every bit of the output."""
+def _finalise_hash(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Apply the finaliser of splitmix64, by which every bit of the input reaches every bit of the output."""
     with np.errstate(over="ignore"):
         values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
