@@ -35,12 +35,17 @@ class RaykdError(Exception):
     def render(self) -> str:
         """Return the message, one line per known part."""
         parts = {"got:": self.got, "wanted:": self.wanted, "next:": self.next_step}
-        lines = [f"  {name:<7} {value}" for name, value in parts.items() if value is not None]
+        lines = [f"  {name:<7} {show_value(value)}" for name, value in parts.items() if value is not None]
         return "\n".join([self.what, *lines])
 
     def __reduce__(self) -> tuple[partial[RaykdError], tuple[str]]:
         rebuild = partial(type(self), got=self.got, wanted=self.wanted, next_step=self.next_step)
         return rebuild, (self.what,)
+
+
+def show_value(value: object) -> str:
+    """Return a value as a message shows it: truth values as YAML has them, not as Python does."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -45,22 +45,13 @@ def explain_errors(
         nearest_kind: Finds the kind that was meant; None compares spellings.
     """
     problems = _drop_echoes(error.errors(include_url=False))
-    yield f"{origin}: {len(problems)} {'key is' if len(problems) == 1 else 'keys are'} wrong"
+    yield _count_wrong_keys(origin, len(problems))
     for problem in problems:
         where = _key(model, problem["loc"])
         if problem["type"] == "extra_forbidden":
             allowed = _allowed_keys(model, problem["loc"][:-1])
-            wrong = str(problem["loc"][-1])
-            other = _KEY_ALIASES.get(wrong)
-            near = [other] if other in allowed else difflib.get_close_matches(wrong, allowed, n=1, cutoff=0.5)
-            first_level = len(problem["loc"]) == 1 and other not in allowed
-            place = _find_place(model, _KEY_ALIASES.get(wrong, wrong)) if first_level else None
-            hint = hints.get(wrong) or (f"did you mean {(place or near[0])!r}?" if place or near else None)
-            yield f"  {where}"
-            yield f"    got:     an unknown key {wrong!r}"
-            yield f"    allowed: {', '.join(allowed) if allowed else 'no such key'}"
-            if hint:
-                yield f"    next:    {hint}"
+            *above, wrong = map(str, problem["loc"])
+            yield from _explain_unknown_key(where, wrong, allowed, None if above else model, hints)
             continue
         if problem["type"] == "missing":
             yield f"  {where}: this key is missing"
@@ -81,6 +72,82 @@ def explain_errors(
             value, Mapping | BaseModel
         ):  # a combination of keys would show all keys of the level
             yield f"    got:     {_shorten(value)}"
+
+
+def explain_unknown_keys(model: type[BaseModel], keys: Iterable[str], origin: str, above: str) -> list[str]:
+    """Return the lines of an error message about the key paths that no kind of the model has.
+
+    Args:
+        model: The model that the paths belong to.
+        keys: Key paths such as "objective.alpha"; a number is a place in a list.
+        origin: The file or tree, for the first line.
+        above: What stands before the paths in the file, for example "space.".
+
+    Returns:
+        No line where all keys are known.
+    """
+    unknown: dict[str, list[str]] = {}
+    for key in keys:
+        if (found := _find_unknown_key(model, key)) is not None:
+            unknown.setdefault(*found)
+    if not unknown:
+        return []
+    lines = [_count_wrong_keys(origin, len(unknown))]
+    for key, allowed in unknown.items():
+        outer, _, wrong = key.rpartition(".")
+        lines += _explain_unknown_key(above + key, wrong, allowed, None if outer else model)
+    return lines
+
+
+def _count_wrong_keys(origin: str, count: int) -> str:
+    return f"{origin}: 1 key is wrong" if count == 1 else f"{origin}: {count} keys are wrong"
+
+
+def _explain_unknown_key(
+    where: str,
+    wrong: str,
+    allowed: Sequence[str],
+    top: type[BaseModel] | None = None,
+    hints: Mapping[str, str] = MappingProxyType({}),
+) -> Iterable[str]:
+    """Yield the lines about one unknown key.
+
+    Args:
+        where: Its path.
+        wrong: Its last part.
+        allowed: The keys of its level.
+        top: The model if the key stands at its first level, so that it may belong to a lower one.
+        hints: What to write in place of an unknown key, by key.
+    """
+    other = _KEY_ALIASES.get(wrong)
+    near = [other] if other in allowed else difflib.get_close_matches(wrong, allowed, n=1, cutoff=0.5)
+    place = None if top is None or other in allowed else _find_place(top, other or wrong)
+    hint = hints.get(wrong) or (f"did you mean {(place or near[0])!r}?" if place or near else None)
+    yield f"  {where}"
+    yield f"    got:     an unknown key {wrong!r}"
+    yield f"    allowed: {', '.join(allowed) if allowed else 'no such key'}"
+    if hint:
+        yield f"    next:    {hint}"
+
+
+def _find_unknown_key(model: type[BaseModel], key: str) -> tuple[str, list[str]] | None:
+    """Return the path up to the first part that no kind has, and the keys of that level; None if all are known."""
+    parts = key.split(".")
+    found, is_name = [model], False
+    for at, part in enumerate(parts):
+        if is_name or part.isdigit():  # a name that a person chose, or a place in a list
+            is_name = False
+            continue
+        fields = [one.model_fields[part] for one in found if part in one.model_fields]
+        if found and not fields:
+            return ".".join(parts[: at + 1]), sorted({name for one in found for name in one.model_fields})
+        found = [below for field in fields for below in _list_models(field)]
+        is_name = any(_is_mapping(field.annotation) for field in fields)
+    return None
+
+
+def _is_mapping(annotation: object) -> bool:
+    return get_origin(annotation) in (dict, Mapping) or any(map(_is_mapping, get_args(annotation)))
 
 
 def _nearest_kind(got: object, kinds: Sequence[str]) -> str | None:

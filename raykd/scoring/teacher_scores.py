@@ -156,7 +156,9 @@ def refuse_poor_teachers(reviews: Iterable[TeacherReview], config: Run, key: str
     names = ", ".join(c.teacher for c in stopping)
     several = len(stopping) > 1
     places = [t.name for t in config.teachers]
-    may = [f"{key}.{places.index(c.teacher)}.on_poor=warn" for c in stopping]
+    # A name with a dot would be read as two keys of the override's path; its place in the list is not.
+    items = [places.index(c.teacher) if "." in c.teacher else c.teacher for c in stopping]
+    may = [f"{key}.{item}.on_poor=warn" for item in items]
 
     def join(part: str) -> str:
         """Return this part of all complaints, each behind its teacher's name where there are several."""

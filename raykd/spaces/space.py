@@ -20,7 +20,7 @@ from typing import Any
 from raykd.config import Run, overlay
 from raykd.config.loading import resolve_paths, validate_any_run
 from raykd.config.smoke import shorten_run
-from raykd.errors import ConfigError, RaykdError
+from raykd.errors import ConfigError, RaykdError, show_value
 from raykd.parse import JsonObject
 from raykd.report.key_names import is_number_of_choice, shorten_names
 from raykd.spaces.domains import (
@@ -306,7 +306,7 @@ def is_same_value(a: Scalar, b: Scalar) -> bool:
 def format_sample(sample: Mapping[str, Scalar]) -> str:
     """Return a sample as text, for messages."""
     return ", ".join(
-        f"{path}={value:.4g}" if isinstance(value, float) else f"{path}={value}"
+        f"{path}={value:.4g}" if isinstance(value, float) else f"{path}={show_value(value)}"
         for path, value in sample.items()
     )
 

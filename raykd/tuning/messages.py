@@ -78,8 +78,8 @@ def suggest_next_steps(trials: Iterable[Trial], sweep: str, budget_s: float | No
     failed = sum(t.status == "failed" for t in known)
     if wrong := sum(t.status == "failed" and (t.error or "").startswith(INVALID_RUN) for t in known):
         steps.append(
-            f"{wrong} {'was no run' if wrong == 1 else 'were no runs'}: leave out values that do not go together, or "
-            "nest one key in a choice of the other"
+            f"{wrong} could not be made into a run: leave out values that do not go together, or nest one key in a "
+            "choice of the other"
         )
         failed -= wrong
     if failed:

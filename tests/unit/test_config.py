@@ -378,3 +378,7 @@ def test_run_config_round_trips_through_yaml() -> None:
 def test_advice_on_yaml_fits_its_error(text: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         parse_yaml(text, "RUN.yaml")
+
+
+def test_truth_values_are_shown_as_yaml_has_them() -> None:
+    assert "got:    true" in str(ConfigError("x", got=True)) and "got:    1" in str(ConfigError("x", got=1))

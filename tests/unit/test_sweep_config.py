@@ -148,6 +148,23 @@ def test_what_cannot_work_is_refused_at_once(tmp_path: Path, keys: dict[str, Any
     assert words in str(error.value)
 
 
+def test_unknown_keys_of_a_space_are_explained_as_keys_and_not_as_trials(tmp_path: Path) -> None:
+    option = {"kind": "entropy", "tua": {"uniform": [0.1, 1]}}
+    space = {
+        "objective": {"alhpa": {"uniform": [0, 1]}, "weighting": {"choice": [option, {"kind": "uniform"}]}}
+    }
+    with pytest.raises(ConfigError) as error:
+        load_sweep(write(tmp_path, space=space))
+    said = str(error.value)
+    assert "2 keys are wrong" in said and "trials" not in said
+    assert (
+        "space.objective.alhpa" in said
+        and "allowed: alpha, anneal_on" in said
+        and "did you mean 'alpha'" in said
+    )
+    assert "space.objective.weighting.tua" in said and "did you mean 'tau'" in said
+
+
 def test_what_is_refused_ahead_is_allowed_on_demand(tmp_path: Path) -> None:
     space = {"data": {"labelled_per_language": {"choice": [50, 100]}}}
     sweep = load_sweep(write(tmp_path, space=space, label="on_demand"))

@@ -113,7 +113,7 @@ def test_wrong_bounds_are_told_right(kind: str, value: Any, here: str | None) ->
         ({"space": {"alpha": {"uniform": [0, 1]}}}, ["did you mean 'objective.alpha'"]),
         ({"space": {"objective.alpha": {"uniform": [0, 1]}}}, ["nested, not dotted", "objective: {alpha: ...}"]),
         ({"space": {"train": {"lr": {"uniform": [0.1, 1]}}}}, ["did you mean 'learning_rate'"]),
-        ({"space": {"train": {"batch_size": {"uniform": [8, 32]}}}}, ["20 of the 20", "randint"]),
+        ({"space": {"train": {"batch_size": {"uniform": [8, 32]}}}}, ["20 of 20", "randint"]),
         ({"space": {"objective": {"alpha": [0.1, 0.5]}}}, ["no domain", "{choice: [...]}"]),
         ({"scheduler": {"kind": "hyperband"}, "max_concurrent_trials": 2}, ["max_concurrent_trials does not go with"]),
     ],

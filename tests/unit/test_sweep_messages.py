@@ -64,7 +64,7 @@ def test_a_setting_that_is_no_run_is_not_said_to_be_tried_again(tmp_path: Path) 
         ),
         tmp_path,
     )
-    assert "1 was no run: leave out values" in text and "tries failed trials" not in text
+    assert "1 could not be made into a run: leave out values" in text and "tries failed trials" not in text
 
 
 def test_failed_trials_are(tmp_path: Path) -> None:

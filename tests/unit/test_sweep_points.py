@@ -293,7 +293,7 @@ def test_a_reason_does_not_begin_in_the_middle_of_a_trials_values(tmp_path: Path
 
 def test_all_trials_are_looked_at_and_only_these(tmp_path: Path) -> None:
     """Seed 13's third trial is wrong; a sweep of two trials has none."""
-    with pytest.raises(ConfigError, match=r"1 of the 3 trials"):
+    with pytest.raises(ConfigError, match=r"1 of 3 trials"):
         read(tmp_path, space=PAIRS, search={"kind": "random", "seed": 13}, num_samples=3)
     samples = first(read(tmp_path, space=PAIRS, search={"kind": "random", "seed": 13}, num_samples=1), 1)
     assert len(samples) == 1

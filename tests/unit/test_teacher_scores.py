@@ -162,7 +162,7 @@ def test_swapped_labels_stop_the_run_with_the_score_beside_the_most_frequent_lab
         assert (
             "teachers.bad.label_map" in said
             and "id2label" in said
-            and "; teachers.1.on_poor=warn goes on" in said
+            and "; teachers.bad.on_poor=warn goes on" in said
         )
         assert found.warnings == ()
 
@@ -375,7 +375,7 @@ def test_a_sweep_judges_its_teachers_once_and_stops(tmp_path: Path) -> None:
         stage = TeacherStage(base, student, session, driver._print, {"": (pool, infos)}, counts)
         if on_poor == "stop":
             with pytest.raises(
-                ModelError, match=r"teacher bad is worse[\s\S]*base.teachers.1.on_poor=warn goes on"
+                ModelError, match=r"teacher bad is worse[\s\S]*base.teachers.bad.on_poor=warn goes on"
             ):
                 driver.review(stage)
         else:

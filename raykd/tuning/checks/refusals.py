@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from raykd.config.explain import explain_unknown_keys
 from raykd.errors import ConfigError, RaykdError
 from raykd.spaces.domains import ChoiceDomain, GridDomain, Scalar
 from raykd.spaces.foreign import KINDS
@@ -95,29 +96,33 @@ def check_known_samples(sweep: Sweep, origin: str) -> None:
     looked = samples if samples is not None else [*_first(sweep), *sweep.space.draw_covering(DRAWS)]
     bad = [(sample, error) for sample in looked if (error := _error_of(sweep.space, sample)) is not None]
     if bad:
-        kind = (
-            f"{sweep.trials} trials" if samples is not None else f"{len(looked)} settings that were looked at"
-        )
-        refuse_trials(bad, kind, origin)
+        refuse_trials(bad, origin, drawn=len(looked) if samples is None else None, trials=sweep.trials)
     if samples is not None and not sweep.config.scheduler.needs_population:
         _check_different(samples, sweep, origin)
         _check_options(sweep.space, samples)
 
 
-def refuse_trials(bad: Sequence[tuple[Sample, RaykdError]], of: str, origin: str) -> None:
+def refuse_trials(
+    bad: Sequence[tuple[Sample, RaykdError]], origin: str, *, drawn: int | None, trials: int
+) -> None:
     """Raise ConfigError with the settings that cannot be run, each reason once.
 
     Args:
         bad: Samples and their errors.
-        of: What was checked, for example "20 trials".
         origin: What errors call the sweep.
+        drawn: Number of drawn settings that were checked; None if the trials themselves were.
+        trials: Number of trials of the sweep.
     """
     reasons: dict[str, tuple[str, list[Sample]]] = {}
     for sample, error in bad:
         reason = extract_reason(error, sample)
         same = re.sub(r"\d[\d.e+-]*|got: .*", "", reason)  # the values do not matter
         reasons.setdefault(same, (reason, []))[1].append(sample)
-    lines = [f"{origin}: {len(bad)} of the {of} cannot be run"]
+    lines = [
+        f"{origin}: {len(bad)} of {trials} trials cannot be run"
+        if drawn is None
+        else f"{origin}: {len(bad)} of {drawn} settings that were looked at cannot be run"
+    ]
     for reason, samples in list(reasons.values())[:MAX_REASONS]:
         more = f", and {len(samples) - 1} more" if len(samples) > 1 else ""
         lines.append(f"  with {format_sample(samples[0])}{more}")
@@ -279,6 +284,8 @@ def _check_keys(sweep: Sweep, origin: str) -> None:
             wanted=f"at least one of {', '.join(KINDS)}; a list is one value: to try each, {{choice: [...]}}",
             next_step="to see the spread over seeds, search seed: {grid: [0, 1, 2]} with search: {kind: grid}",
         )
+    if unknown := explain_unknown_keys(type(sweep.base), sorted(space.keys), origin, "space."):
+        raise ConfigError("\n".join(unknown))
     for refused, why in NOT_SEARCHABLE.items():
         if _mentions(space.keys, refused):
             raise ConfigError(f"{origin}: space.{refused} cannot be searched", got=refused, wanted=why)

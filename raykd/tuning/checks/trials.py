@@ -86,8 +86,7 @@ def check_known_trials(plan: Sweep, data: Mapping[str, Dataset]) -> None:
         except RaykdError as error:
             bad.append((sample, error))
     if bad:
-        of = f"{len(samples)} settings that were looked at" if known is None else f"{plan.trials} trials"
-        refuse_trials(bad, of, plan.name)
+        refuse_trials(bad, plan.name, drawn=len(samples) if known is None else None, trials=plan.trials)
 
 
 def check_trial_resources(plan: Sweep) -> None:
