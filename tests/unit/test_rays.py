@@ -210,7 +210,7 @@ sys.argv[0] = "-m"
 from raykd.cli import surroundings
 here = os.getcwd()
 sys.path.insert(0, here)
-surroundings.settle()
+surroundings.prepare_process()
 warnings.warn("old", DeprecationWarning)
 print(here in sys.path, os.environ.get("PYTHONWARNINGS"), os.environ["HOME"], os.environ.get("USER"))
 """
