@@ -1,8 +1,8 @@
-"""`Store`: what a library must do to keep one teacher's answers.
+"""`Store`: the interface of a library that keeps one teacher's answers.
 
-Decision record: everything that is policy (what damage, a full disk or a deleted folder mean for a run, the bound on
-all stores together, who uses a folder) stands above this interface and is the same for every library, so another one
-is one file: a class with these methods, and one line in `raykd.teachers.store.folder`.
+Decision record: all policy (what damage, a full disk or a deleted folder mean for a run, the bound on all stores
+together, who uses a folder) is above this interface and the same for every library. Another library is one file: a
+class with these methods, and one line in `raykd.teachers.store.folder`.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from typing import Protocol
 
 
 class StoreDamagedError(Exception):
-    """The file is not what the library wrote."""
+    """The file does not hold what the library wrote."""
 
 
 class StoreBusyError(Exception):
-    """Others write for longer than the library waits."""
+    """Other processes write for longer than the library waits."""
 
 
 class StoreUnwritableError(Exception):
-    """The disk is full, may not be written, or fails."""
+    """The disk is full, read-only, or fails."""
 
 
 @dataclass(frozen=True)
 class StoreCheck:
-    """What reading a whole store found.
+    """Result of reading a whole store.
 
     Attributes:
         entries: Answers in it.

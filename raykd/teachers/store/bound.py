@@ -1,15 +1,19 @@
-"""The bound on the size of all stores under one root, and what goes when it is reached.
+"""`SizeLimit`: bounds the size of all stores under one root, and makes room when it is reached.
 
-Decision record: first what was set aside as damaged, then whole folders of teachers that nobody has open, the one not
-used for longest first, then a share of the answers of the largest store. Keys are hashes, so a range of them is a
-random choice of texts. Random, not least recently used: epochs ask for all texts in turn, and a least-recently-used
-cache smaller than such a cycle never hits, while a random one keeps its share of hits. A library fills freed pages
-before its file grows, so free pages of the own store count as room; another's store is made smaller at once. The log
-beside the own file (a few megabytes) is not counted.
+Decision record:
+
+- First go files that were moved aside as damaged, then whole folders of teachers that no process has open, the longest
+  unused first, then a share of the answers of the largest store.
+- Keys are hashes, so a range of them is a random choice of texts. Random eviction beats least recently used here:
+  epochs ask for all texts in turn, and a least-recently-used cache smaller than such a cycle never hits, while a random
+  one keeps its share of hits.
+- The library fills freed pages before its file grows, so free pages of the own store count as room. A store of others
+  is shrunk at once. The log beside the own file (a few megabytes) is not counted.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 from pathlib import Path
@@ -27,12 +31,13 @@ from raykd.teachers.store.sqlite import DATA
 
 log = logging.getLogger("raykd.teachers")
 FULL, AIM = 0.9, 0.8
-"""Shares of the bound: from where something goes, and down to where."""
-_LOOKS = 64
-"""A store looks at the bound each time it has written this part of it; an answer larger than it is not kept."""
+"""Shares of the bound at which room is made, and down to which."""
+_CHECKS = 64
+"""A store checks the bound each time it has written this part of it; an answer larger than that is not kept."""
 _MOST_STEP = 8 << 20
-"""Bytes of one transaction at most, because the log grows to its size."""
+"""Most bytes of one transaction, because the log grows to its size."""
 _TRIES = 4
+"""Rounds of eviction: values differ in size, so a share that seemed enough may be too small."""
 
 
 class SizeLimit:
@@ -46,7 +51,7 @@ class SizeLimit:
     def __init__(self, root: Path, limit: int) -> None:
         self.limit = limit
         self._root = root
-        self.largest = limit // _LOOKS
+        self.largest = limit // _CHECKS
         self.step = min(self.largest, _MOST_STEP)
         self._written = limit
         self._warned = False
@@ -83,16 +88,16 @@ class SizeLimit:
                 break
             if path != own and is_unused(path):
                 shutil.rmtree(path, ignore_errors=True)
-                gone.append(f"the answers of {_who(path)}, not used for longest")
+                gone.append(f"the answers of {_name_teachers(path)}, not used for longest")
         for _ in range(_TRIES):
             wanted = -self._room(own, store, AIM)
             if wanted > 0:
                 largest = max(list_store_folders(self._root), key=lambda path: _size(path, own, store))
                 share = min(1.0, wanted / max(1, _size(largest, own, store)))
                 count = store.evict(share) if largest == own else _evict_other(largest, share)
-                gone.append(f"{count:,} answers of {_who(largest)}, chosen at random")
+                gone.append(f"{count:,} answers of {_name_teachers(largest)}, chosen at random")
             if self._room(own, store, FULL) >= 0:
-                break  # values differ in size: as many as seemed enough may be too few
+                break
         if gone and not self._warned:
             self._warned = True
             log.warning(
@@ -138,18 +143,16 @@ def sum_file_sizes(path: Path) -> int:
     """Return the bytes of everything in a folder."""
     total = 0
     for file in path.rglob("*"):
-        try:
+        with contextlib.suppress(OSError):  # it went meanwhile
             total += file.stat().st_size if file.is_file() else 0
-        except OSError:
-            continue
     return total
 
 
 def _size(path: Path, own: Path, store: Store) -> int:
-    """Return what a store counts: its files; of the own one only what holds something."""
+    """Return the bytes that count: a store's files, or of the own one only the pages that hold something."""
     return store.used_bytes() if path == own else sum_file_sizes(path)
 
 
-def _who(path: Path) -> str:
+def _name_teachers(path: Path) -> str:
     names = read_note(path).get("teachers") or [path.name]
     return "teacher " + ", ".join(str(name) for name in names)

@@ -1,14 +1,16 @@
-"""A store's folder: opening it, setting damage aside, telling who uses it.
+"""Open a store's folder, move a damaged store aside, and find out whether a folder is in use.
 
 Decision record: one lock of the root (``flock``) is held while a folder is opened, moved or removed, so that these
-never meet; each process that has a store open holds a shared lock on its ``in-use`` file, and whoever removes it needs
-that lock alone. On a read-only file system nobody can move or remove anything, and there are no locks.
+never happen at once. Each process that has a store open holds a shared lock on its ``in-use`` file; to remove the
+folder a process needs that lock alone. On a read-only file system nothing can be moved or removed, and there are no
+locks.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import json
 import logging
 import os
@@ -16,9 +18,10 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Literal, TextIO
 
 from raykd.errors import TeacherError
+from raykd.parse import JsonObject
 from raykd.teachers.store.base import Store, StoreBusyError, StoreDamagedError, StoreUnwritableError
 from raykd.teachers.store.sqlite import DATA, FILES, SqliteStore
 
@@ -30,7 +33,7 @@ ROOT_LOCK = ".lock"
 DAMAGED = "damaged-"
 _OPENING = threading.RLock()
 _HELD: dict[str, int] = {}
-"""How deep this process is in `lock_root`s; a file lock does not know that its own process holds it."""
+"""Nested `lock_root`s of this process by root: a file lock taken twice by one process would wait for itself."""
 
 
 @dataclass
@@ -41,7 +44,7 @@ class OpenFolder:
     in_use: TextIO | None
 
     def close(self) -> None:
-        """Close the store and let the folder go."""
+        """Close the store and release the folder."""
         self.store.close()
         if self.in_use is not None:
             self.in_use.close()
@@ -49,9 +52,9 @@ class OpenFolder:
 
 @contextlib.contextmanager
 def lock_root(root: Path) -> Iterator[None]:
-    """Nobody else opens, moves or removes a folder of this root meanwhile."""
+    """Keep other processes and threads from opening, moving or removing a folder of this root meanwhile."""
     root.mkdir(parents=True, exist_ok=True)
-    with _OPENING, _own_file(root / ROOT_LOCK) as file:
+    with _OPENING, _open_lock_file(root / ROOT_LOCK) as file:
         depth = _HELD.get(str(root), 0)
         if depth == 0:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -74,7 +77,7 @@ def open_folder(path: Path, access: Literal["create", "write", "read"]) -> OpenF
 
     Args:
         path: The folder.
-        access: create makes what is not there and sets aside what is damaged; for the others both give None.
+        access: create makes what is missing and moves damage aside; the others return None for both.
 
     Raises:
         TeacherError: The folder cannot be made or written.
@@ -99,8 +102,8 @@ def open_folder(path: Path, access: Literal["create", "write", "read"]) -> OpenF
 
 def _open(path: Path, access: Literal["create", "write", "read"]) -> OpenFolder:
     path.mkdir(parents=True, exist_ok=True)
-    check_no_links(path)
-    in_use = _own_file(path / IN_USE)
+    refuse_links(path)
+    in_use = _open_lock_file(path / IN_USE)
     fcntl.flock(in_use, fcntl.LOCK_SH)
     try:
         try:
@@ -118,28 +121,26 @@ def _open(path: Path, access: Literal["create", "write", "read"]) -> OpenFolder:
     return OpenFolder(store, in_use)
 
 
-def check_no_links(path: Path) -> None:
-    """A link in a store would make raykd write where somebody else pointed; the root itself may be one.
+def refuse_links(path: Path) -> None:
+    """Refuse a store that is a link or holds one, through which raykd would write elsewhere; its root may be one.
 
     Raises:
-        OSError: the folder or something in it is a link.
+        OSError: Names the link.
     """
     for one in (path, *path.iterdir()):
         if one.is_symlink():
             raise OSError(f"{one.name} is a link, and a store follows none")
 
 
-def _own_file(path: Path) -> TextIO:
-    """A file for locks, made if need be, never through a link."""
+def _open_lock_file(path: Path) -> TextIO:
+    """Open a file for locks, made if need be, never through a link."""
     return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666), "r+")
 
 
 def move_damaged_store(path: Path, damage: object) -> None:
-    """Move a damaged store away, so that a fresh one is begun; the caller holds the root's lock."""
-    number = 1
-    while (path / f"{DAMAGED}{number}").exists():
-        number += 1
-    aside = path / f"{DAMAGED}{number}"
+    """Move a damaged store aside, so that a fresh one is begun; the caller holds the root's lock."""
+    names = (path / f"{DAMAGED}{number}" for number in itertools.count(1))
+    aside = next(name for name in names if not name.exists())
     aside.mkdir()
     for name in FILES:
         with contextlib.suppress(FileNotFoundError):
@@ -154,7 +155,7 @@ def move_damaged_store(path: Path, damage: object) -> None:
 def is_unused(path: Path) -> bool:
     """Return whether no process, this one included, has the store open; the caller holds the root's lock."""
     try:
-        with _own_file(path / IN_USE) as file:
+        with _open_lock_file(path / IN_USE) as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
@@ -162,7 +163,7 @@ def is_unused(path: Path) -> bool:
 
 
 def write_note(path: Path, teacher: str, fingerprint: str) -> None:
-    """Write down what a person may want to know of the folder; names add up."""
+    """Write a note for people: the fingerprint, and all names under which the folder was used."""
     note = read_note(path)
     names = list(dict.fromkeys([*note.get("teachers", []), *([teacher] if teacher else [])]))
     wanted = {"teachers": names, "fingerprint": fingerprint}
@@ -170,7 +171,7 @@ def write_note(path: Path, teacher: str, fingerprint: str) -> None:
         _replace(path / NOTE, json.dumps(wanted))
 
 
-def read_note(path: Path) -> dict[str, Any]:
+def read_note(path: Path) -> JsonObject:
     """Return what `write_note` wrote; empty where there is nothing to read."""
     try:
         note = json.loads(_read(path / NOTE))
@@ -180,7 +181,7 @@ def read_note(path: Path) -> dict[str, Any]:
 
 
 def write_time(path: Path, timing: str) -> None:
-    """Keep how long a text took the teacher; the folder is of one content, device and precision."""
+    """Keep how long a text took the teacher; a folder has one content, device and precision."""
     _replace(path / TIME, timing)
 
 

@@ -1,4 +1,4 @@
-"""What a person may ask of the stores under a root: what is there, whether it is whole, and to remove it."""
+"""The stores under a root, for people: list, verify and remove them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class StoreStats:
         bytes: Everything in the folder.
         last_used: Seconds since 1970.
         set_aside: Damaged files that were moved away.
-        older: Whether an older raykd wrote it, whose answers are not read any more.
+        older: Whether an older raykd wrote it in a format that is not read any more.
     """
 
     fingerprint: str
@@ -54,7 +54,7 @@ class StoreStats:
 
 @dataclass(frozen=True)
 class StoreHealth:
-    """What reading one store found."""
+    """Whether one store is whole."""
 
     fingerprint: str
     teachers: tuple[str, ...]
@@ -67,7 +67,7 @@ class StoreHealth:
 
 
 def list_stores(root: Path) -> list[StoreStats]:
-    """Return the stores under a root, the one used last first; no store, no entry."""
+    """List the stores under a root, the one used last first."""
     found = [
         StoreStats(
             fingerprint=path.name,
@@ -112,12 +112,15 @@ def _check(store: StoreStats) -> StoreCheck:
 
 
 def remove_stores(root: Path, fingerprint: str | None = None, *, force: bool = False) -> list[StoreStats]:
-    """Removes all stores under a root, or the one whose fingerprint begins so; returns what was removed.
+    """Remove all stores under a root, or one of them; return what was removed.
 
     Args:
-        force: also stores that a process has open; it goes on with a fresh one.
+        root: Folder of all stores.
+        fingerprint: Beginning of the fingerprint of the one to remove; None removes all.
+        force: Whether to remove stores that a process has open; it goes on with a fresh one.
+
     Raises:
-        TeacherError: there is no such store, or a process has one open.
+        TeacherError: There is no such store, or a process has one open.
     """
     chosen = [s for s in list_stores(root) if fingerprint is None or s.fingerprint.startswith(fingerprint)]
     if fingerprint is not None and len(chosen) != 1:

@@ -1,8 +1,8 @@
-"""`SignalStore`: get and put of one teacher's answers.
+"""`SignalStore`: gets and puts one teacher's answers.
 
-Decision record: keeping answers is a convenience, answering is a duty. So nothing that happens to the store while
-it is used is an error: what cannot be read is a miss and is computed again, what cannot be written is not kept and
-is counted, and one warning says what to do. Only a store that cannot be opened at the start is an error.
+Decision record: a run must be answered, but its answers need not be kept. So nothing that happens to the store while it
+is used is an error. What cannot be read is a miss and is computed again; what cannot be written is not kept and is
+counted, and one warning says what to do. Only a store that cannot be opened at the start is an error.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from raykd.teachers.store.sqlite import estimate_stored_bytes
 log = logging.getLogger("raykd.teachers")
 GB = 10**9
 _PAUSE_S = 1.0
-"""How long a reader leaves a store alone that is not there or that it cannot read."""
+"""Time after which a reader tries again to open a store that is missing or cannot be read."""
 
 
 class SignalStore:
@@ -40,10 +40,10 @@ class SignalStore:
 
     Args:
         root: Folder of all stores; created if need be. Must be on a local disk.
-        fingerprint: The teacher's and the answers' form; a store of one never answers for another.
+        fingerprint: Hash of the teacher and of the form of its answers; names the folder.
         limit_gb: Bound on all stores under the root together, in 10^9 bytes.
         teacher: Its name, for people.
-        read_only: Answers come from what is there; nothing is made, mended or kept. So it is on a read-only mount.
+        read_only: Whether only to read what is there: nothing is made, mended or kept, as on a read-only mount.
 
     Raises:
         TeacherError: The folder cannot be made or written.
@@ -108,9 +108,9 @@ class SignalStore:
         return [None] * len(keys)
 
     def put(self, keys: Sequence[bytes], bodies: Sequence[bytes]) -> None:
-        """Keep the body of each key, if it can; what it cannot keep is counted in `unkept`.
+        """Keep the body of each key where that is possible, and count the others in `unkept`.
 
-        A body larger than a 64th of the bound is not kept. Of a key given twice the last body is kept.
+        A body larger than a 64th of the bound is not kept. For a key given twice the last body is kept.
         """
         if self._full or self._read_only:
             self.unkept += len(keys)
@@ -122,14 +122,14 @@ class SignalStore:
                 left -= rows
         except StoreBusyError as error:
             log.warning("the signal store %s did not take %d answers: %s", self.path, left, error)
-        except Exception as error:  # what else a disk may say: an answer is not lost for it
+        except Exception as error:  # whatever a disk does, the run goes on with the answers that it has
             self._give_up(error)
         self.unkept += left
 
     def _parts(
         self, keys: Sequence[bytes], bodies: Sequence[bytes]
     ) -> Iterator[tuple[dict[bytes, bytes], int, int]]:
-        """What to write in one transaction each, so little that the bound is looked at in time, its rows and bytes."""
+        """Yield what to write in one transaction each, small enough to check the bound in time, with rows and bytes."""
         part: dict[bytes, bytes] = {}
         rows = size = 0
         for key, body in zip(keys, bodies, strict=True):
@@ -169,7 +169,7 @@ class SignalStore:
         )  # fmt: skip
 
     def _begin_anew(self, error: object) -> None:
-        """The library found damage: the file goes aside, the next call begins a fresh one."""
+        """Move a damaged file aside; the next call begins a fresh one."""
         if self._read_only:
             if not self._warned:
                 log.warning("the signal store %s cannot be read here: %s", self.path, error)
@@ -184,13 +184,13 @@ class SignalStore:
                     move_damaged_store(self.path, error)
 
     def write_time(self, timing: str) -> None:
-        """Keep how long a text took the teacher, if it can."""
+        """Keep how long a text took the teacher, where that is possible."""
         if not self._read_only and not self._full:
             with contextlib.suppress(OSError):
                 write_time(self.path, timing)
 
     def read_time(self) -> str:
-        """Return what `write_time` kept last; empty where there is nothing."""
+        """Return what `write_time` kept last; empty where that is nothing."""
         return read_time(self.path)
 
     def __len__(self) -> int:
@@ -201,7 +201,7 @@ class SignalStore:
             return 0
 
     def close(self) -> None:
-        """Flush to disk and let the folder go; a later call opens it again."""
+        """Flush to disk and release the folder; a later call opens it again."""
         if self._opened is not None:
             self._opened.close()
             self._opened = None

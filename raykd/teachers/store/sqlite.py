@@ -1,9 +1,9 @@
 """`SqliteStore`: one teacher's answers in one SQLite database (standard library, write-ahead log).
 
-Decision record: measured beside LMDB by `benchmarks/store_engines.py`; the figures are in docs/figures.md. LMDB
-reads a batch somewhat faster, but trusts its pages: a flipped bit ends the process that reads it, so it needs a
-second implementation of its file format to look first. SQLite reports damage as an error, gives freed pages back,
-and is in the standard library. One database per teacher, so that damage, eviction and removal concern one teacher.
+Decision record: `benchmarks/store_engines.py` measured it beside LMDB; the figures are in docs/figures.md. LMDB reads a
+batch somewhat faster, but trusts its pages: a flipped bit ends the process that reads it. SQLite reports damage as an
+error, gives freed pages back, and is in the standard library. There is one database per teacher, so that damage,
+eviction and removal concern one teacher.
 
 - Reads never wait for a writer, and writers of several processes take turns. A killed process loses the transaction
   that it had begun. Commits are not flushed one by one: a power cut loses the last ones, and leaves a whole file.
@@ -23,7 +23,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from raykd.teachers.store.base import (
     StoreBusyError,
@@ -43,14 +43,14 @@ NETWORK_FILE_SYSTEMS = frozenset(
 _VERSION = 1
 """Of the table and its values, kept as the database's user_version."""
 _WAIT_S, _PAUSE_S = 10.0, 0.001
-"""Longest wait for other writers, and how often to ask again: SQLite itself would sleep up to 0.1 s at a time."""
+"""Longest wait for other writers, and the pause between attempts: SQLite itself would sleep up to 0.1 s at a time."""
 _KEYS_AT_ONCE = 512
 _LOG_PAGES = 4000
-"""Pages of the log from where it is written into the database; each time waits for the disk."""
+"""Pages of the log at which it is written into the database, which waits for the disk."""
 _SLICES = 1024
-"""Parts of the range of keys; eviction deletes whole ones, one in a transaction."""
+"""Parts of the range of keys; eviction deletes whole parts, one per transaction."""
 _PAGE, _LOCAL_MOST, _LOCAL_LEAST, _CELL = 4096, 4061, 489, 14
-"""Bytes of a page, of a row that it keeps whole, of one that has pages of its own at least, and beside a value."""
+"""Bytes of a page; the most and the least of a row that it keeps itself; what a row takes beside its value."""
 _DAMAGE = frozenset(
     {"SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_ERROR", "SQLITE_TOOBIG", "SQLITE_MISMATCH"}
     | {"SQLITE_CONSTRAINT", "SQLITE_SCHEMA", "SQLITE_FORMAT", "SQLITE_INTERNAL"}
@@ -63,7 +63,7 @@ class SqliteStore:
 
     Args:
         folder: Where the file is.
-        access: create makes it if need be; write and read want it there; immutable is for a read-only mount.
+        access: create makes the file if need be; write and read need it there; immutable is for a read-only mount.
 
     Raises:
         StoreDamagedError: The file is no store of this version.
@@ -100,7 +100,7 @@ class SqliteStore:
         self._inode, self._size = stat.st_ino, stat.st_size
 
     def _prepare(self, access: Access) -> None:
-        run = self._patiently
+        run = self._execute_waiting
         run("PRAGMA trusted_schema = OFF")
         run("PRAGMA cell_size_check = ON")
         version = run("PRAGMA user_version").fetchone()[0]
@@ -123,7 +123,7 @@ class SqliteStore:
         elif version != _VERSION:
             raise StoreDamagedError(f"it is a store of version {version}, this raykd reads {_VERSION}")
 
-    def _patiently(self, statement: str, values: Sequence[int] = ()) -> sqlite3.Cursor:
+    def _execute_waiting(self, statement: str, values: Sequence[int] = ()) -> sqlite3.Cursor:
         """Execute a statement, waiting for others that hold a lock."""
         until = time.monotonic() + _WAIT_S
         while True:
@@ -147,7 +147,7 @@ class SqliteStore:
 
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """Return the body of each key; None where there is none or its checksum does not fit."""
-        found: dict[int, Any] = {}
+        found: dict[int, object] = {}
         numbers = [read_key_number(key) for key in keys]
         with self._lock, _translated(self._path):
             for begin in range(0, len(numbers), _KEYS_AT_ONCE):
@@ -167,7 +167,7 @@ class SqliteStore:
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._lock, _translated(self._path):
-            self._patiently("BEGIN IMMEDIATE")
+            self._execute_waiting("BEGIN IMMEDIATE")
             try:
                 yield self._database
                 self._database.execute("COMMIT")
@@ -182,7 +182,7 @@ class SqliteStore:
 
     def _number(self, query: str) -> int:
         with self._lock, _translated(self._path):
-            return int(self._patiently(query).fetchone()[0])
+            return int(self._execute_waiting(query).fetchone()[0])
 
     def used_bytes(self) -> int:
         """Return the bytes of pages that hold something; the rest is used again before the file grows."""
@@ -228,7 +228,7 @@ class SqliteStore:
 
 
 def _kind(error: sqlite3.Error) -> str:
-    """Return the name of an error's primary code; that of an extended one begins with it: SQLITE_IOERR_WRITE."""
+    """Return the name of an error's primary code, such as SQLITE_IOERR for the extended SQLITE_IOERR_WRITE."""
     return "_".join(getattr(error, "sqlite_errorname", "SQLITE_ERROR").split("_")[:2])
 
 
@@ -277,8 +277,10 @@ def refuse_network_file_system(folder: Path, mounts: Path = Path("/proc/self/mou
 
 
 def estimate_stored_bytes(body_bytes: int) -> int:
-    """Return the bytes that an answer takes on disk: a share of a page, which are two thirds full, and pages of its
-    own where it is larger than one."""
+    """Estimate the bytes that an answer takes on disk.
+
+    That is a share of a page, as pages are two thirds full, and pages of its own where it is larger than one.
+    """
     value = HEADER.size + body_bytes
     if value + _CELL <= _LOCAL_MOST:
         return 3 * (value + _CELL) // 2
