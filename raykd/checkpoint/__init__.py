@@ -1,1 +1,1 @@
-"""Checkpoints of runs and trials: written whole, found again, owned; and the curves that lie beside them."""
+"""Save and find checkpoints of runs and trials, and keep the curves beside them."""

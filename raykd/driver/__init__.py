@@ -1,1 +1,1 @@
-"""What the commands share: jobs, the pool of a run, sessions with Ray and MLflow, progress, waiting, endings."""
+"""What the commands share: the driver, jobs, the pool of a run, sessions with Ray and MLflow, progress, endings."""

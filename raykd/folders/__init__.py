@@ -1,1 +1,1 @@
-"""The folder that a run or a sweep writes: who may use it, what an earlier start left in it, what changed since."""
+"""Open the folder of a run or a sweep: its lock, its state, what changed since an earlier start, its log file."""

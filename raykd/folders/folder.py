@@ -136,8 +136,8 @@ def find_run_path(config: Owner) -> Path:
 
 def read_status(path: Path, state: JsonObject) -> str:
     """Return the status that the state says; a run whose process is gone is not running but killed."""
-    said = str(state.get("status", "unknown"))
-    return "killed" if said == "running" and not is_held(path) else said
+    status = str(state.get("status", "unknown"))
+    return "killed" if status == "running" and not is_held(path) else status
 
 
 def check_run_folder(

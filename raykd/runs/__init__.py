@@ -1,1 +1,1 @@
-"""Where it is joined: data, teachers, students, tracking and the report become a run on a Ray cluster."""
+"""Run on a Ray cluster: train a run in stages, host its workers in Ray Train, label ahead, keep named pools."""

@@ -1,1 +1,1 @@
-"""Systems on held-out rows: scores, the final table, notes, costs, and what a saved model says of texts."""
+"""Score systems on held-out rows: the final table, notes, costs, reviews of teachers, predictions of a saved model."""

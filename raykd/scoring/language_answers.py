@@ -40,7 +40,7 @@ def collect_student_answers(directory: Path, config: RunConfig, rows: Rows) -> t
     encoded = task.encode(student.tokenizer, batch)
     speaker = Headless(student.model)
     padding = find_padding(student, task, batch, module=speaker).of(student.padding)
-    said = answer_rows(speaker, task, encoded, range(len(rows)), torch.device("cpu"), padding)
+    answers = answer_rows(speaker, task, encoded, range(len(rows)), torch.device("cpu"), padding)
     texts = None
     if task.written:
         texts = tuple(
@@ -56,7 +56,7 @@ def collect_student_answers(directory: Path, config: RunConfig, rows: Rows) -> t
                 generation=task.generation,
             )
         )
-    return replace(said, texts=texts), models.count_parameters(student.model)
+    return replace(answers, texts=texts), models.count_parameters(student.model)
 
 
 def collect_teacher_answers(
