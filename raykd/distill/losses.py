@@ -30,9 +30,11 @@ class DivergenceBase(Spec):
     temperature_power: ClassVar[int]
     """``per_unit`` is already multiplied by ``temperature ** temperature_power``."""
     needs_dense: ClassVar[bool] = False
-    """True where a loss needs every class's logit, so that a top-k target cannot serve it."""
+    """True if the formula reads every column (a mean over logits, an argmax, a sort). A target of some tokens and a
+    tail is then refused."""
     linear_in_p: ClassVar[bool] = False
-    """True where the gradient is linear in p, so that its mean over drawn tokens is the dense one."""
+    """True if the gradient is linear in p, as that of ``-sum_c p_c log q_c``. Only then is its mean over tokens drawn
+    from p the gradient over all tokens."""
     by_rank: ClassVar[bool] = False
     """True where classes are compared by their rank and not by what they are, so that two vocabularies serve it."""
 

@@ -25,7 +25,7 @@ import torch
 from raykd.distill.losses import DivergenceBase
 from raykd.distill.signals import Signals, Support, Target, VocabularySignal
 from raykd.distill.support import gather_columns, gather_support
-from raykd.distill.targets import LOG_FLOOR, Mixture, check_alignment, combine_logits, combine_signals, soften
+from raykd.distill.targets import LOG_FLOOR, Mixture, check_alignment, combine_logits, soften
 from raykd.distill.vocabulary_signals import SparseSignal, WholeSignal
 
 
@@ -70,10 +70,9 @@ def make_parts(
     """
     has_logits = signals.logits_MNC.shape[-1] > 0
     if signals.plain and has_logits:
-        student_NC, target = check_alignment(
-            logits_NC, combine_signals(signals, weights_MN, temperature, mixture)
-        )
-        return [TargetPart(student_NC, target, "whole", None)]
+        target = combine_logits(signals.logits_MNC, weights_MN, temperature, mixture)
+        check_alignment(logits_NC, target)
+        return [TargetPart(logits_NC, target, "whole", None)]
     groups: dict[object, list[int]] = {}
     for m in range(len(signals.teachers)):
         groups.setdefault(_group(signals, m), []).append(m)
@@ -186,14 +185,13 @@ def _make_whole(
     columns = signals.columns(members[0])
     index = None if columns is None else torch.tensor(sorted(columns), device=logits_NC.device)
     if len(members) == 1 and (answer := signals.vocabulary_signal(members[0])) is not None:
-        student_NK, target = check_alignment(
-            logits_NC, _make_single_target(answer.logits(), weights_MN, temperature)
-        )
-        return student_NK, target, "whole"
+        target = _make_single_target(answer.logits(), weights_MN, temperature)
+        check_alignment(logits_NC, target)
+        return logits_NC, target, "whole"
     if index is None and (routed_NV := _route_logits(signals, members, weights_MN)) is not None:
-        single = _make_single_target(routed_NV, weights_MN.sum(dim=0, keepdim=True), temperature)
-        student_NK, target = check_alignment(logits_NC, single)
-        return student_NK, target, "whole"
+        target = _make_single_target(routed_NV, weights_MN.sum(dim=0, keepdim=True), temperature)
+        check_alignment(logits_NC, target)
+        return logits_NC, target, "whole"
     rows = []
     for m in members:
         answer = signals.vocabulary_signal(m)
@@ -201,7 +199,8 @@ def _make_whole(
         assert known_NC is not None
         rows.append(known_NC if index is None else known_NC[:, index])
     target = combine_logits(torch.stack(rows), weights_MN, temperature, mixture)
-    student_NK, target = check_alignment(logits_NC if index is None else logits_NC[:, index], target)
+    student_NK = logits_NC if index is None else logits_NC[:, index]
+    check_alignment(student_NK, target)
     return student_NK, target, "whole"
 
 

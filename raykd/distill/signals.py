@@ -25,9 +25,9 @@ Support = Literal["whole", "tail", "draws", "own"]
 """Over what a target and the student are compared.
 
 - whole: all columns of the student, or those of a teacher that knows a subset.
-- tail: some tokens, and one column for the rest.
-- draws: tokens drawn from the teacher.
-- own: each side's own vocabulary.
+- tail: some tokens (the teacher's top k, or those that two vocabularies share), and one column for the rest.
+- draws: tokens drawn from the teacher, each with its share of the draws.
+- own: each side's own vocabulary, so that columns of the two sides have no common meaning.
 """
 
 
@@ -130,7 +130,7 @@ class Signals:
         )
 
     def entropy(self) -> torch.Tensor:
-        """Return ``H(p^k)`` at T = 1 over the columns that each teacher knows, as it was sent or from the logits.
+        """Return ``H(p_m)`` at T = 1 over the columns that each teacher knows, as it was sent or from the logits.
 
         Returns:
             ``[M, N]``, nats.
@@ -141,7 +141,7 @@ class Signals:
         return self._read(_entropy, "entropy_N")
 
     def gold_ce(self) -> torch.Tensor:
-        """Return ``-log p^k_y`` at T = 1 of the gold label.
+        """Return ``-log p_m(y)`` at T = 1 of the gold label.
 
         Returns:
             ``[M, N]``; meaningless where unlabelled, 1e4 where a teacher lacks the label.

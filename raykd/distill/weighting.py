@@ -65,7 +65,7 @@ class WeightingBase(Spec):
 
 
 class Uniform(WeightingBase):
-    """``w_k = 1 / K`` over the K covering teachers."""
+    """``w_m = 1 / M`` over the M covering teachers."""
 
     kind: Literal["uniform"] = "uniform"
 
@@ -74,7 +74,7 @@ class Uniform(WeightingBase):
 
 
 class Fixed(WeightingBase):
-    """``w_k`` as written, renormalised over the covering teachers; a teacher of weight 0 is never asked."""
+    """``w_m`` as written, renormalised over the covering teachers; a teacher of weight 0 is never asked."""
 
     kind: Literal["fixed"] = "fixed"
     by_teacher: dict[str, Annotated[float, Field(ge=0.0)]]
@@ -166,7 +166,7 @@ class ByLanguage(WeightingBase):
 
 
 class Entropy(WeightingBase):
-    """``w_k ~ exp(-H(p^k) / tau)`` at T = 1: sure teachers count more. Needs no label.
+    """``w_m ~ exp(-H(p_m) / tau)`` at T = 1: sure teachers count more. Needs no label.
 
     Beware that a teacher outside its domain is often sure and wrong.
     """
@@ -180,10 +180,10 @@ class Entropy(WeightingBase):
 
 
 class Confidence(WeightingBase):
-    """CA-MKD: ``w_k = (1 - softmax_k(CE_k)) / (K - 1)`` over the K covering teachers (arXiv 2201.00007).
+    """CA-MKD: ``w_m = (1 - softmax_m(CE_m)) / (M - 1)`` over the M covering teachers (arXiv 2201.00007).
 
-    ``CE_k = -log p^k_y`` at T = 1. One covering teacher has weight 1. A unit without a gold label has no
-    ``CE_k``; its covering teachers share it equally.
+    ``CE_m = -log p_m(y)`` at T = 1. One covering teacher has weight 1. A unit without a gold label has no
+    ``CE_m``; its covering teachers share it equally.
     """
 
     kind: Literal["confidence"] = "confidence"
@@ -197,7 +197,7 @@ class Confidence(WeightingBase):
 
 
 class LossSoftmax(WeightingBase):
-    """``w_k ~ exp(-CE_k / tau)``, ``CE_k = -log p^k_y`` at T = 1; sharper than `Confidence`.
+    """``w_m ~ exp(-CE_m / tau)``, ``CE_m = -log p_m(y)`` at T = 1; sharper than `Confidence`.
 
     A unit without a gold label is shared equally by its covering teachers.
     """

@@ -22,6 +22,7 @@ from raykd.distill.losses import (
     ReverseKL,
     TeacherHard,
     TotalVariation,
+    UniversalLogit,
 )
 from raykd.distill.signals import Target
 
@@ -39,6 +40,7 @@ MEMBERS: list[DivergenceBase] = [
     LogitMSE(centre=False),
     TeacherHard(threshold=0.3),
     CrossEntropy(),
+    UniversalLogit(),
 ]
 METRICS = [
     m for m in MEMBERS if not isinstance(m, TeacherHard | CrossEntropy) and m != LogitMSE(centre=False)
@@ -114,6 +116,7 @@ def test_by_hand() -> None:
         LogitMSE(): (math.log(3.0) / 2) ** 2,
         TeacherHard(): math.log(2.0),
         CrossEntropy(): math.log(2.0),
+        UniversalLogit(): 0.5,
     }
     for loss, value in expected.items():
         assert loss.per_unit(student, target, 1.0).item() == pytest.approx(value, rel=1e-5), loss
@@ -290,8 +293,12 @@ def test_declared_properties() -> None:
         "total_variation": 1,
         "logit_mse": 0,
         "teacher_hard": 0,
+        "universal_logit": 1,
     }
-    assert {m.kind for m in MEMBERS if m.needs_dense} == {"logit_mse", "teacher_hard"}
+    kinds = ADAPTER.json_schema()["discriminator"]["mapping"]
+    assert powers.keys() == kinds.keys(), "every member of the union is tested"
+    assert {m.kind for m in MEMBERS if m.needs_dense} == {"logit_mse", "teacher_hard", "universal_logit"}
+    assert {m.kind for m in MEMBERS if m.linear_in_p} == {"forward_kl", "cross_entropy"}
 
 
 @pytest.mark.parametrize("loss", MEMBERS, ids=name)

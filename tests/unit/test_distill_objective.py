@@ -14,7 +14,7 @@ from raykd.distill.losses import CrossEntropy, ForwardKL, JensenShannon, LogitMS
 from raykd.distill.objective import Counts, Objective, ObjectiveResult, Term
 from raykd.distill.schedules import Constant, Linear, Step, TeacherAnnealing, Warmup
 from raykd.distill.signals import UNLABELLED, Signals
-from raykd.distill.targets import combine_signals
+from raykd.distill.targets import combine_logits
 from raykd.distill.weighting import ByLanguage, Confidence, Entropy, Fixed, Uniform
 
 N, C = 10, 4
@@ -309,7 +309,7 @@ def test_forward_kl_and_soft_cross_entropy_differ_by_the_entropy_only() -> None:
         for d in (ForwardKL(), CrossEntropy())
     )
     torch.testing.assert_close(run(kl, ALL)[1], run(ce, ALL)[1])
-    target = combine_signals(ALL, torch.full((2, N), 0.5), 2.0, "arithmetic")
+    target = combine_logits(ALL.logits_MNC, torch.full((2, N), 0.5), 2.0, "arithmetic")
     entropy = -(target.p_NK * target.logp_NK).sum(-1).mean()
     torch.testing.assert_close(run(ce, ALL)[0].loss - run(kl, ALL)[0].loss, 4.0 * entropy)
 

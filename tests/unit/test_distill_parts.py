@@ -26,7 +26,7 @@ from raykd.distill.objective import Objective
 from raykd.distill.parts import make_parts, sum_over_parts
 from raykd.distill.schedules import Constant, Linear, Step
 from raykd.distill.signals import UNLABELLED, Signals, VocabularySignal
-from raykd.distill.targets import combine_signals
+from raykd.distill.targets import combine_logits
 from raykd.distill.vocabulary_signals import IdMap, TopKSignal
 from raykd.distill.weighting import Confidence, Entropy, Fixed, LossSoftmax, Uniform
 from raykd.errors import ConfigError
@@ -236,7 +236,7 @@ def test_one_whole_part_is_bit_identical() -> None:
     weights = torch.softmax(draw(2, N, seed=9), dim=0)
     (part,) = make_parts(S, signals, weights, 2.0, "geometric")
     assert part.share_N is None and part.student_NK is S
-    wanted = combine_signals(signals, weights, 2.0, "geometric")
+    wanted = combine_logits(signals.logits_MNC, weights, 2.0, "geometric")
     assert torch.equal(part.target.p_NK, wanted.p_NK) and torch.equal(part.target.logits_NK, wanted.logits_NK)
 
 
