@@ -10,22 +10,26 @@ file is soon in a repository, so files only refer to one that `kubectl create se
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import yaml
 
 from raykd.errors import ConfigError
+from raykd.parse import JsonObject
 from raykd.redaction import redact_value
+
+if TYPE_CHECKING:
+    from jsonschema import Draft202012Validator
 
 KINDS = ("RayCluster", "RayJob", "ConfigMap")
 """What a rendered file may hold."""
 _SCHEMAS = Path(__file__).parent / "schemas"
 
 
-def read_manifests(text: str, origin: str) -> list[dict[str, Any]]:
+def read_manifests(text: str, origin: str) -> list[JsonObject]:
     """Return the objects of a file of one or several YAML documents.
 
     Args:
@@ -46,7 +50,7 @@ def read_manifests(text: str, origin: str) -> list[dict[str, Any]]:
     return trees
 
 
-def schema_problems(tree: Any, rule: str) -> dict[str, str]:
+def schema_problems(tree: object, rule: str) -> dict[str, str]:
     """Return what is wrong with a tree: path of a key to what people should read.
 
     Args:
@@ -71,7 +75,7 @@ def schema_problems(tree: Any, rule: str) -> dict[str, str]:
 
 
 @cache
-def _validator(rule: str) -> Any:
+def _validator(rule: str) -> Draft202012Validator:
     from jsonschema import Draft202012Validator
     from referencing import Registry
     from referencing.jsonschema import DRAFT202012
@@ -85,13 +89,13 @@ def _validator(rule: str) -> Any:
     return Draft202012Validator({"$ref": f"rules#/{rule}"}, registry=Registry().with_resources(resources))
 
 
-def _got(value: Any) -> str:
+def _got(value: object) -> str:
     return "" if isinstance(value, (dict, list)) else f"; got {value!r}"
 
 
-def _describe_problems(tree: Any) -> Iterator[str]:
-    kind = tree.get("kind") if isinstance(tree, dict) else None
-    metadata = tree.get("metadata") if isinstance(tree, dict) else None
+def _describe_problems(tree: object) -> Iterator[str]:
+    keys: JsonObject = tree if isinstance(tree, dict) else {}
+    kind, metadata = keys.get("kind"), keys.get("metadata")
     name = metadata.get("name") if isinstance(metadata, dict) else None
     if kind not in KINDS:
         yield f"  {kind or type(tree).__name__} {name or 'without a name'}: wanted one of the kinds {', '.join(KINDS)}"
@@ -100,11 +104,11 @@ def _describe_problems(tree: Any) -> Iterator[str]:
     for path, message in problems.items():
         yield f"  {kind} {name}: {path or '(the whole object)'}: {message}"
     if not problems and kind != "ConfigMap":
-        for message in _find_conflicts(tree["spec"]):
+        for message in _find_conflicts(keys["spec"]):
             yield f"  {kind} {name}: {message}"
 
 
-def _find_conflicts(spec: Mapping[str, Any]) -> Iterator[str]:
+def _find_conflicts(spec: JsonObject) -> Iterator[str]:
     """Describe what no schema can say of a RayJob's or a RayCluster's spec, which its schema takes."""
     cluster = spec.get("rayClusterSpec", spec)
     groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
@@ -130,7 +134,7 @@ def _find_conflicts(spec: Mapping[str, Any]) -> Iterator[str]:
             yield f"runtimeEnvYAML: env_vars.{name} is a secret, and the Jobs API shows it to all: use a Secret"
 
 
-def find_missing_volumes(pod: Mapping[str, Any]) -> Iterator[str]:
+def find_missing_volumes(pod: JsonObject) -> Iterator[str]:
     """Describe the mounts of a pod that name no volume of it."""
     there = {volume["name"] for volume in pod.get("volumes", ())}
     for container in [*pod.get("initContainers", ()), *pod["containers"]]:
@@ -139,7 +143,7 @@ def find_missing_volumes(pod: Mapping[str, Any]) -> Iterator[str]:
             yield f"container {container['name']} mounts {sorted(missing)}, which is no volume of the pod"
 
 
-def _claims(pod: Mapping[str, Any]) -> dict[str, str]:
+def _claims(pod: JsonObject) -> dict[str, str]:
     """Return the persistent volume claims of a pod's first container: path to claim."""
     volumes = {volume["name"]: volume for volume in pod.get("volumes", ())}
     mounts = {m["mountPath"]: volumes[m["name"]] for m in pod["containers"][0].get("volumeMounts", ())

@@ -1,7 +1,7 @@
-"""What nodes a run needs: how many of which type, how large.
+"""Estimate what nodes a run needs: how many of which type, how large.
 
-Decision record: one student node a worker, as a worker is what DeepSpeed shards over; teacher processes share nodes as
-large as the largest of them. Types are why apart by the custom resources `teacher` and `student`, of which a node has
+Decision record: one student node for each worker, as DeepSpeed shards over workers. Teacher processes share nodes as
+large as the largest of them. Types are told apart by the custom resources `teacher` and `student`, of which a node has
 1 and a process asks for a thousandth: it only says where, never how many. Memory is an estimate on the safe side (a
 process with torch and transformers holds about 1 GiB before it loads anything; weights are counted twice, while they
 are read), so it can be set by hand.
@@ -29,7 +29,7 @@ BASE_GIB, PROCESS_GIB = 2.0, 1.5
 class NodeType:
     """Nodes of one kind.
 
-    Args:
+    Attributes:
         name: "teacher" or "student".
         nodes: How many.
         cpus: Of one node.
@@ -93,12 +93,10 @@ def _students(run: Run, trials_at_once: int) -> NodeType:
     cpus = max(math.ceil(w.num_cpus) for w in workers)
     gpus = max(math.ceil(w.num_gpus) for w in workers)
     weights = _weights(getattr(run.student, "path", None))
-    gib = (
-        BASE_GIB + 2 * PROCESS_GIB + 6 * weights / 2**30
-    )  # weights, gradients, two moments, and while they are read
-    why = f"{run.workers.num_workers} worker(s)" + (
-        f" x {trials_at_once} trials at once" if trials_at_once > 1 else ""
-    )
+    # six times the weights: themselves, gradients, two moments, and twice while they are read
+    gib = BASE_GIB + 2 * PROCESS_GIB + 6 * weights / 2**30
+    why = f"{run.workers.num_workers} worker(s)"
+    why += f" x {trials_at_once} trials at once" if trials_at_once > 1 else ""
     why += f", {max(w.num_workers for w in training)} to train a teacher" if training else ""
     offered = _offered("student", [w.resources for w in workers], 1)
     return NodeType("student", most, cpus, gpus, math.ceil(gib), offered, why)

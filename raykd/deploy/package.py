@@ -44,7 +44,7 @@ RAYS_OWN = (".git", ".venv", "venv", "__pycache__")
 class Package:
     """What is uploaded.
 
-    Args:
+    Attributes:
         folder: The folder, absolute.
         files: Relative path to bytes, the largest first.
         excludes: Patterns of what stays, as of .gitignore.

@@ -17,12 +17,15 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING
 
 from raykd.deploy.submission import Submission
 from raykd.environ import bypass_proxy, find_proxy
 from raykd.errors import ClusterError, ConfigError
 from raykd.redaction import redact
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobDetails, JobSubmissionClient
 
 STOPPED = 130
 """Exit code for a job that was stopped, as of a command that was interrupted."""
@@ -40,7 +43,7 @@ _ADDRESSES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 class JobLine:
     """A job for people.
 
-    Args:
+    Attributes:
         id: The submission id.
         status: As Ray names it.
         started: UTC, or "-".
@@ -57,13 +60,13 @@ class JobLine:
 class Jobs:
     """The Jobs API of one cluster.
 
-    Args:
+    Attributes:
         client: Ray's own.
         address: Of the dashboard.
         pause_s: Seconds before a job is sent again, or a log is taken up again.
     """
 
-    client: Any
+    client: JobSubmissionClient
     address: str
     pause_s: float = PAUSE_S
 
@@ -140,7 +143,7 @@ class Jobs:
                 return self._ended(job, info, shown, write)
             time.sleep(self.pause_s if attempts else min(0.2, self.pause_s))
 
-    def _ended(self, job: str, info: Any, shown: int, write: Callable[[str], None]) -> int:
+    def _ended(self, job: str, info: JobDetails, shown: int, write: Callable[[str], None]) -> int:
         with _clear_errors(self.address):
             write(self.client.get_job_logs(job)[shown:])
         if info.status != "SUCCEEDED":
@@ -162,7 +165,7 @@ class Jobs:
                 skip = max(0, skip - len(text))
         finally:
             with contextlib.suppress(Exception):
-                loop.run_until_complete(pieces.aclose())
+                loop.run_until_complete(loop.shutdown_asyncgens())
             loop.close()
 
     def log(self, job: str) -> str:
@@ -180,11 +183,11 @@ class Jobs:
         with _clear_errors(self.address):
             found = [job for job in self.client.list_jobs() if job.submission_id]
         return [
-            JobLine(job.submission_id, job.status.value, _time(job.start_time), redact(job.entrypoint))
+            JobLine(job.submission_id or "", job.status.value, _time(job.start_time), redact(job.entrypoint))
             for job in sorted(found, key=lambda job: job.start_time or 0)
         ]
 
-    def _info(self, job: str) -> Any:
+    def _info(self, job: str) -> JobDetails:
         with _clear_errors(self.address, job):
             return self.client.get_job_info(job)
 

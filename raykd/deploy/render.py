@@ -12,9 +12,8 @@ from __future__ import annotations
 import math
 import re
 import textwrap
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import yaml
 
@@ -24,6 +23,10 @@ from raykd.deploy.manifests import read_manifests
 from raykd.deploy.nodes import PLACE, plan_nodes, with_memory
 from raykd.deploy.request import JobRequest
 from raykd.errors import ConfigError
+from raykd.parse import JsonObject
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 RUNS, STORE, CONFIG = "/raykd/runs", "/raykd/store", "/raykd/config"
 """Where the containers have the volume of runs, the node's own disk for answers, and the run."""
@@ -35,7 +38,7 @@ LARGEST = 900_000
 class RenderOptions:
     """What the user says beside the run.
 
-    Args:
+    Attributes:
         image: Of all containers.
         mlflow: Address of an MLflow server; None leaves what the run says.
         trials_at_once: Trials that the student nodes hold; None takes the sweep's own number.
@@ -78,7 +81,7 @@ def render_manifests(request: JobRequest, options: RenderOptions) -> str:
     return text
 
 
-def _template(name: str) -> Any:
+def _template(name: str) -> Template:
     import jinja2
 
     environment = jinja2.Environment(
@@ -150,17 +153,16 @@ def _run_text(request: JobRequest, options: RenderOptions) -> str:
     return text
 
 
-def _lay_over(tree: Mapping[str, Any], run: Run, options: RenderOptions) -> dict[str, Any]:
+def _lay_over(tree: JsonObject, run: Run, options: RenderOptions) -> JsonObject:
     """Set where things lie on the cluster, and on which nodes; what the run says itself about nodes stays."""
-    change: dict[str, Any] = {"output": RUNS, "ray": {"address": "auto", "num_cpus": None}}
+    change: JsonObject = {"output": RUNS, "ray": {"address": "auto", "num_cpus": None}}
     if run.serving.store is not None:
         change["serving"] = {"store": STORE}
     if options.mlflow is not None:
         change["tracking"] = {"uri": options.mlflow}
     if isinstance(tree.get("train", {}).get("deepspeed"), str):
-        change["train"] = {
-            "deepspeed": run.train.deepspeed
-        }  # the content of the file, which is on this machine
+        # The content of the file, which is on this machine alone.
+        change["train"] = {"deepspeed": run.train.deepspeed}
     if not run.workers.resources:
         change["workers"] = {"resources": {"student": PLACE}}
     if run.teachers:
@@ -171,9 +173,9 @@ def _lay_over(tree: Mapping[str, Any], run: Run, options: RenderOptions) -> dict
     return dict(overlay(tree, change))
 
 
-def _place(teacher: TeacherConfig) -> dict[str, Any]:
+def _place(teacher: TeacherConfig) -> JsonObject:
     """Return node types for a teacher that names none."""
-    place: dict[str, Any] = {} if teacher.actor.resources else {"actor": {"resources": {"teacher": PLACE}}}
+    place: JsonObject = {} if teacher.actor.resources else {"actor": {"resources": {"teacher": PLACE}}}
     if isinstance(teacher, TrainedTeacher) and not teacher.training.workers.resources:
         place["training"] = {"workers": {"resources": {"student": PLACE}}}
     return place

@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from raykd.config import Run
 from raykd.config.loading import is_sweep, load_any_run, read_yaml_mapping, set_path
+from raykd.parse import JsonObject
 from raykd.presets import preset
 from raykd.tuning.config import Sweep, load_sweep
 
@@ -22,7 +23,7 @@ from raykd.tuning.config import Sweep, load_sweep
 class JobRequest:
     """A run or a sweep.
 
-    Args:
+    Attributes:
         kind: The command that does it.
         file: The file that the user named.
         overrides: KEY=VALUE beside it.
@@ -37,8 +38,8 @@ class JobRequest:
     overrides: tuple[str, ...]
     run: Run
     sweep: Sweep | None
-    tree: dict[str, Any]
-    base_tree: dict[str, Any]
+    tree: JsonObject
+    base_tree: JsonObject
 
     @property
     def name(self) -> str:
@@ -54,12 +55,16 @@ class JobRequest:
             found += (
                 [] if preset(self.sweep.config.base).is_file() and not base.exists() else [base.resolve()]
             )
-        found += [Path(text) for text in _paths(self.run.model_dump(mode="json")) if text.startswith("/")]
+        found += [
+            Path(text)
+            for key, text in _walk_texts(self.run.model_dump(mode="json"))
+            if key in ("path", "paths") and text.startswith("/")
+        ]
         return tuple(dict.fromkeys(found))
 
     def is_absolute_in_file(self, path: Path) -> bool:
         """Return whether the user wrote this path as it is, so that it may be a place on the cluster."""
-        return str(path) in {*_texts(self.tree), *_texts(self.base_tree)}
+        return any(str(path) == text for _, text in _walk_texts([self.tree, self.base_tree]))
 
 
 def read_request(path: Path, overrides: Sequence[str] = ()) -> JobRequest:
@@ -68,7 +73,7 @@ def read_request(path: Path, overrides: Sequence[str] = ()) -> JobRequest:
     Raises:
         ConfigError: As `raykd train` or `raykd sweep` would.
     """
-    tree: Any = read_yaml_mapping(path)
+    tree = read_yaml_mapping(path)
     if not is_sweep(tree):
         run = load_any_run(path, overrides)
         return JobRequest("train", path, tuple(overrides), run, None, _set_overrides(tree, overrides), {})
@@ -80,7 +85,7 @@ def read_request(path: Path, overrides: Sequence[str] = ()) -> JobRequest:
     return JobRequest("sweep", path, tuple(overrides), sweep.base, sweep, tree, base)
 
 
-def _set_overrides(tree: Any, overrides: Sequence[str]) -> dict[str, Any]:
+def _set_overrides(tree: JsonObject, overrides: Sequence[str]) -> JsonObject:
     """Lay overrides over a file as `load_run` and `load_sweep` do."""
     for assignment in overrides:
         if assignment.startswith("space."):
@@ -89,24 +94,13 @@ def _set_overrides(tree: Any, overrides: Sequence[str]) -> dict[str, Any]:
     return dict(tree)
 
 
-def _texts(node: Any) -> Iterator[str]:
+def _walk_texts(node: object, key: str = "") -> Iterator[tuple[str, str]]:
+    """Yield every text of a tree with the key that it stands under, also as an item of a list."""
     if isinstance(node, str):
-        yield node
-    elif isinstance(node, Mapping):
-        for value in node.values():
-            yield from _texts(value)
-    elif isinstance(node, (list, tuple)):
-        for value in node:
-            yield from _texts(value)
-
-
-def _paths(node: Any, key: str = "") -> Iterator[str]:
-    """Yield the values of the keys `path` and `paths`."""
-    if isinstance(node, str) and key in ("path", "paths"):
-        yield node
+        yield key, node
     elif isinstance(node, Mapping):
         for name, value in node.items():
-            yield from _paths(value, str(name))
-    elif isinstance(node, (list, tuple)):
+            yield from _walk_texts(value, str(name))
+    elif isinstance(node, list | tuple):
         for value in node:
-            yield from _paths(value, key)
+            yield from _walk_texts(value, key)

@@ -17,11 +17,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from raykd.deploy.package import Package, list_package
 from raykd.deploy.request import JobRequest
 from raykd.errors import ConfigError
+from raykd.parse import JsonObject
 from raykd.redaction import redact, redact_value
 
 
@@ -29,7 +29,7 @@ from raykd.redaction import redact, redact_value
 class Submission:
     """What is sent.
 
-    Args:
+    Attributes:
         id: The submission id, new each time.
         entrypoint: Words of the command.
         package: The folder that is uploaded.
@@ -44,9 +44,9 @@ class Submission:
     notes: tuple[str, ...]
 
     @property
-    def runtime_env(self) -> dict[str, Any]:
+    def runtime_env(self) -> JsonObject:
         """The runtime environment as Ray takes it, without the folder."""
-        found: dict[str, Any] = {"excludes": list(self.package.excludes)}
+        found: JsonObject = {"excludes": list(self.package.excludes)}
         return found | ({"env_vars": self.environment} if self.environment else {})
 
     def command(self, address: str | None, *, follow: bool) -> str:
