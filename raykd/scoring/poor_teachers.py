@@ -42,7 +42,7 @@ class Complaint:
 
 
 def make_complaint(
-    config: RunConfig, spec: TeacherSpec, info: TeacherInfo, found: Comparison, scored: Score, *, stops: bool
+    config: RunConfig, spec: TeacherSpec, info: TeacherInfo, found: Comparison, scored: Score, *, on_poor: str
 ) -> Complaint | None:
     """Return what is wrong with a teacher; None if nothing is.
 
@@ -55,7 +55,7 @@ def make_complaint(
         info: What the teacher says of itself.
         found: Its comparison with one label for everything.
         scored: Its scores on the validation rows.
-        stops: Whether the user lets a poor teacher stop the run.
+        on_poor: What a poor teacher does to the run: "stop" or "warn".
     """
     if not found.is_no_better and found.swap is None:
         return None
@@ -79,7 +79,7 @@ def make_complaint(
         if found.swap is not None and not found.is_poor
         else f"an accuracy whose interval reaches {_percent(found.share)}",
         cause=_describe_cause(config, spec, info, found.swap),
-        stops=stops and (found.is_poor or (found.swap is not None and not tagging)),
+        stops=on_poor == "stop" and (found.is_poor or (found.swap is not None and not tagging)),
     )
 
 

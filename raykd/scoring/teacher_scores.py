@@ -246,9 +246,8 @@ def _complaints(
     for info, signal in zip(infos, signals, strict=True):
         name, found = info.name, compare_with_one_label(config, signal, rows)
         if found is not None:
-            # A teacher that is never asked can do no harm.
-            stops = chosen[name] == "stop" and name not in idle
-            complaints.append(make_complaint(config, specs[name], info, found, scores[name], stops=stops))
+            on_poor = "warn" if name in idle else chosen[name]  # a teacher that is never asked can do no harm
+            complaints.append(make_complaint(config, specs[name], info, found, scores[name], on_poor=on_poor))
     return tuple(complaint for complaint in complaints if complaint is not None)
 
 

@@ -53,18 +53,18 @@ class Prefetcher:
 
     Args:
         ask: Asks the teachers about the rows of a step.
-        depth: How many steps after the current one are asked for already.
+        prefetch: How many steps after the current one are asked for already.
     """
 
-    def __init__(self, ask: Callable[[int], PendingStep], depth: int) -> None:
-        self._ask, self._depth = ask, depth
+    def __init__(self, ask: Callable[[int], PendingStep], prefetch: int) -> None:
+        self._ask, self._prefetch = ask, prefetch
 
     def steps(self, begin: int, end: int) -> Iterator[StepWork]:
         """Yield the steps ``begin`` to ``end - 1``, in order."""
         ahead: deque[PendingStep] = deque()
         sent = begin
         for step in range(begin, end):
-            while sent < end and sent <= step + self._depth:
+            while sent < end and sent <= step + self._prefetch:
                 ahead.append(self._ask(sent))
                 sent += 1
             pending = ahead.popleft()

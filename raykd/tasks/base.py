@@ -90,8 +90,9 @@ class TaskBase(Spec):
     """The head of a model that the task reads."""
     metric_names: ClassVar[tuple[str, ...]]
     """Names of what `compute_metrics` returns; a run is judged by the first unless it names another."""
-    labelled: ClassVar[bool] = False
-    """Whether the choices are the run's labels."""
+    labelled: ClassVar[bool]
+    """Whether the choices are the run's labels, so that models have a column per label and a teacher's columns are
+    matched by name. It has no default: forgotten, it would make a student without the run's labels."""
     language: ClassVar[bool] = False
     """Whether the choices are a model's own vocabulary: then it gives hidden states, and answers are short forms."""
     generates: ClassVar[bool] = False
@@ -142,7 +143,11 @@ class TaskBase(Spec):
 
     @abstractmethod
     def gather(self, outputs: ModelOutputs, encoded: EncodedBatch) -> torch.Tensor:
-        """Return ``[N, C]`` logits out of the model's outputs, one row per unit."""
+        """Return ``[N, C]`` logits out of the model's outputs, one row per unit.
+
+        The columns are the model's own, in its own order. For a student these are the run's labels. A teacher's are
+        brought to the run's labels after `gather`, by `answer_rows` with the columns of `map_columns`.
+        """
 
     def map_columns(
         self, own: Sequence[str], wanted: Sequence[str], label_map: Mapping[str, str], name: str

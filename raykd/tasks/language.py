@@ -159,6 +159,7 @@ class LanguageTask(TaskBase):
     """Next-token prediction of a target; N = target tokens of the batch, the end token included."""
 
     metric_names: ClassVar[tuple[str, ...]] = ("nll", "perplexity", *generation.NAMES)
+    labelled: ClassVar[bool] = False
     language: ClassVar[bool] = True
     answers: Answers = TopKAnswers()
     """What a teacher sends for each token."""

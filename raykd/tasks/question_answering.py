@@ -68,6 +68,7 @@ class QuestionAnswering(TaskBase):
     form: ClassVar[RowForm] = "answers"
     head: ClassVar[Head] = "question_answering"
     metric_names: ClassVar[tuple[str, ...]] = ("f1", "exact_match", "nll")
+    labelled: ClassVar[bool] = False
     kind: Literal["question_answering"] = "question_answering"
     max_length: int = Field(256, ge=1)
     """Longest window in tokens: question, a part of the context, special tokens."""

@@ -35,7 +35,7 @@ def register_task(task: type[T]) -> type[T]:
     known = _CLASSES.get(kind)
     if known is not None and known.__qualname__ != task.__qualname__:
         raise ValueError(f"two tasks are of kind {kind}: {known.__qualname__} and {task.__qualname__}")
-    lacking = [name for name in ("form", "head", "metric_names") if not hasattr(task, name)]
+    lacking = [name for name in ("form", "head", "metric_names", "labelled") if not hasattr(task, name)]
     if lacking or getattr(task, "__abstractmethods__", None):
         raise ValueError(f"task {kind} lacks {', '.join(lacking or sorted(task.__abstractmethods__))}")
     _CLASSES[kind] = task

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from pydantic import BaseModel
 
 from raykd.config import ModelTeacher, RunConfig, TrainedTeacher, overlay
 from raykd.config.dsfile import check_switches
+from raykd.config.explain import _list_models
 from raykd.config.loading import (
     dump_run,
     flatten_run,
@@ -19,7 +22,9 @@ from raykd.config.loading import (
     set_path,
     validate_run,
 )
+from raykd.config.multi import MultiRun
 from raykd.errors import ConfigError, DataError, LabelMismatchError, RaykdError
+from raykd.tuning.config import SweepConfig
 from tests.golden.record import trees as golden_trees
 
 ROOT = Path(__file__).parents[2]
@@ -382,3 +387,30 @@ def test_advice_on_yaml_fits_its_error(text: str, said: str) -> None:
 
 def test_truth_values_are_shown_as_yaml_has_them() -> None:
     assert "got:    true" in str(ConfigError("x", got=True)) and "got:    1" in str(ConfigError("x", got=1))
+
+
+READ_AS_MAPPING = {"teacher_defaults": "raykd/config/run.py", "question": "raykd/data/columns.py"}
+"""Keys that no code reads as an attribute, with the place that reads them. `question` is a key of `data.columns`."""
+
+
+def test_every_key_is_read_as_an_attribute_of_its_name() -> None:
+    """`git grep` for a key with a dot before it then leads from a YAML to the code."""
+    read = {
+        node.attr
+        for path in (ROOT / "raykd").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute)
+    }
+    waiting: list[type[BaseModel]] = [RunConfig, MultiRun, SweepConfig]
+    models: set[type[BaseModel]] = set()
+    while waiting:
+        model = waiting.pop()
+        if model not in models:
+            models.add(model)
+            waiting += [below for field in model.model_fields.values() for below in _list_models(field)]
+    assert len(models) > 60, "the whole tree"
+    keys = {key for model in models for key in model.model_fields}
+    assert keys - read == set(READ_AS_MAPPING)
+    for key, place in READ_AS_MAPPING.items():
+        text = (ROOT / place).read_text(encoding="utf-8")
+        assert key in text or "columns.model_dump()" in text

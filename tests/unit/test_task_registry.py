@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
+import cloudpickle
 import numpy as np
 import pytest
 
@@ -14,8 +19,11 @@ from raykd import models
 from raykd.config.loading import validate_run
 from raykd.driver.loop import make_task_model
 from raykd.errors import ConfigError
+from raykd.head import Head
 from raykd.prediction.predictor import Predictor, build_unlabelled_rows
+from raykd.spaces.space import Space
 from raykd.tasks import TaskBase, build_task, find_task_class, register_task
+from raykd.tasks.forms import RowForm
 from raykd.tasks.scores.metrics import find_metric_title, is_higher_better
 from tests.fakes import LABELS, texts_and_labels
 from tests.toy_task import Ordinal
@@ -92,6 +100,42 @@ def test_a_kind_is_registered_once_and_whole() -> None:
         @register_task
         class Half(TaskBase):
             kind: Literal["half"] = "half"  # type: ignore[assignment]
+
+
+def test_a_task_says_whether_its_choices_are_the_runs_labels() -> None:
+    with pytest.raises(ValueError, match="task unsaid lacks labelled"):
+
+        @register_task
+        class Unsaid(TaskBase):
+            form: ClassVar[RowForm] = "text"
+            head: ClassVar[Head] = "classification"
+            metric_names: ClassVar[tuple[str, ...]] = ("accuracy",)
+            kind: Literal["unsaid"] = "unsaid"  # type: ignore[assignment]
+
+
+def test_a_process_that_gets_a_run_imports_the_module_of_its_task(tmp_path: Path) -> None:
+    """A worker gets the run, and a trial the space and its base, by pickle; the class is found by its module's name."""
+    config = validate_run(tree(), "test")
+    space = Space({"seed": {"randint": [1, 9]}}, config.model_dump(mode="json"))
+    (tmp_path / "sent").write_bytes(cloudpickle.dumps((space, config)))
+    code = (
+        "import pathlib, pickle, sys, raykd\n"
+        "from raykd.tasks import find_task_class\n"
+        "assert find_task_class('ordinal') is None\n"
+        "space, config = pickle.loads(pathlib.Path(sys.argv[1]).read_bytes())\n"
+        "run = space.build_run({'seed': 5})\n"
+        "assert type(run.task) is type(config.task) is find_task_class('ordinal')\n"
+    )
+    place = {"cwd": PACKAGE.parent, "env": {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}}
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "sent")], check=True, timeout=120, **place)
+
+
+def test_the_command_line_reads_the_kinds_that_ship_and_no_other(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text(json.dumps(tree()), encoding="utf-8")
+    command = [str(Path(sys.executable).with_name("raykd")), "check", str(tmp_path / "run.yaml")]
+    place = {"cwd": PACKAGE.parent, "env": {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, **place)
+    assert done.returncode == 2 and "kind: causal_lm | classification" in done.stdout + done.stderr
 
 
 def test_nothing_outside_the_tasks_asks_of_which_kind_one_is() -> None:
