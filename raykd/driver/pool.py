@@ -112,7 +112,7 @@ def open_pools(
     A teacher reads rows of its own task only, so teachers of different tasks share no process.
 
     Raises:
-        As `start_pool`; no actor is left then.
+        RaykdError: An error of `start_pool`; no actor is left then.
     """
     pools: dict[str, tuple[TeacherPool, list[TeacherInfo]]] = {}
     try:

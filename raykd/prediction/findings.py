@@ -44,6 +44,7 @@ def compute_finding_key(
         fingerprint: Of weights, configuration and tokenizer (`raykd.models.fingerprint`).
         task: The kind of the task.
         max_length: Tokens at which this model's texts are cut.
+        dtype: Number format of the weights.
         device: The kind of device, such as "cpu" or "cuda".
         rule: How the model is padded as its configuration says.
     """

@@ -50,6 +50,9 @@ class ProbeRows:
         """Choose a short, a middle and a long row that cost no more than `WORK` together.
 
         Args:
+            model: The model that is tested.
+            task: Its task.
+            batch: Rows to choose from.
             shorter: Begin with a row that is cut from the shortest row. The finding must hold for rows that were not
                 chosen too, and padding may reach the first token of short rows only.
         """

@@ -47,7 +47,9 @@ def draw_line(
     """Draw a curve, thinned to `MOST_POINTS` by averaging.
 
     Args:
+        axes: The panel.
         points: (step, value); values that are not finite are left out.
+        label: Name in the legend.
         at: Number of the curve in its panel, which decides its colour and style.
         scale: Factor of the values.
         width: Of the line, in points.
@@ -70,7 +72,9 @@ def make_panels(
     """Make a figure with panels side by side.
 
     Args:
-        width: Of the whole figure, in inches; ``height`` as well.
+        panels: How many.
+        width: Of the whole figure, in inches.
+        height: Of the whole figure, in inches.
         rows: Panels one above the other instead, the first three times as high as the others.
         sharey: Whether they share the y axis.
     """
@@ -130,6 +134,8 @@ def write_beside(axes: Axes, text: str, at: tuple[float, float], offset: tuple[f
     """Write a number beside a bar.
 
     Args:
+        axes: The panel.
+        text: The number.
         at: In the panel's data.
         offset: From there, in points; to the right, or above.
     """

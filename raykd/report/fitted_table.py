@@ -83,8 +83,10 @@ def build_form(
 
     Args:
         heads: Headings; a line break in one is kept.
+        lines: Cells of each line.
         left: Number of columns with texts, which are aligned left; the others hold numbers.
         bold: Numbers of the lines that stand out.
+        title: Line above the table.
         remarks: Lines below the table.
         folded: The one column whose cells may take several lines.
         folded_width: Least characters of that column.
@@ -113,6 +115,9 @@ def add_row(table: Table, cells: Sequence[str], *, bold: bool = False, end: bool
     """Add a row to a form.
 
     Args:
+        table: What `build_form` returned.
+        cells: Texts, one per column.
+        bold: Whether the row stands out.
         end: Whether a rule is drawn below it.
     """
     table.add_row(*map(Text, cells), style="bold" if bold else "", end_section=end)
@@ -122,6 +127,8 @@ def build_plain_table(heads: Sequence[str], lines: Sequence[Sequence[str]], *, l
     """Return a table without rules, for short lists.
 
     Args:
+        heads: Headings.
+        lines: Cells of each line.
         left: Number of columns with texts; the others hold numbers.
     """
     form = build_form(heads, lines, left=left)

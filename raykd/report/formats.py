@@ -23,6 +23,8 @@ def format_metric(metric: str, value: float | None, *, compared: bool = False) -
     """Return a metric as text: rates in per cent with one decimal, others with three; a dash if not measured.
 
     Args:
+        metric: Name of the metric, which decides its unit.
+        value: The value; None if it was not measured.
         compared: With one decimal more, as scores are compared (see `raykd.tasks.scores.ranking`).
     """
     if value is None:

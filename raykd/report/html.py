@@ -34,6 +34,7 @@ def write_html(path: Path, template: str, pictures: Pictures | None = None, **va
     """Write a page.
 
     Args:
+        path: The file.
         template: A template that extends ``base.html.j2``.
         pictures: Plots for the template's ``draw``.
         values: What else the template shows.

@@ -28,8 +28,10 @@ def write_tasks_page(title: str, summary: str, parts: Mapping[str, TaskResult], 
     """Write the page and return its path.
 
     Args:
+        title: Heading of the page.
         summary: One sentence that says what was run.
         parts: What is shown of each task, by its name.
+        path: The file.
     """
     return write_html(
         path, "tasks.html.j2", report={"title": title, "summary": summary, "created": ""}, parts=parts

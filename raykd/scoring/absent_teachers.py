@@ -40,6 +40,8 @@ def _explain(config: RunConfig, name: str, others: Mapping[str, Sequence[str]]) 
     """Return why a teacher is never asked.
 
     Args:
+        config: The run.
+        name: Name of the teacher.
         others: The teachers that are asked instead, for each training language that it speaks.
     """
     weighting = config.objective.weighting
@@ -104,6 +106,9 @@ def drop_lost_teachers(
     Where the run fails on a loss nobody is left out: asking a lost teacher raises its error.
 
     Args:
+        config: The run.
+        pool: Its teachers.
+        infos: What the teachers say of themselves, in the order of the pool.
         steps: As `find_loss_steps` returns them.
     """
     gone = set(steps) | set(pool.replicas.lost()) if config.serving.on_teacher_loss != "fail" else set()

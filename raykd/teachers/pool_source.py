@@ -234,7 +234,7 @@ class PendingPoolBatch:
             timeout: Seconds after which answers are too late for the caller; None is `serving.timeout_s` for each.
 
         Raises:
-            As `Call.result`, where the source does not go on without a lost teacher.
+            TeacherError: An error of `Call.result`, where the source does not go on without a lost teacher.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         place = {m: at for at, m in enumerate(self.source.members)}

@@ -206,6 +206,7 @@ def run_sub_batches(
     Args:
         run: The model, called with keyword arguments.
         inputs: Padded on the right, ``[S, L]``.
+        parts: Rows of each part, and the width that they are cut to.
     """
     outputs = []
     for part in parts:

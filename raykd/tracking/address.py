@@ -105,8 +105,7 @@ def resolve_tracking_uri(config: TrackingConfig, output: Path) -> str:
     """Return the explicit MLflow URI: the config's, else ``MLFLOW_TRACKING_URI``, else SQLite under ``output``.
 
     Raises:
-        TrackingError: The URI holds credentials, or names a store that raykd does not use (``file:``, a
-        bare path).
+        TrackingError: The URI holds credentials, or names a store that raykd does not use (``file:``, a bare path).
     """
     given = (config.uri or os.environ.get(URI) or "").strip()
     if not given:
@@ -118,6 +117,7 @@ def check_uri(uri: str, source: str = "the tracking URI") -> str:
     """Return the URI if raykd can use it, with an SQLite path made absolute.
 
     Args:
+        uri: Address of MLflow as the user wrote it.
         source: Where the URI comes from, for messages.
 
     Raises:

@@ -197,6 +197,9 @@ def send_points(
     """Send points in batches; NaN and infinities become tags ``non_finite.<metric>``.
 
     Args:
+        client: The connection to MLflow.
+        run_id: Id of the run.
+        points: Points of the curves.
         names: Returns the key of a metric's name.
     """
     from mlflow.entities import Metric, RunTag

@@ -57,7 +57,11 @@ def open_run(
     """Open a run, or go on with ``run_id``.
 
     Args:
+        uri: Address of MLflow.
+        asked: The experiment.
+        name: The run's name in MLflow.
         parent: Id of the run above.
+        run_id: Id of the run to go on with; None makes one.
         directory: Where an earlier start left what MLflow did not take.
 
     Raises:

@@ -54,8 +54,11 @@ def log_model(
     """Pack a student in a temporary folder, upload it as a logged model of a run, and return its URI.
 
     Args:
+        client: The connection to MLflow.
         run: Ids of the run and of its experiment.
         directory: What `raykd.models.save_model` wrote.
+        labels: The student's labels.
+        languages: The student's languages.
         texts: Examples of the input, kept with the model.
 
     Raises:

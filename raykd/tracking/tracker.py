@@ -110,7 +110,12 @@ class Tracker:
 
         Args:
             uri: From `resolve_tracking_uri`. An SQLite database that does not exist is made, which takes about 7 s.
+            experiment: Name or id of the experiment.
+            run_name: The run's name in MLflow.
             params: Logged once. On resume, values that differ become tags ``resume.N.<key>``.
+            tags: Tags of the run.
+            parent_run_id: Id of the run above.
+            run_id: Id of the run to go on with; None makes one.
             directory: The run's folder, where what MLflow does not take waits in ``mlflow_spool.jsonl`` and
                 ``mlflow_later.jsonl``. None keeps it in memory.
             required: If False, a server that does not answer is a warning, and everything waits in the directory.
@@ -199,6 +204,8 @@ class Tracker:
 
         Args:
             directory: What `raykd.models.save_model` wrote.
+            labels: The student's labels.
+            languages: The student's languages.
             sample_texts: Kept with the model as an example of its input; give none if the texts are private.
 
         Returns:
@@ -229,6 +236,7 @@ class Tracker:
         """Send what waits, end the run, and say where the rest is if MLflow is gone. Does not raise.
 
         Args:
+            status: How the run ended.
             timeout_s: Seconds that the last points may take; at most `KILLED_S` for an interrupted run.
         """
         if self._finished:

@@ -24,6 +24,7 @@ def select_split(loaded: Dataset | dict[str, Dataset], split: str, folder: Path)
     Args:
         loaded: A `datasets.Dataset`, which has no splits to choose from, or a mapping of data sets by split.
         split: ``train``, ``train[:50%]``, ``train[100:200]``, ``train+validation``.
+        folder: The folder, for messages.
 
     Raises:
         DataError: There is no such split, or it cannot be read; names the splits.

@@ -221,6 +221,9 @@ def compute_paired_difference(
 
     Args:
         pairs: (seed, first arm, second arm), at least one.
+        split: Split of the scores.
+        language: Language of the scores.
+        metric: Name of the metric.
     """
     from scipy.stats import t
 

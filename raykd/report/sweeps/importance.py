@@ -120,6 +120,7 @@ def compute_importance(report: SweepReport, seed: int = 0) -> Importance | None:
     """Estimate the importance of every searched key; None where `explain_missing_importance` says why.
 
     Args:
+        report: The sweep.
         seed: Of the forests, permutations and draws.
     """
     found = select_comparable_trials(report)
@@ -181,6 +182,7 @@ class _Design:
 
         Args:
             rows_N: Trials to fit on; one that was drawn twice stands there twice.
+            rng: Draws the permutations.
 
         Returns:
             Growth [K] of the out-of-bag squared error by each key's permutation, and R² without permutation.

@@ -39,6 +39,7 @@ def describe_sample(sample: Mapping[str, object], names: Mapping[str, str]) -> s
     """Return a sample on one line: ``alpha 0.1, temperature.start 4``.
 
     Args:
+        sample: Values by key path.
         names: Short names of key paths; a path that is not there is shown whole.
     """
     return ", ".join(f"{names.get(key, key)} {format_value(v)}" for key, v in fold_sample(sample).items())

@@ -36,6 +36,7 @@ def read_json_rows(path: Path, parse: Callable[[JsonObject], T]) -> Iterator[T]:
     """Yield what each whole line holds; nothing where there is no file.
 
     Args:
+        path: The file.
         parse: Reads one row; a row that it refuses is passed over.
     """
     if not path.exists():

@@ -32,6 +32,8 @@ def end_stale(
     """Mark running runs of an experiment KILLED that gave no sign of life for `STALE_S` seconds.
 
     Args:
+        client: The connection to MLflow.
+        experiment_id: Id of the experiment.
         but: A run that is left alone.
         now: Seconds since 1970.
 

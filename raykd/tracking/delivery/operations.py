@@ -114,6 +114,9 @@ def perform_op(client: MlflowClient, run_id: str, op: TrackingOp, folder: Path |
     """Perform an operation in the run ``run_id``; one of kind ``create`` is left to `create_run`.
 
     Args:
+        client: The connection to MLflow.
+        run_id: Id of the run.
+        op: The operation.
         folder: What paths are relative to.
 
     Returns:
@@ -151,6 +154,7 @@ def make_create_op(
 
     Args:
         name: The run's name in MLflow.
+        experiment: The experiment of the run.
         parent: Id of the run above; it may be local.
         run_id: The local id under which other operations name the run; None makes one.
     """

@@ -69,6 +69,8 @@ def send_waiting(uri: str, folder: Path, *, new_run: Experiment | None = None) -
     """Send what waits in a folder, each thing to its own run, and strike out what was sent.
 
     Args:
+        uri: Address of MLflow.
+        folder: The folder of a run.
         new_run: Experiment of a new run for what belongs to a run that MLflow does not know; None refuses.
 
     Raises:

@@ -95,6 +95,7 @@ def check_artifact_location(uri: str, name: str, location: str) -> str | None:
     """Check that artifacts of an experiment can be written.
 
     Args:
+        uri: Address of MLflow.
         name: Of the experiment.
         location: Where MLflow says that its artifacts lie.
 

@@ -19,6 +19,8 @@ def serve_ui(output: Path, port: int, say: Callable[[str], None]) -> None:
     """Serve MLflow's pages of the database in ``output`` until Ctrl-C.
 
     Args:
+        output: Folder of the runs.
+        port: Port on this machine.
         say: Shows a line to the user.
 
     Raises:
