@@ -59,7 +59,10 @@ def run_train(
 
 @app.command("check")
 def check_command(run: RunOrSpace, overrides: Overrides = None) -> None:
-    """Check a run or a sweep without starting it: files, rows, labels, models, resources, disk, combinations."""
+    """Check a run or a sweep without starting it: files, rows, labels, models, resources, disk, combinations.
+
+    Exit codes: 0 nothing is wrong, else that of the first finding: 2 configuration, 3 data or model, 5 infrastructure.
+    """
     from raykd.config.home import find_config_file
     from raykd.tuning.config import Sweep, load_run_or_sweep
 

@@ -11,7 +11,7 @@ import difflib
 import json
 import unicodedata
 
-from raykd.data.files.textfiles import shorten_text
+from raykd.data.files.textfiles import shorten_text, show_cell
 
 
 class BadRowError(Exception):
@@ -46,7 +46,7 @@ def is_blank_text(found: str) -> bool:
 def parse_any_text(value: object, column: str) -> str:
     """Return a text, which may be empty."""
     if not isinstance(value, str):
-        raise BadRowError(f"column {column!r}: got {shorten_text(repr(value))}, wanted a text")
+        raise BadRowError(f"column {column!r}: got {show_cell(value)}, wanted a text")
     _check_unicode(value, column)
     return value
 
@@ -91,7 +91,7 @@ def parse_list(value: object, column: str, flat: bool) -> list[object]:
             return [*value.split()]
         value = _parse_json(value, column, list)
     if not isinstance(value, list):
-        raise BadRowError(f"column {column!r}: got {shorten_text(repr(value))}, wanted a list")
+        raise BadRowError(f"column {column!r}: got {show_cell(value)}, wanted a list")
     return value
 
 
@@ -106,14 +106,14 @@ def parse_answers(value: object, column: str, flat: bool) -> list[tuple[str, int
     if isinstance(value, dict):
         texts, starts = value.get("text"), value.get("answer_start")
         if not isinstance(texts, list) or not isinstance(starts, list):
-            raise BadRowError(f"column {column!r}: got {shorten_text(repr(value))}, {wanted}")
+            raise BadRowError(f"column {column!r}: got {show_cell(value)}, {wanted}")
         if len(texts) != len(starts):
             raise BadRowError(f"column {column!r}: got {len(texts)} texts and {len(starts)} offsets")
         pairs = list(zip(texts, starts, strict=True))
     elif isinstance(value, list) and all(isinstance(part, dict) for part in value):
         pairs = [(part.get("text"), part.get("answer_start")) for part in value]
     else:
-        raise BadRowError(f"column {column!r}: got {shorten_text(repr(value))}, {wanted}")
+        raise BadRowError(f"column {column!r}: got {show_cell(value)}, {wanted}")
     if [text for text, _ in pairs] == [""]:
         return []
     for answer, start in pairs:
@@ -139,12 +139,18 @@ def _parse_json(value: str, column: str, kind: type | tuple[type, ...]) -> objec
 
 def suggest_spelling(value: object, allowed: tuple[str, ...]) -> str:
     """Return a suggestion, for a message, where only case, blanks or a letter differ; "" otherwise."""
+    meant = find_spelling(value, allowed)
+    return "" if meant is None else f" (did you mean {meant!r}?)"
+
+
+def find_spelling(value: object, allowed: tuple[str, ...]) -> str | None:
+    """Return the allowed name that differs from a value in case, blanks or a letter only; None without one."""
     if not isinstance(value, str):
-        return ""
+        return None
     folded = {name.casefold(): name for name in allowed}
     plain = "".join(sign for sign in value if unicodedata.category(sign) != "Cf").strip().casefold()
     exact = folded.get(plain) or folded.get(plain.replace("_", "-").split("-")[0])
     close = (
         [exact] if exact else [folded[n] for n in difflib.get_close_matches(plain, folded, n=1, cutoff=0.8)]
     )
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    return close[0] if close else None

@@ -13,7 +13,8 @@ import re
 
 from raykd.config import DataConfig
 from raykd.data.cells import BadRowError, suggest_spelling
-from raykd.data.files.textfiles import shorten_text
+from raykd.data.files.textfiles import shorten_text, show_cell
+from raykd.errors import show_value
 
 _INTEGRAL = re.compile(r"^([-+]?[0-9]+)\.0+\Z")
 _BOOLEANS = {True: ("true", "True", "1"), False: ("false", "False", "0")}
@@ -69,16 +70,16 @@ def find_label_index(value: object, config: DataConfig, what: str = "label") -> 
             else ""
         )
         raise BadRowError(
-            f"{what}: got {shorten_text(repr(value))}, which is no text or number; wanted one of "
+            f"{what}: got {show_cell(value)}, which is no text or number; wanted one of "
             f"{join_names(config.labels)}{alone}"
         )
     if not meant or (meant[0] != texts[0] and len(meant) > 1):
         doubt = f" (it could be {' or '.join(map(repr, meant))})" if meant else suggest_spelling(value, known)
         raise UnknownLabelError(
-            f"{what}: got {shorten_text(repr(value))}, wanted one of {join_names(config.labels)}"
+            f"{what}: got {show_cell(value)}, wanted one of {join_names(config.labels)}"
             + (f" or of data.label_map {join_names(tuple(config.label_map))}" if config.label_map else "")
             + doubt,
-            shorten_text(str(value), 40),
+            shorten_text(show_value(value), 40),
         )
     name = config.label_map.get(meant[0], meant[0])
     if name is None:

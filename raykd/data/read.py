@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -18,15 +19,15 @@ from pathlib import Path
 import numpy as np
 
 from raykd.config import DataConfig, Embedded, Files, Hub, Source
-from raykd.data.cells import BadRowError, suggest_spelling
+from raykd.data.cells import BadRowError, find_spelling, suggest_spelling
 from raykd.data.columns import choose_columns
 from raykd.data.embedded.rows import load_embedded_rows
 from raykd.data.files.opening import PACKED
 from raykd.data.files.records import read_file_records, read_hub_records
 from raykd.data.files.slices import list_matching_files
-from raykd.data.files.textfiles import Record, UnreadValue, require_file
+from raykd.data.files.textfiles import Record, UnreadValue, require_file, show_cell
 from raykd.data.forms import RowParts, WantedColumns, parse_row
-from raykd.data.labels import ExcludedLabelError, NoLabelError, UnknownLabelError, join_names
+from raykd.data.labels import ExcludedLabelError, NoLabelError, UnknownLabelError
 from raykd.data.rows import Rows
 from raykd.errors import DataError
 from raykd.tasks.forms import RowForm
@@ -135,9 +136,9 @@ def _parse_records(
                 unknown[error.label] = None
     if bad:
         bare = bare if config.empty_label == "fail" else 0
-        _report_bad_rows(
-            bad, len(found), name, config, _advise_on_bad_rows(bare, tuple(unknown), config, wanted.form)
-        )
+        share = len(bad) / len(found)
+        advice = _advise_on_bad_rows(share, bare, tuple(unknown), config, wanted.form)
+        _report_bad_rows(bad, len(found), name, config, advice)
         tally.skipped[name] = len(bad)
     if bare and config.empty_label == "drop":
         tally.without_label[name] = bare
@@ -189,18 +190,23 @@ def _parse_language(value: object, wanted: WantedColumns, config: DataConfig) ->
         return wanted.of_all
     if not isinstance(value, str) or value not in config.languages:
         raise BadRowError(
-            f"language: got {value!r}, wanted one of {list(config.languages)}"
+            f"language: got {show_cell(value)}, wanted one of {list(config.languages)}"
             f"{suggest_spelling(value, config.languages)}"
         )
     if wanted.of_all is not None and value != wanted.of_all:
-        raise BadRowError(f"language: got {value!r}, wanted {wanted.of_all!r}, the language of the source")
+        raise BadRowError(
+            f"language: got {show_cell(value)}, wanted {wanted.of_all!r}, the language of the source"
+        )
     return value
 
 
-def _advise_on_bad_rows(bare: int, unknown: tuple[str, ...], config: DataConfig, form: RowForm) -> str:
+def _advise_on_bad_rows(
+    share: float, bare: int, unknown: tuple[str, ...], config: DataConfig, form: RowForm
+) -> str:
     """Return what to do about bad rows.
 
     Args:
+        share: Bad rows of all rows.
         bare: How many of them have no label.
         unknown: Labels of the others that are not the run's.
         config: The run's data.
@@ -213,14 +219,25 @@ def _advise_on_bad_rows(bare: int, unknown: tuple[str, ...], config: DataConfig,
         )
     advice = "correct the rows"
     if unknown:
-        advice += (
-            f", or lead labels of the file to labels of the run: data.label_map: {{{json.dumps(unknown[0])}: ...}} "
-            f"({'O for what the run does not tag' if form == 'words' else 'null leaves rows out'}); "
-            f"the file has {join_names(unknown)}"
-        )
-    if config.on_bad_row == "fail":
+        advice += f", or set {_propose_label_map(unknown, config, form)}"
+    needed = f"data.max_bad_rows: {math.ceil(1000 * share) / 1000:g}"
+    if config.on_bad_row == "skip":
+        advice += f", or set {needed}"
+    elif share <= config.max_bad_rows:
         advice += ", or set data.on_bad_row: skip to leave them out, counted and logged"
+    else:
+        advice += f", or set data.on_bad_row: skip and {needed} to leave them out, counted and logged"
     return advice
+
+
+def _propose_label_map(unknown: tuple[str, ...], config: DataConfig, form: RowForm) -> str:
+    """Return a label map for labels of a file that the run does not have, as one line of YAML."""
+    others = "O" if form == "words" else None
+    meant = {label: find_spelling(label, config.labels) or others for label in unknown[:SHOWN_BAD_ROWS]}
+    pairs = ", ".join(f"{json.dumps(label)}: {json.dumps(to)}" for label, to in meant.items())
+    more = ", ..." if len(unknown) > len(meant) else ""
+    why = "O is for what the run does not tag" if form == "words" else "null leaves its rows out"
+    return f"data.label_map: {{{pairs}{more}}}" + (f" ({why})" if others in meant.values() else "")
 
 
 def _report_bad_rows(bad: list[str], rows: int, name: str, config: DataConfig, advice: str) -> None:
@@ -234,8 +251,8 @@ def _report_bad_rows(bad: list[str], rows: int, name: str, config: DataConfig, a
         return
     skipping = config.on_bad_row == "skip"
     raise DataError(
-        f"{name}: {len(bad)} of {rows} rows {'is' if len(bad) == 1 else 'are'} bad:{listed}",
-        got=f"{len(bad)} bad rows ({len(bad) / rows:.1%})",
+        f"{name}: {len(bad)} of {rows} rows cannot be used:{listed}",
+        got=f"bad rows: {len(bad)} ({len(bad) / rows:.1%})",
         wanted=f"at most data.max_bad_rows {config.max_bad_rows:.1%}" if skipping else "none",
         next_step=advice,
     )

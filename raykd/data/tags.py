@@ -14,7 +14,7 @@ from functools import cache
 
 from raykd.config import DataConfig
 from raykd.data.cells import BadRowError
-from raykd.data.files.textfiles import shorten_text
+from raykd.data.files.textfiles import show_cell
 from raykd.data.labels import NoLabelError, find_label_index
 from raykd.errors import DataError
 from raykd.tasks.schemes import SchemeName, convert_tags, parse_scheme, rename_tag
@@ -95,7 +95,7 @@ def _convert_to_scheme(
     """Return the tags, renamed, in another scheme."""
     names = [rename_tag(tag, renames) for tag in tags if isinstance(tag, str)]
     if len(names) < len(tags):
-        raise BadRowError(f"column {column!r}: got {shorten_text(repr(tags))}, wanted tags of {source}")
+        raise BadRowError(f"column {column!r}: got {show_cell(tags)}, wanted tags of {source}")
     try:
         return convert_tags(names, source, target)
     except DataError as error:

@@ -53,7 +53,7 @@ def bad(tmp_path: Path, form: str, row: dict[str, Any], **more: Any) -> str:
     path = write(tmp_path / "rows.jsonl", [row])
     with pytest.raises(DataError) as caught:
         read(path, form, **more)
-    assert f"{path}:1: " in str(caught.value) and "1 of 1 rows is bad" in str(caught.value)
+    assert f"{path}:1: " in str(caught.value) and "1 of 1 rows cannot be used" in str(caught.value)
     return str(caught.value)
 
 

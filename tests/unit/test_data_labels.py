@@ -132,7 +132,7 @@ def test_pandas_makes_fractions_of_labels_where_one_is_missing(tmp_path: Path) -
         assert len(read(tmp_path, config_of(["0", "1"], train=files, empty_label="drop"), tally=tally)) == 2
         assert list(tally.without_label.values()) == [1]
         with pytest.raises(
-            DataError, match=r"1 of 3 rows is bad[\s\S]*next: +rows without a label are texts"
+            DataError, match=r"1 of 3 rows cannot be used[\s\S]*next: +rows without a label are texts"
         ):
             read(tmp_path, config_of(["0", "1"], train=files))
 

@@ -50,7 +50,7 @@ def bad_row(tmp_path: Path, row: dict[str, Any], **more: Any) -> str:
     path = tmp_path / "rows.jsonl"
     path.write_text(f"{json.dumps(GOOD[0])}\n\n{json.dumps(row)}\n", encoding="utf-8")
     message = error_of(path, **more)
-    assert f"{path}:3: " in message and "1 of 2 rows is bad" in message
+    assert f"{path}:3: " in message and "1 of 2 rows cannot be used" in message
     return message
 
 
@@ -171,6 +171,9 @@ def test_missing_file(tmp_path: Path) -> None:
     path = tmp_path / "no" / "set.jsonl"
     message = error_of(path)
     assert f"{path}: there is no such file" in message and f"the folder {tmp_path} is there" in message
+    assert "did you mean" not in message
+    write(tmp_path / "train.jsonl", GOOD)
+    assert "did you mean train.jsonl, which lies in the same folder?" in error_of(tmp_path / "trian.jsonl")
 
 
 def test_directory(tmp_path: Path) -> None:
@@ -306,10 +309,22 @@ def test_language_against_the_source(tmp_path: Path) -> None:
     assert "got 'zh', wanted 'en', the language of the source" in message
 
 
+def test_the_next_step_of_a_wrong_label_is_one_that_works(tmp_path: Path) -> None:
+    path = write(tmp_path / "set.jsonl", [*GOOD, {**GOOD[0], "label": "postive"}])
+    message = error_of(path)
+    assert 'set data.label_map: {"postive": "positive"}' in message and "..." not in message
+    assert "data.on_bad_row: skip and data.max_bad_rows: 0.25" in message
+    assert_good(read(path, label_map={"postive": None}))
+    assert_good(read(path, on_bad_row="skip", max_bad_rows=0.25))
+    few = error_of(path, max_bad_rows=0.25)
+    assert "data.on_bad_row: skip to leave them out" in few and "max_bad_rows" not in few
+    assert "label: got true, wanted one of" in bad_row(tmp_path, {**GOOD[0], "label": True})
+
+
 def test_five_bad_rows_are_shown_and_all_counted(tmp_path: Path) -> None:
     path = write(tmp_path / "set.jsonl", [{**GOOD[0], "label": str(i)} for i in range(8)] + GOOD)
     message = error_of(path)
-    assert "8 of 11 rows are bad" in message and "and 3 more" in message
+    assert "8 of 11 rows cannot be used" in message and "and 3 more" in message
     assert [f"{path}:{i}: " in message for i in range(1, 9)] == [True] * 5 + [False] * 3
 
 
@@ -319,4 +334,4 @@ def test_skip_counts_logs_and_has_a_limit(tmp_path: Path, caplog: pytest.LogCapt
         assert_good(read(path, on_bad_row="skip", max_bad_rows=0.25))
     assert "skipped 1 bad rows of 4" in caplog.text and f"{path}:4" in caplog.text
     message = error_of(path, on_bad_row="skip", max_bad_rows=0.2)
-    assert "got:    1 bad rows (25.0%)" in message and "wanted: at most data.max_bad_rows 20.0%" in message
+    assert "got:    bad rows: 1 (25.0%)" in message and "wanted: at most data.max_bad_rows 20.0%" in message

@@ -10,6 +10,7 @@ A file that cannot be parsed always fails; what a *row* holds is checked by `rea
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import re
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raykd.data.files.opening import read_lines
-from raykd.errors import DataError
+from raykd.errors import DataError, show_value
 
 _ADDRESS = re.compile(r"(^|/)(https?|ftp|s3|gs|hf|file):/")
 _VARIABLE = re.compile(r"\$\{?[A-Za-z_]")
@@ -60,6 +61,9 @@ def require_file(path: Path) -> None:
         while not near.exists():
             near = near.parent
         problem, got = "there is no such file", f"nothing at {path} (the folder {near} is there)"
+        beside = [p.name for p in path.parent.iterdir()] if near == path.parent else []
+        if meant := difflib.get_close_matches(path.name, beside, n=1, cutoff=0.6):
+            advice = f"did you mean {meant[0]}, which lies in the same folder?"
     elif path.is_dir():
         inside = sorted(p.name for p in path.iterdir())
         problem, got = "is a directory, not a file", f"a directory that holds {inside[:5]}"
@@ -138,6 +142,11 @@ def _describe_json_error(error: Exception, line: str) -> str:
     if isinstance(error, json.JSONDecodeError):
         return f"{error.msg}, column {error.colno}"
     return str(error).split(";")[0]
+
+
+def show_cell(value: object) -> str:
+    """Return the beginning of a cell, for a message. A truth value stands as in JSON and not as in Python."""
+    return show_value(value) if isinstance(value, bool) else shorten_text(repr(value))
 
 
 def shorten_text(text: str, limit: int = 80) -> str:
