@@ -32,7 +32,7 @@ from benchmarks.class_answers import logits_of
 from benchmarks.measure import show
 from raykd import models
 from raykd.cluster.connection import connect_ray
-from raykd.config import ActorConfig, Embedded, RayConfig, ServingConfig
+from raykd.config import ActorConfig, Embedded, ModelTeacher, RayConfig, ServingConfig
 from raykd.data.embedded.rows import read_corpus
 from raykd.data.rows import Rows
 from raykd.tasks import Classification
@@ -173,7 +173,10 @@ def measured(folder: Path, args: argparse.Namespace) -> tuple[Report, list[str]]
     network.classifier.weight.data.mul_(HEAD)
     models.save_model(built, folder / "teacher")
     teacher = TeacherSpec(
-        "load", str(folder / "teacher"), labels, Classification(max_length=64), dtype="float32"
+        ModelTeacher(name="load", languages="all", path=str(folder / "teacher")),
+        labels,
+        Classification(max_length=64),
+        dtype="float32",
     )
     want_NC = logits_of(Teacher(teacher).answer(rows.take(range(len(rows)))))
     serving = ServingConfig(max_restarts=10_000, store=None)

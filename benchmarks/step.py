@@ -26,7 +26,7 @@ from raykd import models
 from raykd.answers.answer import DenseAnswer
 from raykd.answers.codec import encode_rows
 from raykd.answers.source import AnswerSlots
-from raykd.config import ActorConfig, RunConfig, ServingConfig
+from raykd.config import ActorConfig, ModelTeacher, RunConfig, ServingConfig
 from raykd.data.load import load_data
 from raykd.student.loop import TrainingLoop
 from raykd.student.prefetch import Prefetcher, StepWork
@@ -256,7 +256,8 @@ def main() -> None:
         directories = make_teachers(Path(folder), data.train.texts)
         connect_ray(config.ray)
         specs = [
-            TeacherSpec(f"t{i}", str(d), LABELS, config.task, dtype="auto") for i, d in enumerate(directories)
+            TeacherSpec(ModelTeacher(name=f"t{i}", languages="all", path=str(d)), LABELS, config.task)
+            for i, d in enumerate(directories)
         ]
         share = round(1 / TEACHERS, 4)
         actor = ActorConfig(num_cpus=share, group="teachers")

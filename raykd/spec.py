@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import types
 from collections.abc import Mapping
-from typing import Annotated, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, model_validator
+from pydantic_core import CoreSchema
 
 
 class WrittenInt(int):
@@ -67,6 +68,22 @@ class Spec(BaseModel):
             elif isinstance(value, (int, float, list, tuple, Mapping)):
                 changed[name] = _convert_to_texts(value, field.annotation)
         return {**data, **changed} if changed else data
+
+
+class KindUnion:
+    """Annotates a field that takes a model of any registered kind, told apart by its key ``kind``.
+
+    Args:
+        classes: The models by kind. What is added later counts once the model with the field is built again.
+    """
+
+    def __init__(self, classes: Mapping[str, type[BaseModel]]) -> None:
+        self.classes = classes
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Build the union of the classes that are registered now."""
+        union: Any = Union[tuple(self.classes.values())]  # noqa: UP007  (made of what is known at run time)
+        return handler.generate_schema(Annotated[union, Field(discriminator="kind")])
 
 
 class NotANumber:

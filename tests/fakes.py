@@ -13,10 +13,13 @@ from raykd import models
 from raykd.answers.answer import DenseAnswer
 from raykd.answers.codec import decode_answers, encode_answer
 from raykd.answers.source import AnswerSlots
+from raykd.config import ModelTeacher
 from raykd.distill.signals import UNLABELLED
 from raykd.report.results import Predictions, Score, score_by_language
+from raykd.tasks import Task
 from raykd.tasks.scores.classification import compute_classification_metrics
 from raykd.teachers.source import ReadyBatch, RoutedSource, TeacherRouter
+from raykd.teachers.spec import TeacherSpec
 from raykd.text.batch import TextBatch
 
 LABELS = ("negative", "positive")
@@ -51,6 +54,21 @@ def texts_and_labels(count: int, seed: int = 0) -> tuple[list[str], list[int]]:
         texts.append(" ".join(words))
         labels.append(label)
     return texts, labels
+
+
+def model_spec(
+    name: str,
+    path: str,
+    labels: tuple[str, ...],
+    task: Task,
+    languages: frozenset[str] | None = None,
+    **settings: Any,
+) -> TeacherSpec:
+    """The spec of a saved model as a teacher; settings are keys of its configuration or of the spec."""
+    keys = ModelTeacher.model_fields.keys()
+    own = {key: settings.pop(key) for key in list(settings) if key in keys}
+    spoken = "all" if languages is None else tuple(sorted(languages))
+    return TeacherSpec(ModelTeacher(name=name, path=path, languages=spoken, **own), labels, task, **settings)
 
 
 def text_batch(

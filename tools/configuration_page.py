@@ -24,6 +24,7 @@ from pydantic_core import PydanticUndefined
 
 from raykd.config import RunConfig
 from raykd.config.multi import MultiRun
+from raykd.spec import KindUnion
 from raykd.tuning.config import SweepConfig
 
 ROOT = Path(__file__).parents[1]
@@ -128,6 +129,9 @@ def _group_in(annotation: Any) -> Group:
     """Return the models that an annotation may be, looking into lists, maps and unions; empty for plain values."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return (annotation,)
+    for part in get_args(annotation):
+        if isinstance(part, KindUnion):  # without the kinds that tests or other packages add
+            return tuple(c for c in part.classes.values() if c.__module__.startswith("raykd."))
     found: list[type[BaseModel]] = []
     for part in get_args(annotation):
         found += [model for model in _group_in(part) if model not in found]

@@ -23,7 +23,7 @@ from raykd.answers.answer import Answer
 from raykd.answers.codec import decode_answers
 from raykd.answers.compress import draw_tokens, draw_uniforms, keep_hidden, keep_top_k
 from raykd.answers.tensors import to_vocabulary_signal
-from raykd.config import RunConfig
+from raykd.config import ModelTeacher, RunConfig
 from raykd.distill.chunks import evaluate_hidden
 from raykd.distill.objective import Objective
 from raykd.distill.signals import Signals
@@ -117,7 +117,11 @@ def _looped(config: RunConfig, teacher: RunConfig, folder: Path) -> tuple[Traini
     tokenizer = config.student.fit_tokenizer(texts)
     labels = config.data.labels if config.task.labelled else ()
     spec = TeacherSpec(
-        "t", str(folder), labels, config.task, dtype="float32", store=str(folder.parent / "untrained")
+        ModelTeacher(name="t", languages="all", path=str(folder)),
+        labels,
+        config.task,
+        dtype="float32",
+        store=str(folder.parent / "untrained"),
     )
     source = LocalSource([Teacher(spec)])
     prepared = prepare_rows(config, data.train, data.validation, tokenizer)

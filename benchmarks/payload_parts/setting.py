@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.quality_parts.fitting import data_of
-from raykd.config import RunConfig
+from raykd.config import ModelTeacher, RunConfig
 from raykd.data.load import Dataset
 from raykd.teachers.source import LocalSource
 from raykd.teachers.spec import TeacherSpec
@@ -164,7 +164,8 @@ class Setting:
     def spec(self, config: RunConfig, store: Path | None) -> TeacherSpec:
         """The teacher as it answers for a run."""
         kept = None if store is None else str(store)
-        return TeacherSpec("t", str(self.teacher), (), config.task, dtype="float32", store=kept)
+        teacher = ModelTeacher(name="t", languages="all", path=str(self.teacher))
+        return TeacherSpec(teacher, (), config.task, dtype="float32", store=kept)
 
     def source(self, config: RunConfig) -> LocalSource:
         """The teacher in this process, with the answers that it gave before."""

@@ -20,7 +20,7 @@ import torch
 from benchmarks.quality_parts.overlap import overlap_sentence
 from benchmarks.quality_parts.setting import Arm, Experiment, Maker
 from raykd import models
-from raykd.config import DataConfig, RunConfig
+from raykd.config import DataConfig, ModelTeacher, RunConfig
 from raykd.data.load import Dataset, load_data
 from raykd.data.rows import Rows
 from raykd.driver.jobs import make_teacher_run
@@ -168,14 +168,12 @@ def _teacher_tokenizer(experiment: Experiment, maker: Maker, config: RunConfig, 
 def _spec(
     work: Path, experiment: Experiment, maker: Maker, config: RunConfig, *, anywhere: bool
 ) -> TeacherSpec:
-    declared = None if anywhere or maker.languages == "all" else frozenset(maker.languages)
+    declared = "all" if anywhere else maker.languages
     path = str(folder_of(work, experiment, maker))
     return TeacherSpec(
-        maker.name,
-        path,
+        ModelTeacher(name=maker.name, languages=declared, path=path),
         config.data.labels,
         config.task,
-        declared,
         dtype="float32",
         store=str(work / "answers"),
     )

@@ -17,7 +17,7 @@ import ray
 
 from benchmarks.class_answers import encode_logits
 from raykd.answers.source import AnswerSlots
-from raykd.config import ActorConfig, ServingConfig
+from raykd.config import ActorConfig, ModelTeacher, ServingConfig
 from raykd.student.prefetch import PendingStep, Prefetcher
 from raykd.tasks import Classification
 from raykd.teachers.actor import TeacherActor
@@ -61,7 +61,10 @@ class SlowPool(OwnPool):
     def __init__(self, replicas: int, latency_s: float, teachers: int = 1) -> None:
         self.latency_s = latency_s
         actor = ActorConfig(num_cpus=1, replicas=replicas)
-        specs = [TeacherSpec(f"slow{m}", "", LABELS, Classification()) for m in range(teachers)]
+        specs = [
+            TeacherSpec(ModelTeacher(name=f"slow{m}", languages="all", path=""), LABELS, Classification())
+            for m in range(teachers)
+        ]
         super().__init__([Placement(spec, actor) for spec in specs], ServingConfig())
 
     def _start(self, g: Any, replica: int) -> Any:

@@ -13,9 +13,11 @@ from raykd.config.teachers import (
     ActorConfig,
     ModelTeacher,
     ServingConfig,
+    TeacherBase,
     TeacherConfig,
     TeacherTraining,
     TrainedTeacher,
+    register_teacher,
 )
 from raykd.config.train import TrainConfig, WorkersConfig
 
@@ -34,6 +36,7 @@ __all__ = [
     "RunConfig",
     "ServingConfig",
     "Source",
+    "TeacherBase",
     "TeacherConfig",
     "TeacherTraining",
     "TrackingConfig",
@@ -43,4 +46,5 @@ __all__ = [
     "build_plain_objective",
     "check_name",
     "overlay",
+    "register_teacher",
 ]

@@ -17,8 +17,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from raykd.config import RunConfig
-from raykd.spec import NotANumber
-from raykd.tasks.registry import RegisteredTask, list_task_classes
+from raykd.spec import KindUnion, NotANumber
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -299,13 +298,14 @@ def _kind(model: type[BaseModel]) -> object:
 
 
 def _list_models(field: FieldInfo) -> list[type[BaseModel]]:
-    """Return the models that a field takes. For a task, all that are registered."""
-    if any(isinstance(note, RegisteredTask) for note in field.metadata):
-        return [*list_task_classes()]
-    return _find_models(field.annotation)
+    """Return the models that a field takes. For a task or a teacher, all that are registered."""
+    return _find_models(field.annotation, field.metadata)
 
 
-def _find_models(annotation: object) -> list[type[BaseModel]]:
+def _find_models(annotation: object, notes: Sequence[object] = ()) -> list[type[BaseModel]]:
+    for note in (*notes, *get_args(annotation)):
+        if isinstance(note, KindUnion):
+            return [*note.classes.values()]
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [model for part in get_args(annotation) for model in _find_models(part)]

@@ -346,8 +346,10 @@ class RunConfig(RunBase):
         tree["teachers"] = [{**_EMPTY_TEACHER_KEYS, **teacher} for teacher in tree["teachers"]]
         for teacher in tree["teachers"]:
             # on_poor decides whether a run goes on, not what it learns.
-            for key in ("kind", "task", "actor", "on_poor"):
+            for key in ("task", "actor", "on_poor"):
                 teacher.pop(key)
+            if teacher["kind"] in ("model", "trained"):
+                teacher.pop("kind")
             (teacher["training"] or {}).pop("workers", None)
             (teacher["training"] or {"train": {}})["train"].pop("max_skipped_steps", None)
             models += [teacher, *([teacher["training"]["model"]] if teacher["training"] else [])]

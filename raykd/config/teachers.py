@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, field_validator
 
@@ -11,7 +11,8 @@ from raykd.config.overlay import check_name
 from raykd.config.train import TrainConfig, WorkersConfig
 from raykd.models import LinearStudent, Student
 from raykd.parse import JsonObject
-from raykd.spec import Spec
+from raykd.spec import KindUnion, Spec
+from raykd.tasks.registry import rebuild_holders
 
 
 class ActorConfig(Spec):
@@ -46,8 +47,9 @@ class TeacherTraining(Spec):
 class TeacherBase(Spec):
     """Keys that every kind of teacher has.
 
-    Decision record: a kind is plain config; the class that serves it is registered by its kind in
-    `raykd.teachers.backends`, which lies above. A new kind is a member of `TeacherConfig` and a backend.
+    Decision record: a kind is plain config, registered with `register_teacher`; the class that serves it is named in
+    `BACKENDS` of `raykd.teachers.backends`, which lies above. Everything else treats all kinds alike. A key `path` is
+    relative to the YAML, as everywhere.
     """
 
     kind: str
@@ -76,7 +78,39 @@ class TeacherBase(Spec):
         """The languages as a set; None means all."""
         return None if self.languages == "all" else frozenset(self.languages)
 
+    @property
+    def model_path(self) -> str | None:
+        """Folder or hub name of the saved model that answers; None for a teacher that has none."""
+        return None
 
+    def build_served(self, folder: str) -> TeacherBase:
+        """Return the teacher that answers: this one, or for a kind that is trained the model in the folder."""
+        return self
+
+
+K = TypeVar("K", bound=TeacherBase)
+_KINDS: dict[str, type[TeacherBase]] = {}
+
+
+def register_teacher(teacher: type[K]) -> type[K]:
+    """Add a class to the kinds of teacher. Use it as a decorator.
+
+    Args:
+        teacher: A `TeacherBase` whose field ``kind`` is a literal with that default.
+
+    Raises:
+        ValueError: Another class has this kind.
+    """
+    kind = str(teacher.model_fields["kind"].default)
+    known = _KINDS.get(kind)
+    if known is not None and known.__qualname__ != teacher.__qualname__:
+        raise ValueError(f"two teachers are of kind {kind}: {known.__qualname__} and {teacher.__qualname__}")
+    _KINDS[kind] = teacher
+    rebuild_holders()
+    return teacher
+
+
+@register_teacher
 class ModelTeacher(TeacherBase):
     """A saved model."""
 
@@ -88,7 +122,13 @@ class ModelTeacher(TeacherBase):
     trust_remote_code: bool = False
     """Run the Python code that comes with the model; the log says so."""
 
+    @property
+    def model_path(self) -> str | None:
+        """The key `path`."""
+        return self.path
 
+
+@register_teacher
 class TrainedTeacher(TeacherBase):
     """A model that the run trains first. Later runs with the same settings reuse it."""
 
@@ -96,8 +136,12 @@ class TrainedTeacher(TeacherBase):
     training: TeacherTraining = TeacherTraining()
     """How it is trained."""
 
+    def build_served(self, folder: str) -> ModelTeacher:
+        """Return the model that the training left in the folder."""
+        shared = {key: getattr(self, key) for key in TeacherBase.model_fields if key != "kind"}
+        return ModelTeacher(path=folder, **shared)
 
-_KINDS: dict[str, type[TeacherBase]] = {"model": ModelTeacher, "trained": TrainedTeacher}
+
 _KIND_BY_KEY = {"path": "model", "training": "trained"}
 """The kind of a teacher without `kind`, by a key that only that kind has."""
 
@@ -114,7 +158,7 @@ def add_teacher_kind(tree: object) -> object:
     if kind is None:
         raise ValueError("a teacher needs either path (a model that exists) or training (how to make it)")
     for key, other in _KIND_BY_KEY.items():
-        if kind in _KINDS and kind != other and tree.get(key) is not None:
+        if kind in _KINDS and key not in _KINDS[kind].model_fields and tree.get(key) is not None:
             raise ValueError(f"a teacher of kind {kind} has no {key}; leave it out, or write kind: {other}")
     # Files of earlier versions hold the keys of all kinds, and no kind.
     foreign = list_foreign_keys(kind)
@@ -137,10 +181,8 @@ def list_foreign_keys(kind: str | None) -> set[str]:
     ].model_fields.keys()
 
 
-TeacherConfig = Annotated[
-    ModelTeacher | TrainedTeacher, Field(discriminator="kind"), BeforeValidator(add_teacher_kind)
-]
-"""One teacher of any kind."""
+TeacherConfig = Annotated[TeacherBase, KindUnion(_KINDS), BeforeValidator(add_teacher_kind)]
+"""One teacher of any registered kind."""
 
 
 class ServingConfig(Spec):

@@ -62,7 +62,7 @@ def plan_nodes(run: Run, trials_at_once: int) -> list[NodeType]:
 
 def _groups(member: RunConfig) -> list[Group]:
     teachers = member.active_teachers
-    return group_placements([Placement(TeacherSpec(t.name, "", (), member.task), t.actor) for t in teachers])
+    return group_placements([Placement(TeacherSpec(t, (), member.task), t.actor) for t in teachers])
 
 
 def _teachers(run: Run, groups: Sequence[Group]) -> NodeType:

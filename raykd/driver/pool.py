@@ -17,7 +17,7 @@ import ray
 
 from raykd.cluster.connection import POOL, Demand, check_fits, demands_of, pool_demand, workers_demand
 from raykd.cluster.wait import wait_for_resources
-from raykd.config import ModelTeacher, Run, RunConfig, TeacherConfig
+from raykd.config import Run, RunConfig, TeacherConfig
 from raykd.driver.jobs import Job, check_trained
 from raykd.errors import TeacherError
 from raykd.teachers.backends.backend import describe_teacher
@@ -56,19 +56,10 @@ def make_teacher_spec(config: RunConfig, teacher: TeacherConfig, trained: Mappin
     serving = config.serving
     # Not in the run's folder: all runs with the same `output` share the stores.
     store = None if serving.store is None else str((Path(config.output).resolve() / serving.store).resolve())
-    model = teacher if isinstance(teacher, ModelTeacher) else None
     return TeacherSpec(
-        name=teacher.name,
-        kind=teacher.kind,
-        path=str(trained.get(f"teacher-{teacher.name}", "")) if model is None else model.path,
+        teacher=teacher.build_served(str(trained.get(f"teacher-{teacher.name}", ""))),
         labels=config.data.labels,
         task=config.task,
-        languages=teacher.language_set,
-        revision=None if model is None else model.revision,
-        trust_remote_code=model is not None and model.trust_remote_code,
-        label_map=dict(teacher.label_map),
-        language_codes=dict(teacher.language_codes),
-        max_length=teacher.max_length,
         dtype=serving.dtype,
         max_tokens=serving.max_tokens,
         store=store,

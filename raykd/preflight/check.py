@@ -17,6 +17,7 @@ from raykd.config import ModelTeacher, Run, RunConfig, TeacherConfig, TrainedTea
 from raykd.data.rows import Rows
 from raykd.driver.jobs import Job, make_jobs
 from raykd.driver.language_models import check_source_languages, describe_repeated_marks
+from raykd.driver.pool import make_teacher_spec
 from raykd.errors import ConfigError, ModelError, RaykdError, prefix_errors
 from raykd.folders.places import check_places
 from raykd.preflight.disk import check_disk, compute_disk
@@ -35,6 +36,7 @@ from raykd.scoring.absent_teachers import describe_unused_teachers, find_unused_
 from raykd.student.overrides import find_overruled_keys
 from raykd.student.validation import check_deepspeed
 from raykd.tasks.language import LanguageTask
+from raykd.teachers.backends.backend import describe_teacher
 from raykd.teachers.groups import Group
 from raykd.teachers.pools.own_pool import Placement, group_placements
 from raykd.teachers.spec import TeacherSpec
@@ -51,6 +53,8 @@ def check_teacher(teacher: TeacherConfig, config: RunConfig) -> str:
         check_made(teacher.training.model, config, f"teachers.{teacher.name}.training.model")
         languages = "all languages" if teacher.languages == "all" else ", ".join(teacher.languages)
         return f"will be trained: {teacher.training.model.kind} on {languages}"
+    if not isinstance(teacher, ModelTeacher):
+        return describe_served(teacher, config)
     path = Path(teacher.path)
     if not path.is_dir():
         if path.is_absolute() or teacher.path.startswith("."):
@@ -62,6 +66,17 @@ def check_teacher(teacher: TeacherConfig, config: RunConfig) -> str:
             )
         return f"no directory {path.resolve()}; taken for a name of the hub and not checked"
     return append_notes(*look_at_teacher(teacher, config, path))
+
+
+def describe_served(teacher: TeacherConfig, config: RunConfig) -> str:
+    """Describe a teacher as the process that will serve it does; loads no weights.
+
+    Raises:
+        ModelError, LabelMismatchError: It cannot be used.
+    """
+    info = describe_teacher(make_teacher_spec(config, teacher, {}))
+    labels = [f"labels {', '.join(info.labels)}"] if info.labels else []
+    return ", ".join([teacher.kind, *labels, f"{info.dtype} on {info.device}"])
 
 
 def preflight(config: Run, *, together: bool = True) -> tuple[str, ...]:
@@ -319,7 +334,7 @@ def list_replica_groups(config: Run) -> list[Group]:
     for member in config.members.values() if config.serving.pool is None else ():
         groups += group_placements(
             [
-                Placement(TeacherSpec(t.name, "", member.data.labels, member.task), t.actor)
+                Placement(TeacherSpec(t, member.data.labels, member.task), t.actor)
                 for t in member.active_teachers
             ]
         )

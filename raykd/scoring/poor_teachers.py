@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from raykd import models
 from raykd.config import RunConfig
-from raykd.errors import RaykdError
 from raykd.report.results import Score
 from raykd.tasks.scores.chance import Comparison, Swap
 from raykd.teachers.spec import TeacherInfo, TeacherSpec
@@ -91,43 +89,33 @@ def _describe_cause(config: RunConfig, spec: TeacherSpec, info: TeacherInfo, swa
     key, labels = f"teachers.{spec.name}", config.data.labels
     if swap is None and spec.name in [t.name for t in config.trained_teachers]:
         return f"the run trained it so: more steps, more rows, or another learning rate ({key}.training)"
+    path = spec.teacher.model_path
+    if swap is None and path is None:
+        return f"no other order of its labels fits either: are its answers meant for this task and for {key}.languages"
     if swap is None:
         return (
-            f"no other order of its labels fits either: is {spec.path} a model of this task and of the languages in "
+            f"no other order of its labels fits either: is {path} a model of this task and of the languages in "
             f"{key}.languages, and does {key}.max_length ({info.max_length} tokens) hold the texts"
         )
-    wanted = suggest_label_map(spec, info, swap, labels)
+    wanted = suggest_label_map(info, swap, labels)
     shown = ", ".join(f"{own}: {label}" for own, label in list(wanted.items())[:NAMED])
     more = ", ..." if len(wanted) > NAMED else ""
     how = f"with label_map {{{shown}{more}}}" if wanted else "without a label_map"
     return (
-        f"its labels look swapped: {how} it would reach {_percent(swap.accuracy)}: check {key}.label_map and "
-        f"id2label in its config.json ({spec.path})"
+        f"its labels look swapped: {how} it would reach {_percent(swap.accuracy)}: check {key}.label_map"
+        + ("" if path is None else f" and id2label in its config.json ({path})")
     )
 
 
-def suggest_label_map(
-    spec: TeacherSpec, info: TeacherInfo, swap: Swap, labels: tuple[str, ...]
-) -> dict[str, str]:
+def suggest_label_map(info: TeacherInfo, swap: Swap, labels: tuple[str, ...]) -> dict[str, str]:
     """Return the `label_map` under which the teacher's answers would fit the gold labels best.
 
     It names only labels of the model that differ from the run's.
     """
-    own = _read_own_labels(spec)
+    own = info.labels
     found = {}
     for at, wanted in enumerate(swap.assignment):
         columns = info.columns[at] if at < len(info.columns) else ()
         names = [own[c] for c in columns if c < len(own)] or [labels[at]]
         found.update({name: labels[wanted] for name in names if name != labels[wanted]})
     return found
-
-
-def _read_own_labels(spec: TeacherSpec) -> tuple[str, ...]:
-    """Return the labels of the teacher's own model; () if they cannot be read here."""
-    try:
-        folder = models.resolve_model(
-            spec.path, revision=spec.revision, trust_remote_code=spec.trust_remote_code
-        )
-        return tuple(models.read_labels(folder) or ())
-    except (RaykdError, OSError):  # a named pool may have read it on another machine
-        return ()

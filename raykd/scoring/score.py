@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from raykd.answers.layout import StudentUnits, lay_out_answers, read_unit_logits
 from raykd.answers.source import AnswerSlots
-from raykd.config import RunConfig
+from raykd.config import ModelTeacher, RunConfig
 from raykd.data.rows import Rows
 from raykd.distill.signals import MASKED, UNLABELLED, Signals
 from raykd.distill.targets import Mixture, combine_logits
@@ -271,9 +271,8 @@ def complete_logits(signals: Signals, weights_MN: torch.Tensor, mixture: Mixture
 def make_student_spec(name: str, directory: Path, config: RunConfig) -> TeacherSpec:
     """Return the spec by which a saved student is loaded and asked like a teacher, in float32."""
     codes = get_language_codes(config) if config.task.language else {}
-    return TeacherSpec(
-        name, str(directory), config.data.labels, config.task, language_codes=dict(codes), dtype="float32"
-    )
+    student = ModelTeacher(name=name, languages="all", path=str(directory), language_codes=dict(codes))
+    return TeacherSpec(student, config.data.labels, config.task, dtype="float32")
 
 
 def score_student(name: str, role: Role, directory: Path, config: RunConfig, rows: Rows) -> System:

@@ -108,7 +108,7 @@ def collect_teacher_results(
         TeacherFacts(
             name=info.name,
             languages=tuple(sorted(languages[m] or ())),
-            path=specs[info.name].path,
+            path=specs[info.name].teacher.model_path or "",
             fingerprint=info.fingerprint,
             parameters=info.parameters,
             validation=dict(review.scores[info.name].macro or {}),

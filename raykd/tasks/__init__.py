@@ -12,7 +12,7 @@ from raykd.tasks.registry import (
     build_task,
     find_task_class,
     holds_task,
-    list_task_classes,
+    rebuild_holders,
     register_task,
 )
 from raykd.tasks.seq2seq import Seq2Seq
@@ -42,6 +42,6 @@ __all__ = [
     "build_task",
     "find_task_class",
     "holds_task",
-    "list_task_classes",
+    "rebuild_holders",
     "register_task",
 ]

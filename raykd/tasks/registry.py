@@ -8,11 +8,11 @@ Models that hold a task say so with `holds_task`; they are built again when a cl
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, TypeVar, Union
+from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, Field, GetCoreSchemaHandler, TypeAdapter
-from pydantic_core import CoreSchema
+from pydantic import BaseModel, TypeAdapter
 
+from raykd.spec import KindUnion
 from raykd.tasks.base import TaskBase
 
 T = TypeVar("T", bound=TaskBase)
@@ -39,9 +39,14 @@ def register_task(task: type[T]) -> type[T]:
     if lacking or getattr(task, "__abstractmethods__", None):
         raise ValueError(f"task {kind} lacks {', '.join(lacking or sorted(task.__abstractmethods__))}")
     _CLASSES[kind] = task
+    rebuild_holders()
+    return task
+
+
+def rebuild_holders() -> None:
+    """Build the marked models again, after a kind of task or of teacher was registered."""
     for holder in _HOLDERS:
         holder.model_rebuild(force=True)
-    return task
 
 
 def holds_task(model: M) -> M:
@@ -58,11 +63,6 @@ def find_task_class(kind: str) -> type[TaskBase] | None:
     return _CLASSES.get(kind)
 
 
-def list_task_classes() -> tuple[type[TaskBase], ...]:
-    """Return all classes that are registered, in the order of their registration."""
-    return tuple(_CLASSES.values())
-
-
 def build_task(settings: Mapping[str, object]) -> TaskBase:
     """Return the task that a tree describes.
 
@@ -73,10 +73,8 @@ def build_task(settings: Mapping[str, object]) -> TaskBase:
     return adapter.validate_python(settings)
 
 
-class RegisteredTask:
-    """Annotates a field that takes a task of any registered kind, told apart by its key ``kind``."""
+class RegisteredTask(KindUnion):
+    """Annotates a field that takes a task of any registered kind."""
 
-    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Build the union of the classes that are registered now."""
-        union: Any = Union[tuple(_CLASSES.values())]  # noqa: UP007  (made of what is known at run time)
-        return handler.generate_schema(Annotated[union, Field(discriminator="kind")])
+    def __init__(self) -> None:
+        super().__init__(_CLASSES)

@@ -6,9 +6,12 @@ So a store never serves another teacher, nor the same one in another precision.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from raykd.config import ServingConfig, TeacherBase
 from raykd.tasks import Task
+
+_SERVING = ServingConfig()
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class TeacherInfo:
         answers: Hash of all that changes an answer; names the store.
         columns: For each of the run's labels the teacher's columns. Several columns are merged into one label, none
             stand for a label that the teacher does not know. Empty where a task has no labels.
+        labels: The teacher's own, in the order of its columns.
     """
 
     name: str
@@ -37,6 +41,7 @@ class TeacherInfo:
     max_length: int
     answers: str = ""
     columns: tuple[tuple[int, ...], ...] = ()
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -44,39 +49,33 @@ class TeacherSpec:
     """What a process needs to become a teacher. Written by `runs`, read by `Teacher`.
 
     Attributes:
-        name: The teacher's.
-        path: Local directory or hub name.
+        teacher: Its configuration. One that the run trains stands here as the model that it became.
         labels: The run's.
         task: The run's.
-        languages: Those it is asked for; None for any.
-        revision: Of a hub name.
-        trust_remote_code: Whether code of the model's directory may run.
-        label_map: The teacher's label names to the run's.
-        language_codes: The run's languages to the tokenizer's codes.
-        max_length: Tokens after which a text is cut; None for what the model was trained with.
         dtype: auto, float32 or bfloat16.
         max_tokens: Padded tokens of one forward pass.
         device: Name of torch's.
         store: Folder of all stores; None keeps nothing.
         store_limit_gb: Bound on all of them together.
         parked: What the teacher said of itself before it was parked; None for one that is not parked.
-        kind: The teacher's kind in the configuration; chooses the backend that serves it.
     """
 
-    name: str
-    path: str
+    teacher: TeacherBase
     labels: tuple[str, ...]
     task: Task
-    languages: frozenset[str] | None = None
-    revision: str | None = None
-    trust_remote_code: bool = False
-    label_map: dict[str, str] = field(default_factory=dict)
-    language_codes: dict[str, str] = field(default_factory=dict)
-    max_length: int | None = None
-    dtype: str = "auto"
-    max_tokens: int = 8192
+    dtype: str = _SERVING.dtype
+    max_tokens: int = _SERVING.max_tokens
     device: str = "cpu"
     store: str | None = None
-    store_limit_gb: float = 20.0
+    store_limit_gb: float = _SERVING.store_limit_gb
     parked: TeacherInfo | None = None
-    kind: str = "model"
+
+    @property
+    def name(self) -> str:
+        """The teacher's name."""
+        return self.teacher.name
+
+    @property
+    def languages(self) -> frozenset[str] | None:
+        """The languages that it is asked for; None for any."""
+        return self.teacher.language_set

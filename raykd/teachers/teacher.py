@@ -1,7 +1,7 @@
 """`Teacher`: a backend that computes answers, and a store that keeps them. Knows no Ray.
 
 Decision record: store, counters and what a parked teacher may do are the same for every kind of teacher; its answers
-are computed by a `TeacherBackend`, chosen by kind. What the store holds is not computed, and a text that stands twice
+are computed by a backend, chosen by kind. What the store holds is not computed, and a text that stands twice
 in a batch is computed once. Weights are loaded on the first row that the store does not hold.
 """
 
@@ -206,7 +206,7 @@ class Teacher:
         return self.backend.vocabulary()
 
     def generate(self, rows: TextBatch, *, beams: int | None, max_new_tokens: int) -> list[str]:
-        """Write a text for each prompt or source, see `TeacherBackend.generate`."""
+        """Write a text for each prompt or source, see `BackendBase.generate`."""
         return self.backend.generate(rows, beams=beams, max_new_tokens=max_new_tokens)
 
     def close(self) -> None:

@@ -20,15 +20,14 @@ from raykd.teachers.pool_source import PoolSource
 from raykd.config import ActorConfig, ServingConfig
 from raykd.tasks import Classification
 from raykd.teachers.pools.own_pool import Placement, OwnPool
-from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.teacher import Teacher
-from tests.fakes import logits_of, LABELS, save_transformer, text_batch, texts_and_labels
+from tests.fakes import LABELS, logits_of, model_spec, save_transformer, text_batch, texts_and_labels
 import json
 
 def main():
     folder = Path(sys.argv[1])
     ray.init(num_cpus=2, object_store_memory=80 * 2**20, include_dashboard=False, _temp_dir=sys.argv[2])
-    spec = TeacherSpec("one", str(save_transformer(folder / "m")), LABELS, Classification(max_length=64), dtype="float32")
+    spec = model_spec("one", str(save_transformer(folder / "m")), LABELS, Classification(max_length=64), dtype="float32")
     pool = OwnPool([Placement(spec, ActorConfig(num_cpus=0.5))], ServingConfig(store=None))
     pool.open()
     source, alone = PoolSource(pool.handle), Teacher(spec)
@@ -73,9 +72,8 @@ from pathlib import Path
 from raykd.config import ActorConfig, ServingConfig
 from raykd.tasks import Classification
 from raykd.teachers.pools.own_pool import Placement, OwnPool
-from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.teacher import Teacher
-from tests.fakes import LABELS, save_transformer, text_batch
+from tests.fakes import LABELS, model_spec, save_transformer, text_batch
 from hungry import Hungry
 
 def main():
@@ -87,12 +85,12 @@ def main():
     logging.getLogger("raykd.teachers").addHandler(Keep())
     ray.init(num_cpus=2, include_dashboard=False, _temp_dir=sys.argv[2])
     path = str(save_transformer(folder / "m"))
-    spec = TeacherSpec("hungry", path, LABELS, Hungry(max_length=64), dtype="float32")
+    spec = model_spec("hungry", path, LABELS, Hungry(max_length=64), dtype="float32")
     pool = OwnPool([Placement(spec, ActorConfig(num_cpus=0.5))], ServingConfig(store=None))
     pool.open()
     batch = text_batch(["a good day", "a bad day"])
     got = logits_of(PoolSource(pool.handle).submit(batch).result()[0])
-    want = Teacher(TeacherSpec("same", path, LABELS, Classification(max_length=64), dtype="float32")).answer(batch)
+    want = Teacher(model_spec("same", path, LABELS, Classification(max_length=64), dtype="float32")).answer(batch)
     same = bool(np.allclose(got, logits_of(want), atol=1e-5))
     print(json.dumps({"same": same, "said": said, "restarts": pool.restarts()}))
     pool.stop()

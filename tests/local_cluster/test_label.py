@@ -24,7 +24,7 @@ from raykd.teachers.source import LocalSource
 from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.store.inventory import list_stores
 from raykd.teachers.teacher import Teacher
-from tests.fakes import LABELS, logits_of, save_transformer, text_batch, texts_and_labels
+from tests.fakes import LABELS, logits_of, model_spec, save_transformer, text_batch, texts_and_labels
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 TASK = Classification(max_length=64)
@@ -35,9 +35,7 @@ def specs(tmp_path_factory: pytest.TempPathFactory) -> list[TeacherSpec]:
     root = tmp_path_factory.mktemp("models")
     languages = {"zh": frozenset({"zh"}), "en": frozenset({"en"}), "multi": None}
     return [
-        TeacherSpec(
-            name, str(save_transformer(root / name, seed=seed)), LABELS, TASK, spoken, dtype="float32"
-        )
+        model_spec(name, str(save_transformer(root / name, seed=seed)), LABELS, TASK, spoken, dtype="float32")
         for seed, (name, spoken) in enumerate(languages.items())
     ]
 
@@ -210,7 +208,13 @@ def test_a_parked_pool_holds_no_cpu_answers_equally_and_counts_what_it_computes(
 @pytest.mark.nightly
 def test_rows_have_a_home_among_nodes(tmp_path: Path, specs: list[TeacherSpec]) -> None:
     """Two nodes in a cluster of their own, which needs a process of its own."""
-    command = [sys.executable, "-m", "tests.local_cluster.two_nodes", specs[2].path, str(tmp_path)]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.local_cluster.two_nodes",
+        specs[2].teacher.model_path,
+        str(tmp_path),
+    ]
     done = subprocess.run(
         command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=240, check=False
     )

@@ -18,7 +18,7 @@ from raykd.teachers.pools.own_pool import OwnPool, Placement
 from raykd.teachers.source import LocalSource
 from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.teacher import Teacher
-from tests.fakes import LABELS, logits_of, save_transformer, text_batch, texts_and_labels
+from tests.fakes import LABELS, logits_of, model_spec, save_transformer, text_batch, texts_and_labels
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 TASK = Classification(max_length=64)
@@ -30,9 +30,7 @@ def specs(tmp_path_factory: pytest.TempPathFactory) -> list[TeacherSpec]:
     root = tmp_path_factory.mktemp("models")
     languages = {"zh": frozenset({"zh"}), "en": frozenset({"en"}), "multi": None}
     return [
-        TeacherSpec(
-            name, str(save_transformer(root / name, seed=seed)), LABELS, TASK, spoken, dtype="float32"
-        )
+        model_spec(name, str(save_transformer(root / name, seed=seed)), LABELS, TASK, spoken, dtype="float32")
         for seed, (name, spoken) in enumerate(languages.items())
     ]
 
@@ -118,17 +116,15 @@ def test_without_restarts_a_dead_replica_is_left_out_and_the_last_ones_death_is_
 def test_errors_of_a_teacher_keep_their_type_across_processes(
     specs: list[TeacherSpec], tmp_path: Path
 ) -> None:
-    other = TeacherSpec("zh", specs[0].path, ("good", "bad"), TASK, dtype="float32")
-    gone = TeacherSpec("gone", str(tmp_path / "nothing"), LABELS, TASK)
+    other = model_spec("zh", specs[0].teacher.model_path, ("good", "bad"), TASK, dtype="float32")
+    gone = model_spec("gone", str(tmp_path / "nothing"), LABELS, TASK)
     broken = save_transformer(tmp_path / "nan")
     from raykd import models
 
     model = models.load_model(broken)
     model.model.classifier.bias.data.fill_(float("nan"))
     models.save_model(model, broken)
-    pools = [
-        start([s]) for s in (other, gone, TeacherSpec("nan", str(broken), LABELS, TASK, dtype="float32"))
-    ]
+    pools = [start([s]) for s in (other, gone, model_spec("nan", str(broken), LABELS, TASK, dtype="float32"))]
     try:
         with pytest.raises(LabelMismatchError, match="teacher zh"):
             pools[0].open()

@@ -19,11 +19,10 @@ from raykd.tasks import Classification
 from raykd.teachers.pool_source import PoolSource
 from raykd.teachers.pools.own_pool import OwnPool, Placement
 from raykd.teachers.source import LocalSource
-from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.teacher import Teacher
 from raykd.text.batch import TextBatch
 from tests.e2e.conftest import wait_until
-from tests.fakes import LABELS, logits_of, save_transformer, text_batch
+from tests.fakes import LABELS, logits_of, model_spec, save_transformer, text_batch
 
 pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.nightly]
 MARKER = "HANG"
@@ -55,7 +54,7 @@ def test_a_hung_process_is_killed_and_asked_again_and_a_lost_teacher_is_dropped(
     import ray
 
     specs = [
-        TeacherSpec(name, str(save_transformer(tmp_path / name, seed=seed)), LABELS, Sleepy(max_length=64),
+        model_spec(name, str(save_transformer(tmp_path / name, seed=seed)), LABELS, Sleepy(max_length=64),
                     spoken, dtype="float32")
         for seed, (name, spoken) in enumerate({"zh": frozenset({"zh"}), "multi": None}.items())
     ]  # fmt: skip

@@ -6,6 +6,7 @@ Keepers of named pools lie on the head node, so that the loss of a worker's node
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +22,10 @@ from raykd.teachers.pools.named_pool import end_named_pool, start_keeper
 from raykd.teachers.pools.own_pool import OwnPool, Placement
 from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.store import make_text_keys
-from tests.fakes import LABELS, logits_of
+from tests.fakes import LABELS, logits_of, model_spec
 from tests.local_cluster.test_label import rows_of
 
-SPEC = TeacherSpec("multi", sys.argv[1], LABELS, Classification(max_length=64), dtype="float32")
+SPEC = model_spec("multi", sys.argv[1], LABELS, Classification(max_length=64), dtype="float32")
 
 
 def forwarded(pool: OwnPool) -> list[int]:
@@ -60,7 +61,7 @@ def main() -> None:
     try:
         keepers_lie_on_the_head()
         rows = rows_of(300)
-        spec = TeacherSpec(**{**SPEC.__dict__, "store": sys.argv[2]})
+        spec = replace(SPEC, store=sys.argv[2])
         pool = pool_of(spec)
         # As if each node had a disk of its own: nothing is read directly, every row goes to its home.
         sources = [PoolSource(pool.handle, None, rank, direct=False) for rank in range(2)]

@@ -16,9 +16,8 @@ import torch
 from raykd import models
 from raykd.prediction.predictor import Predictor, build_unlabelled_rows
 from raykd.tasks import Classification
-from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.teacher import Teacher
-from tests.fakes import logits_of, text_batch
+from tests.fakes import logits_of, model_spec, text_batch
 from tests.made_models import (
     ARCHITECTURES,
     FAMILIES,
@@ -68,7 +67,7 @@ def taught(
     directory: Path, labels: tuple[str, ...], texts: list[str], pairs: list[str] | None, max_length: int
 ) -> np.ndarray:
     """``[N, C]`` of a teacher's logits at temperature 1, all rows in one batch."""
-    spec = TeacherSpec(
+    spec = model_spec(
         "t",
         str(directory),
         labels,

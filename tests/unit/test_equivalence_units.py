@@ -24,11 +24,11 @@ from raykd.distill.signals import MASKED, UNLABELLED
 from raykd.prediction.predictor import Predictor
 from raykd.tasks import QuestionAnswering, SystemAnswers, TokenClassification
 from raykd.tasks.base import TaskBase
-from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.teacher import Teacher
 from raykd.text.batch import Mode, TextBatch
 from raykd.text.words import join_tokens
 from tests import made_units as made
+from tests.fakes import model_spec
 from tests.made_models import FAMILIES
 
 TOLERANCE = 1e-5
@@ -77,7 +77,7 @@ def asked(rows: Sequence[made.Question], mode: Mode = "") -> TextBatch:
 
 def said_by(directory: Path, task: TaskBase, batch: TextBatch, labels: tuple[str, ...] = ()) -> SystemAnswers:
     """What a teacher says to rows in one batch."""
-    spec = TeacherSpec("t", str(directory), labels, task, max_length=task.max_length, dtype="float32")
+    spec = model_spec("t", str(directory), labels, task, max_length=task.max_length, dtype="float32")
     signal, counts_B = Teacher(spec).answer(batch.without_labels()), task.count_units(batch)
     logits_NC, covered_N = read_unit_logits(signal, counts_B, task.count_choices(batch, labels))
     return SystemAnswers(np.maximum(logits_NC, MASKED), counts_B, covered_N)

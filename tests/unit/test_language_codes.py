@@ -18,6 +18,7 @@ from raykd.tasks import Seq2Seq
 from raykd.teachers.store.values import make_text_keys
 from raykd.text.batch import TextBatch
 from raykd.text.codes import choose_language_code, list_language_codes
+from tests.fakes import model_spec
 
 SOURCES = ("hello red world", "hello blue sea", "hello world", "blue world")
 TARGETS = ("bonjour monde", "hallo blau", "bonjour", "hallo welt")
@@ -212,7 +213,6 @@ def test_a_teacher_teaches_rows_of_two_languages_and_its_student_writes_them(
     from raykd.student.loop import TrainingLoop
     from raykd.student.prepare import fit_tokenizer, prepare_rows
     from raykd.teachers.source import LocalSource
-    from raykd.teachers.spec import TeacherSpec
     from raykd.teachers.teacher import Teacher
 
     family, tokenizer, model = made
@@ -242,7 +242,7 @@ def test_a_teacher_teaches_rows_of_two_languages_and_its_student_writes_them(
         source_languages=("en", "en", "deutsch", "en"),
     )
     teacher = Teacher(
-        TeacherSpec("t", str(tmp_path / "t"), (), config.task, language_codes=names, dtype="float32",
+        model_spec("t", str(tmp_path / "t"), (), config.task, language_codes=names, dtype="float32",
                     store=str(tmp_path / "store"))
     )  # fmt: skip
     points: list[Any] = []

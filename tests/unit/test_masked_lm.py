@@ -37,10 +37,10 @@ from raykd.student.vocabulary_matching import match_vocabularies
 from raykd.tasks import CausalLM, Classification, MaskedLM
 from raykd.tasks.language import HiddenAnswers, SampledAnswers, TopKAnswers
 from raykd.teachers.source import LocalSource
-from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.teacher import Teacher
 from raykd.text.batch import TextBatch
 from raykd.tokenizers.union import UnionTokenizer
+from tests.fakes import model_spec
 
 TEXTS = {
     "en": ("The cat sat on the mat.", "Hello world, how are you today?", "We like the small grey cat."),
@@ -342,7 +342,7 @@ def test_two_monolingual_teachers_teach_one_student(tmp_path: Path) -> None:
         tokenizer, model = teacher(language)
         built = models.TextModel(model, tokenizer, (), kind="transformer", task="masked_lm", max_length=32)
         models.save_model(built, tmp_path / language)
-        spec = TeacherSpec(
+        spec = model_spec(
             language,
             str(tmp_path / language),
             (),

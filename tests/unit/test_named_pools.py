@@ -18,6 +18,7 @@ from raykd.teachers.pools.attached_pool import _subtract, compare_teachers, refu
 from raykd.teachers.pools.named_pool import NamedPool, sum_resources_by_node
 from raykd.teachers.pools.own_pool import Placement, group_placements
 from raykd.teachers.spec import TeacherInfo, TeacherSpec
+from tests.fakes import model_spec
 
 NAMES = ("zh", "en", "multi")
 GROUPS = {"zh": "pair", "en": None, "multi": "pair"}
@@ -25,10 +26,16 @@ GROUPS = {"zh": "pair", "en": None, "multi": "pair"}
 
 def spec(name: str, **changes: Any) -> TeacherSpec:
     languages = None if name == "multi" else frozenset({name})
-    base = TeacherSpec(
-        name, f"models/{name}", ("no", "yes"), Classification(), languages, dtype="float32", store="s"
-    )
-    return replace(base, **changes)
+    settings = {
+        "name": name,
+        "path": f"models/{name}",
+        "labels": ("no", "yes"),
+        "task": Classification(),
+        "languages": languages,
+        "dtype": "float32",
+        "store": "s",
+    }
+    return model_spec(**{**settings, **changes})
 
 
 def info(name: str, **changes: Any) -> TeacherInfo:

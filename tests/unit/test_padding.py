@@ -21,11 +21,10 @@ from raykd.prediction.predictor import Predictor, build_unlabelled_rows
 from raykd.prediction.selftest import PaddingFinding, find_padding
 from raykd.pretrained.positions import count_positions
 from raykd.tasks import CausalLM, Classification, QuestionAnswering, TokenClassification
-from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.teacher import Teacher
 from raykd.text.batch import TextBatch
 from raykd.text.padding import RIGHT, Padding, pad_sequences, read_padding, split_passes
-from tests.fakes import logits_of
+from tests.fakes import logits_of, model_spec
 
 SENTENCE = "the room was bad and food awful today again good we said it here very quite not so"
 WORDS = SENTENCE.split()
@@ -348,7 +347,7 @@ def test_a_teacher_tests_itself_before_its_first_answer_and_refuses_by_name(
     model = classifier("fnet")
     model.model.save_pretrained(tmp_path / "fnet")
     model.tokenizer.save_pretrained(str(tmp_path / "fnet"))
-    teacher = Teacher(TeacherSpec("f", str(tmp_path / "fnet"), model.labels, TASK, dtype="float32"))
+    teacher = Teacher(model_spec("f", str(tmp_path / "fnet"), model.labels, TASK, dtype="float32"))
     labels = np.full(len(TEXTS), UNLABELLED)
     batch = TextBatch(tuple("abc"), tuple(TEXTS), ("en",) * 3, labels)
     said = logits_of(teacher.answer(batch))

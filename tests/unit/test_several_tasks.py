@@ -23,13 +23,12 @@ from raykd.point import Point
 from raykd.scoring.several_tasks import select_task_points
 from raykd.student.loop import TrainingLoop
 from raykd.student.prepare import prepare_rows
-from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.teacher import Teacher
 from raykd.tuning.config import Sweep, dump_sweep, load_sweep
 from raykd.tuning.driver import find_shared_weightings
 from raykd.tuning.journal import Journal, Trial
 from raykd.tuning.outcome import build_best_run
-from tests.fakes import LABELS, FixedSource, logits_of, text_batch, texts_and_labels
+from tests.fakes import LABELS, FixedSource, logits_of, model_spec, text_batch, texts_and_labels
 from tests.worlds import build_loop, rows, run_config
 
 TAGS = ("O", "B-PER", "I-PER")
@@ -240,7 +239,7 @@ def test_a_task_of_a_saved_student_is_a_teacher(tmp_path: Path) -> None:
     folder = save_tasks(student, tmp_path / "student")
     task = run_config().task
     batch = text_batch(["the food was good", "dull place"])
-    said = Teacher(TeacherSpec("t", str(folder / "opinion"), LABELS, task, dtype="float32")).answer(batch)
+    said = Teacher(model_spec("t", str(folder / "opinion"), LABELS, task, dtype="float32")).answer(batch)
     part = student.parts["opinion"]
     encoded = task.collate(task.encode(part.tokenizer, batch), [0, 1])
     with torch.no_grad():

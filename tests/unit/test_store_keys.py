@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from raykd.teachers.source import LocalSource
 from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.store import make_text_key
 from raykd.teachers.teacher import Teacher
-from tests.fakes import LABELS, logits_of, save_transformer, text_batch, texts_and_labels
+from tests.fakes import LABELS, logits_of, model_spec, save_transformer, text_batch, texts_and_labels
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +27,14 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def spec(directory: Path, **changes: Any) -> TeacherSpec:
-    return replace(
-        TeacherSpec("t", str(directory), LABELS, Classification(max_length=64), dtype="float32"), **changes
-    )
+    settings = {
+        "name": "t",
+        "path": str(directory),
+        "labels": LABELS,
+        "task": Classification(max_length=64),
+        "dtype": "float32",
+    }
+    return model_spec(**{**settings, **changes})
 
 
 def flip_weight(folder: Path) -> None:
@@ -119,7 +123,7 @@ def test_teachers_with_other_tokenizers_each_read_the_raw_text(tmp_path: Path) -
         tokenizer = model.fit_tokenizer(texts_and_labels(300, seed=seed)[0])
         built = models.TextModel(model.build(tokenizer, LABELS, seed), tokenizer, LABELS, max_length=64)
         specs.append(spec(models.save_model(built, tmp_path / str(size)), name=str(size)))
-    one, two = (models.load_model(s.path).tokenizer for s in specs)
+    one, two = (models.load_model(s.teacher.model_path).tokenizer for s in specs)
     assert [one(t)["input_ids"] for t in texts] != [two(t)["input_ids"] for t in texts]
     batch = text_batch(texts)
     together = LocalSource([Teacher(s) for s in specs], Uniform()).submit(batch).result()

@@ -11,8 +11,8 @@ from raykd.errors import ResourceError
 from raykd.tasks import Classification
 from raykd.teachers.groups import Group
 from raykd.teachers.pools.own_pool import Placement, group_placements
-from raykd.teachers.spec import TeacherSpec
 from raykd.tuning.capacity import count_concurrent_trials, list_worker_resources
+from tests.fakes import model_spec
 
 Node = dict[str, float]
 
@@ -24,7 +24,7 @@ def cpus(*amounts: float, **more: float) -> list[Node]:
 
 def teachers(**actor: Any) -> list[Group]:
     """One teacher, as it asks to be placed."""
-    spec = TeacherSpec("en", "", ("no", "yes"), Classification())
+    spec = model_spec("en", "", ("no", "yes"), Classification())
     return group_placements([Placement(spec, ActorConfig.model_validate(actor))])
 
 

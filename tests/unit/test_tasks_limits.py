@@ -28,11 +28,10 @@ from raykd.student.prepare import check_long_rows, fit_tokenizer, prepare_rows
 from raykd.tasks import Classification, QuestionAnswering, TokenClassification
 from raykd.tasks.scores import entities
 from raykd.teachers.backends.backend import describe_teacher
-from raykd.teachers.spec import TeacherSpec
 from raykd.text.batch import TextBatch
 from raykd.text.tokens import find_marker_ids, tokenize
 from raykd.text.words import find_word_spans
-from tests.fakes import save_transformer, texts_and_labels
+from tests.fakes import model_spec, save_transformer, texts_and_labels
 
 TAGS = ["O", "B-PER", "I-PER"]
 SMALL = LSTMStudent(embedding=8, hidden=8, vocab_size=120, dropout=0.0)
@@ -102,7 +101,7 @@ def test_a_teacher_of_another_task_is_refused_before_its_weights_are_read(task: 
     with pytest.raises(ModelError, match=r"made for another task[\s\S]*classification[\s\S]*" + task.kind):
         check_teacher(teacher, config)
     with pytest.raises(ModelError, match="made for another task"):
-        describe_teacher(TeacherSpec("t", str(path), config.data.labels, task))
+        describe_teacher(model_spec("t", str(path), config.data.labels, task))
 
 
 # long rows ------------------------------------------------------------------------------------------------------

@@ -17,19 +17,22 @@ from rich.console import Console
 from raykd.answers.answer import DenseAnswer
 from raykd.answers.codec import encode_answer
 from raykd.answers.source import AnswerSlots
-from raykd.config import RunConfig
+from raykd.config import ModelTeacher, RunConfig
 from raykd.data.load import Dataset
 from raykd.data.rows import Rows
 from raykd.distill.signals import UNLABELLED
 from raykd.driver.jobs import Job
 from raykd.errors import ModelError
+from raykd.models import read_labels
 from raykd.preflight.check import collect_findings
 from raykd.report.results import Predictions
 from raykd.runs.teacher_stage import TeacherStage
 from raykd.scoring.absent_teachers import describe_unused_teachers, find_unused_teachers
 from raykd.scoring.score import score_ensemble, stack_signals
 from raykd.scoring.teacher_scores import TeacherReview, record_reviews, refuse_poor_teachers, review_teachers
+from raykd.tasks import Classification
 from raykd.teachers.source import ReadyBatch
+from raykd.teachers.spec import TeacherSpec
 from raykd.text.batch import TextBatch
 from raykd.tuning.driver import SweepDriver
 from tests.fakes import answer_slots
@@ -63,7 +66,11 @@ class FakePool:
     def __post_init__(self) -> None:
         names = tuple(self.answers)
         specs = [
-            SimpleNamespace(name=n, path=self.paths.get(n, "nowhere"), revision=None, trust_remote_code=False)
+            TeacherSpec(
+                ModelTeacher(name=n, languages="all", path=self.paths.get(n, "nowhere")),
+                ("negative", "positive"),
+                Classification(),
+            )
             for n in names
         ]
         self.handle = SimpleNamespace(
@@ -133,7 +140,16 @@ def judged(
     ]
     sets = {n: None if who == "all" else frozenset(who) for n, who in own.items()}
     pool: Any = FakePool(answers, sets, paths or {})
-    infos: Any = [SimpleNamespace(name=n, parameters=1, max_length=64, columns=((0,), (1,))) for n in answers]
+    infos: Any = [
+        SimpleNamespace(
+            name=n,
+            parameters=1,
+            max_length=64,
+            columns=((0,), (1,)),
+            labels=read_labels(paths[n]) if n in (paths or {}) else (),
+        )
+        for n in answers
+    ]
     rows = made_rows() if rows is None else rows
     return review_teachers(config_of(teachers, **changes), pool, infos, rows, languages, lambda line: None)
 
@@ -276,7 +292,9 @@ def tagged(answer: Callable[[int], int], cut: int = 99) -> TeacherReview:
         }
     )
     infos: Any = [
-        SimpleNamespace(name="t", parameters=1, max_length=64, columns=tuple((c,) for c in range(5)))
+        SimpleNamespace(
+            name="t", parameters=1, max_length=64, labels=(), columns=tuple((c,) for c in range(5))
+        )
     ]
     return review_teachers(config, pool, infos, rows, ("en",), lambda line: None)
 
@@ -355,7 +373,8 @@ def test_whether_a_poor_teacher_may_teach_changes_no_result() -> None:
 def test_a_sweep_judges_its_teachers_once_and_stops(tmp_path: Path) -> None:
     rows, teachers = made_rows(), [{"name": n, "languages": "all", "path": "x"} for n in ("good", "bad")]
     infos: Any = [
-        SimpleNamespace(name=n, parameters=1, max_length=64, columns=((0,), (1,))) for n in ("good", "bad")
+        SimpleNamespace(name=n, parameters=1, max_length=64, columns=((0,), (1,)), labels=())
+        for n in ("good", "bad")
     ]
     points: list[Any] = []
     tracker: Any = SimpleNamespace(run_id="r", log_points=points.extend, set_tags=lambda tags: None)

@@ -13,34 +13,31 @@ Decision record:
 
 from __future__ import annotations
 
-import hashlib
-import json
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import nn
 
 from raykd import models
-from raykd.answers.codec import VERSION
 from raykd.answers.vocabularies import TeacherVocabulary
-from raykd.errors import ModelError, NonFiniteError, TeacherError, prefix_errors
+from raykd.config import ModelTeacher
+from raykd.errors import ModelError, TeacherError, prefix_errors
 from raykd.models.lm import Headless
 from raykd.prediction.findings import compute_finding_key, load_or_test
 from raykd.prediction.selftest import PaddingFinding, find_padding
 from raykd.pretrained.lengths import compute_teacher_length
 from raykd.tasks import Task
 from raykd.tasks.language import LanguageTask
+from raykd.teachers.backends.base import BackendBase
 from raykd.teachers.backends.precision import choose_precision
 from raykd.teachers.spec import TeacherInfo, TeacherSpec
-from raykd.teachers.timing import Timing, describe_conditions, measure_time
+from raykd.teachers.timing import Timing, measure_time
 from raykd.text.batch import TextBatch
 from raykd.text.padding import Padding, split_passes
 
-_FORMAT = f"answers of layout {VERSION}, rows that do not depend on their neighbours"
-"""How answers are made and written; when it changes, older stores are not read."""
 
-
-class ModelBackend:
+class ModelBackend(BackendBase[ModelTeacher]):
     """A model of a local directory or of the hub.
 
     Args:
@@ -48,14 +45,13 @@ class ModelBackend:
     """
 
     def __init__(self, spec: TeacherSpec) -> None:
-        self.spec = spec
-        self.finding: PaddingFinding | None = None
+        super().__init__(spec)
         self._info: TeacherInfo | None = None
         self._model: models.TextModel | None = None
         self._headless: Headless | None = None
         self._padding: Padding | None = None
         self._max_tokens = spec.max_tokens
-        self._forwarded = self._real_tokens = self._computed_tokens = 0
+        self._real_tokens = self._computed_tokens = 0
 
     def describe(self) -> TeacherInfo:
         """Return what the teacher is, from its directory (a hub name is downloaded to one first).
@@ -65,8 +61,33 @@ class ModelBackend:
             LabelMismatchError: The model has other labels.
         """
         if self._info is None:
-            self._info = self.spec.parked or _describe_model(self.spec)
+            self._info = self.spec.parked or self._inspect()
         return self._info
+
+    def _inspect(self) -> TeacherInfo:
+        spec, teacher = self.spec, self.teacher
+        folder = self._find_folder()
+        inspected = models.inspect_model(folder, spec.task.head, trust_remote_code=teacher.trust_remote_code)
+        self.map_columns(inspected.labels)  # wrong labels are refused before gigabytes are hashed
+        precision = choose_precision(spec.dtype, inspected.model_type, spec.device)
+        length, _ = compute_teacher_length(
+            spec.name, teacher.max_length, inspected.trained_length, inspected, spec.task
+        )
+        return self.build_info(
+            models.fingerprint(folder, trust_remote_code=teacher.trust_remote_code),
+            inspected.labels,
+            parameters=models.count_stored_parameters(folder),
+            dtype=precision.name,
+            dtype_reason=precision.reason,
+            max_length=length,
+        )
+
+    def _find_folder(self) -> Path:
+        """Return the model's folder; a hub name is downloaded to one."""
+        teacher = self.teacher
+        return models.resolve_model(
+            teacher.path, revision=teacher.revision, trust_remote_code=teacher.trust_remote_code
+        )
 
     @property
     def loaded(self) -> bool:
@@ -80,11 +101,11 @@ class ModelBackend:
             ModelError: They cannot be loaded.
         """
         if self._model is None:
-            spec, info = self.spec, self.describe()
+            spec, teacher, info = self.spec, self.teacher, self.describe()
             model = models.load_model(
-                spec.path,
-                revision=spec.revision,
-                trust_remote_code=spec.trust_remote_code,
+                teacher.path,
+                revision=teacher.revision,
+                trust_remote_code=teacher.trust_remote_code,
                 head=spec.task.head,
             )
             model.model.eval()
@@ -98,7 +119,7 @@ class ModelBackend:
     def counters(self) -> dict[str, int]:
         """Count rows that needed a forward pass, and tokens before and after padding."""
         return {
-            "forwarded": self._forwarded,
+            "forwarded": self.forwarded,
             "real_tokens": self._real_tokens,
             "computed_tokens": self._computed_tokens,
         }
@@ -117,16 +138,7 @@ class ModelBackend:
         answers, real, computed = self._pass(batch, padding)
         self._real_tokens += real
         self._computed_tokens += computed
-        self._forwarded += len(batch)
-        bad = [i for i, answer in enumerate(answers) if answer is None]
-        if bad:
-            raise NonFiniteError(
-                f"teacher {self.spec.name} answered with NaN or infinite logits",
-                got=f"rows {[batch.ids[i] for i in bad[:5]]} and {max(0, len(bad) - 5)} more",
-                wanted="finite logits",
-                next_step="try serving.dtype: float32; if it stays, the teacher's weights are broken",
-            )
-        return [answer for answer in answers if answer is not None]
+        return self.finish(batch, answers)
 
     def _find_padding(self, batch: TextBatch) -> Padding:
         """Return how its rows share a forward pass, tested now if that was not done before."""
@@ -136,7 +148,7 @@ class ModelBackend:
 
     def _pass(self, batch: TextBatch, padding: Padding) -> tuple[list[bytes | None], int, int]:
         """Return the answer to every row (None where it is not finite), and tokens before and after padding."""
-        model, info, batch = self.load(), self.describe(), batch.with_codes(self.spec.language_codes)
+        model, info, batch = self.load(), self.describe(), batch.with_codes(self.teacher.language_codes)
         task = self._task()
         module = self._get_module(model)
         encoded = task.encode(model.tokenizer, batch)
@@ -164,11 +176,6 @@ class ModelBackend:
         padding = self._find_padding(batch)
         return measure_time(lambda: self._pass(batch, padding), self.conditions(batch))
 
-    def conditions(self, batch: TextBatch) -> Timing:
-        """Return the conditions under which these rows would be timed here."""
-        dtype = self.describe().dtype
-        return describe_conditions(batch.texts, torch.get_num_threads(), self.spec.device, dtype)
-
     def test(self, batch: TextBatch) -> PaddingFinding:
         """Test how this model's rows may be batched (`raykd.prediction.selftest`), once per content, and batch them so.
 
@@ -178,7 +185,7 @@ class ModelBackend:
         Raises:
             ModelError: The model answers the same text differently when it is asked twice, or fails at a row.
         """
-        model, info, batch = self.load(), self.describe(), batch.with_codes(self.spec.language_codes)
+        model, info, batch = self.load(), self.describe(), batch.with_codes(self.teacher.language_codes)
         task = self._task()
         key = compute_finding_key(
             info.fingerprint, task.kind, info.max_length, info.dtype, self.spec.device, model.padding
@@ -213,10 +220,8 @@ class ModelBackend:
         """
         spec = self.spec
         if not isinstance(spec.task, LanguageTask) or spec.task.answers.kind != "hidden":
-            folder = models.resolve_model(
-                spec.path, revision=spec.revision, trust_remote_code=spec.trust_remote_code
-            )
-            return TeacherVocabulary(models.load_tokenizer(folder, trust_remote_code=spec.trust_remote_code))
+            trusted = self.teacher.trust_remote_code
+            return TeacherVocabulary(models.load_tokenizer(self._find_folder(), trust_remote_code=trusted))
         model = self.load()
         head = self._get_headless(model).head
         bias_V = None if head.bias_V is None else head.bias_V.detach().float().cpu().numpy()
@@ -238,7 +243,7 @@ class ModelBackend:
         """
         from raykd.prediction.writing import generate_texts
 
-        model, task, rows = self.load(), self._task(), rows.with_codes(self.spec.language_codes)
+        model, task, rows = self.load(), self._task(), rows.with_codes(self.teacher.language_codes)
         if not isinstance(task, LanguageTask):
             raise TeacherError(
                 f"teacher {self.spec.name} writes no text",
@@ -256,38 +261,3 @@ class ModelBackend:
             max_input_tokens=task.prompt_tokens,
             generation=task.generation,
         )
-
-
-def _describe_model(spec: TeacherSpec) -> TeacherInfo:
-    folder = models.resolve_model(spec.path, revision=spec.revision, trust_remote_code=spec.trust_remote_code)
-    inspected = models.inspect_model(folder, spec.task.head, trust_remote_code=spec.trust_remote_code)
-    columns = spec.task.map_columns(inspected.labels, spec.labels, spec.label_map, spec.name)
-    fingerprint = models.fingerprint(folder, trust_remote_code=spec.trust_remote_code)
-    precision = choose_precision(spec.dtype, inspected.model_type, spec.device)
-    length, _ = compute_teacher_length(
-        spec.name, spec.max_length, inspected.trained_length, inspected, spec.task
-    )
-    # Everything that changes an answer. The order and the form are part of the names of stores on disk.
-    parts: list[object] = [
-        fingerprint,
-        spec.labels,
-        sorted(spec.label_map.items()),
-        length,
-        precision.name,
-        spec.task.build_answer_key(),
-        spec.device.partition(":")[0],
-        _FORMAT,
-    ]
-    if spec.language_codes:
-        parts.append(sorted(spec.language_codes.items()))
-    return TeacherInfo(
-        name=spec.name,
-        fingerprint=fingerprint,
-        parameters=models.count_stored_parameters(folder),
-        dtype=precision.name,
-        dtype_reason=precision.reason,
-        device=spec.device,
-        max_length=length,
-        answers=hashlib.sha256(json.dumps(parts).encode()).hexdigest(),
-        columns=columns,
-    )

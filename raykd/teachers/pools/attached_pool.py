@@ -68,8 +68,8 @@ def _compare(
     pairs: dict[str, tuple[object, object]] = {
         "fingerprint": (is_.fingerprint[:16], info.fingerprint[:16]),
         "labels": (list(has.labels), list(spec.labels)),
-        "label_map": (has.label_map, spec.label_map),
-        "language_codes": (has.language_codes, spec.language_codes),
+        "label_map": (has.teacher.label_map, spec.teacher.label_map),
+        "language_codes": (has.teacher.language_codes, spec.teacher.language_codes),
         "languages": (_list_languages(has.languages), _list_languages(spec.languages)),
         "max_length": (is_.max_length, info.max_length),
         "task": (has.task.model_dump(exclude={"max_length"}), spec.task.model_dump(exclude={"max_length"})),

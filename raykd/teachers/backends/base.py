@@ -1,0 +1,219 @@
+"""`BackendBase`: what every backend of a teacher offers, with defaults for a kind that has no weights.
+
+Decision record: store, batching, replicas, routing, retries, counters and reports are above, the same for every kind.
+A backend says what the teacher is before it answers, and answers a batch. The name of its store is made here, so that
+no kind forgets a part of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Generic, TypeVar, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from raykd.answers.answer import DenseAnswer
+from raykd.answers.codec import VERSION, encode_rows
+from raykd.answers.vocabularies import TeacherVocabulary
+from raykd.config import TeacherBase
+from raykd.errors import NonFiniteError, TeacherError
+from raykd.prediction.selftest import PaddingFinding
+from raykd.tasks.schemes import ColumnMap
+from raykd.teachers.spec import TeacherInfo, TeacherSpec
+from raykd.teachers.timing import Timing, describe_conditions
+from raykd.text.batch import TextBatch
+
+T = TypeVar("T", bound=TeacherBase)
+
+_FORMAT = f"answers of layout {VERSION}, rows that do not depend on their neighbours"
+"""How answers are made and written; when it changes, older stores are not read."""
+
+
+class BackendBase(ABC, Generic[T]):
+    """Computes the answers of one teacher. A kind defines `describe` and `compute`.
+
+    For a kind that knows logits ``[N, own labels]`` (of probabilities their logarithm), one row per text, or per word
+    of a tagger's texts, these are two lines::
+
+        def describe(self) -> TeacherInfo:
+            return self.build_info(fingerprint, labels)
+
+        def compute(self, batch: TextBatch) -> list[bytes]:
+            return self.finish(batch, self.encode_logits(batch, logits_NC))
+
+    Args:
+        spec: What to load and how to answer. Nothing is read before the first `describe` or `compute`.
+
+    Attributes:
+        spec: As given.
+        teacher: The teacher's configuration.
+        forwarded: Rows that were computed.
+        finding: What a self-test found of how rows share a forward pass; None before it, and for a kind that has none.
+    """
+
+    def __init__(self, spec: TeacherSpec) -> None:
+        self.spec = spec
+        self.teacher = cast(T, spec.teacher)
+        self.forwarded = 0
+        self.finding: PaddingFinding | None = None
+
+    @abstractmethod
+    def describe(self) -> TeacherInfo:
+        """Return fingerprint, labels, precision and the name of its answers; loads no weights.
+
+        Raises:
+            ModelError: It cannot be used.
+            LabelMismatchError: Its labels are not the run's.
+        """
+
+    @abstractmethod
+    def compute(self, batch: TextBatch) -> list[bytes]:
+        """Answer every row, encoded (`raykd.answers.codec`), in order.
+
+        Raises:
+            NonFiniteError: An answer holds NaN or infinity.
+        """
+
+    def build_info(
+        self,
+        fingerprint: str,
+        labels: Sequence[str],
+        *,
+        parameters: int = 0,
+        dtype: str = "float32",
+        dtype_reason: str = "no weights",
+        max_length: int = 0,
+    ) -> TeacherInfo:
+        """Return what the teacher is, with the run's labels found among its own by name.
+
+        Args:
+            fingerprint: Hash of all that its answers depend on, beside the run's settings.
+            labels: Its own, in the order of its columns; none where it has none.
+            parameters: Number of weights.
+            dtype: Precision in which it computes.
+            dtype_reason: Why that one, for people.
+            max_length: Tokens after which it cuts a text; 0 where it does not count tokens.
+
+        Raises:
+            LabelMismatchError: Its labels are not the run's.
+        """
+        spec, teacher = self.spec, self.teacher
+        # Everything that changes an answer. The order and the form are part of the names of stores on disk.
+        parts: list[object] = [
+            fingerprint,
+            spec.labels,
+            sorted(teacher.label_map.items()),
+            max_length,
+            dtype,
+            spec.task.build_answer_key(),
+            spec.device.partition(":")[0],
+            _FORMAT,
+        ]
+        if teacher.language_codes:
+            parts.append(sorted(teacher.language_codes.items()))
+        return TeacherInfo(
+            name=spec.name,
+            fingerprint=fingerprint,
+            parameters=parameters,
+            dtype=dtype,
+            dtype_reason=dtype_reason,
+            device=spec.device,
+            max_length=max_length,
+            answers=hashlib.sha256(json.dumps(parts).encode()).hexdigest(),
+            columns=self.map_columns(labels),
+            labels=tuple(labels),
+        )
+
+    def map_columns(self, labels: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+        """Return for each of the run's labels the columns of the teacher's own that make it up.
+
+        Raises:
+            LabelMismatchError: Its labels are not the run's.
+        """
+        return self.spec.task.map_columns(labels, self.spec.labels, self.teacher.label_map, self.spec.name)
+
+    def encode_logits(self, batch: TextBatch, logits_NC: NDArray[np.float32]) -> list[bytes | None]:
+        """Encode logits over the teacher's own labels as answers over the run's; None for a row that is not finite.
+
+        Args:
+            batch: The rows.
+            logits_NC: Of each unit of the rows (a text, or a word of a tagger's text), row after row.
+        """
+        columns = self.describe().columns
+        mapped_NC = ColumnMap(columns).apply(np.asarray(logits_NC, dtype=np.float32))
+        mapped_NC[:, [not own for own in columns]] = -np.inf
+        answer = DenseAnswer(logits_NC=mapped_NC, covered_N=np.ones(len(mapped_NC), dtype=np.bool_))
+        return encode_rows(
+            answer, self.spec.task.count_units(batch), np.asarray(np.isfinite(logits_NC).all(axis=1))
+        )
+
+    def finish(self, batch: TextBatch, answers: Sequence[bytes | None]) -> list[bytes]:
+        """Count the rows of a batch as computed, and return their answers.
+
+        Raises:
+            NonFiniteError: An answer is None; names the teacher and the rows.
+        """
+        self.forwarded += len(batch)
+        bad = [i for i, answer in enumerate(answers) if answer is None]
+        if bad:
+            raise NonFiniteError(
+                f"teacher {self.spec.name} answered with NaN or infinite logits",
+                got=f"rows {[batch.ids[i] for i in bad[:5]]} and {max(0, len(bad) - 5)} more",
+                wanted="finite logits",
+                next_step="try serving.dtype: float32; if it stays, the teacher's weights are broken",
+            )
+        return [answer for answer in answers if answer is not None]
+
+    @property
+    def loaded(self) -> bool:
+        """Whether it is ready to compute."""
+        return True
+
+    def load(self) -> object:
+        """Make it ready to compute; else the first `compute` does."""
+        return None
+
+    def halve(self) -> None:
+        """Compute half as much at once from now on: a whole pass did not fit into memory."""
+
+    def counters(self) -> dict[str, int]:
+        """Count the rows that were computed (`forwarded`), and tokens before and after padding."""
+        return {"forwarded": self.forwarded, "real_tokens": 0, "computed_tokens": 0}
+
+    def time(self, batch: TextBatch) -> Timing | None:
+        """Measure what a text takes; None where it is not loaded, or where no time is comparable with a model's."""
+        return None
+
+    def conditions(self, batch: TextBatch) -> Timing:
+        """Return the conditions under which these rows would be timed here, without a time."""
+        dtype = self.describe().dtype
+        return describe_conditions(batch.texts, torch.get_num_threads(), self.spec.device, dtype)
+
+    def vocabulary(self) -> TeacherVocabulary:
+        """Return the tokenizer of a language model, and its output head where answers are hidden states.
+
+        Raises:
+            TeacherError: It has no vocabulary.
+        """
+        raise TeacherError(
+            f"teacher {self.spec.name} has no vocabulary",
+            got=f"kind {self.teacher.kind}",
+            wanted="a teacher that is a language model",
+        )
+
+    def generate(self, rows: TextBatch, *, beams: int | None, max_new_tokens: int) -> list[str]:
+        """Write a text for each prompt or source.
+
+        Raises:
+            TeacherError: It writes no text.
+        """
+        raise TeacherError(
+            f"teacher {self.spec.name} writes no text",
+            got=f"kind {self.teacher.kind}",
+            wanted="a teacher that is a language model",
+        )
