@@ -405,7 +405,7 @@ def test_every_key_is_read_as_an_attribute_of_its_name() -> None:
     models: set[type[BaseModel]] = set()
     while waiting:
         model = waiting.pop()
-        if model not in models:
+        if model not in models and model.__module__.startswith("raykd."):  # a test may add a kind
             models.add(model)
             waiting += [below for field in model.model_fields.values() for below in _list_models(field)]
     assert len(models) > 60, "the whole tree"

@@ -161,7 +161,7 @@ def test_a_poor_one_is_told_about_without_a_folder() -> None:
         (plain, "are its answers meant for this task"),
         (replace(plain, swap=Swap((1, 0), 0.9)), "check teachers.sure.label_map"),
     ):
-        complaint = make_complaint(config, spec, describe_teacher(spec), found, score, stops=True)
+        complaint = make_complaint(config, spec, describe_teacher(spec), found, score, on_poor="stop")
         assert complaint is not None and said in complaint.cause
         assert "config.json" not in complaint.cause and " is  a model" not in complaint.cause
 
