@@ -74,7 +74,7 @@ def next_start(storage: StorageFolder, name: str) -> str:
 def prune(storage: StorageFolder, name: str, current: str, keep: StorageFolder | None) -> None:
     """Remove what no attempt needs: earlier starts, and checkpoints that were never finished.
 
-    Finished checkpoints of the current start are left to Ray Train, which counts them.
+    Finished checkpoints of the current start are left to its host, which counts them.
 
     Args:
         storage: Folder of all worker groups of a run.
@@ -89,6 +89,17 @@ def prune(storage: StorageFolder, name: str, current: str, keep: StorageFolder |
         for checkpoint, files in _list_checkpoints(start):
             if checkpoint != keep and not is_finished(checkpoint, files):
                 checkpoint.remove()
+
+
+def keep_newest(start: StorageFolder, count: int) -> None:
+    """Remove the checkpoints of a start of a worker group but for the newest ``count``."""
+    found = []
+    for checkpoint, _ in _list_checkpoints(start):
+        match = _NAME.fullmatch(checkpoint.name)
+        if match is not None:
+            found.append((int(match["attempt"]), int(match["step"]), checkpoint))
+    for _, _, checkpoint in sorted(found, key=lambda one: one[:2])[:-count]:
+        checkpoint.remove()
 
 
 def _list_checkpoints(start: StorageFolder) -> Iterator[tuple[StorageFolder, dict[str, int]]]:

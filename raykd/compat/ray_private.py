@@ -179,3 +179,10 @@ def build_job_config() -> JobConfig:
             return super()._serialize()
 
     return SearchedFolders()
+
+
+def list_draining_nodes() -> set[str]:
+    """Return the ids of the nodes that are about to be taken away. Ray tells only Ray Train's workers."""
+    import ray
+
+    return set(ray._private.state.state.get_draining_nodes() or ())

@@ -49,7 +49,7 @@ class TrainConfig(Spec):
     """Consecutive steps with a non-finite loss or gradient that are skipped. One more returns to the last checkpoint,
     once; after that it ends the run."""
     max_failures: int = Field(1, ge=0)
-    """How often Ray Train restarts lost workers from the last checkpoint."""
+    """How often lost workers are started again from the last checkpoint."""
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainConfig:
@@ -70,7 +70,7 @@ class TrainConfig(Spec):
 
 
 class WorkersConfig(Spec):
-    """The Ray Train workers that hold the student."""
+    """The workers that hold the student: one is a plain actor, several are hosted by Ray Train."""
 
     num_workers: int = Field(1, ge=1)
     """Data-parallel workers; they share `train.batch_size`."""

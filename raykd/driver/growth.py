@@ -81,7 +81,7 @@ def plan_growth(earlier: EarlierStart, config: Run, jobs: Sequence[Job], path: P
         done, stale = _progress(path, job)
         if (
             done is None and job.role == "baseline"
-        ):  # Ray Train keeps two checkpoints of baseline and student together
+        ):  # a host keeps two checkpoints of baseline and student together
             aside.append((job.output, path / f"{job.name}-{was}-steps"))
             notes.append(f"the checkpoints of the {job.name} are gone: it is trained anew, {steps:,} steps")
             continue

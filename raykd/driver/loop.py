@@ -1,4 +1,4 @@
-"""Build a training loop, and save its student, for both hosts of a loop: Ray Train's workers and a sweep's trials."""
+"""Build a training loop, and save its student, for its hosts: a run's workers and a sweep's trials."""
 
 from __future__ import annotations
 

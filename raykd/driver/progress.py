@@ -1,7 +1,7 @@
 """Show the progress of jobs on the terminal, and pass their points on to the curves and MLflow.
 
 Decision record: one thread in the driver empties the mailbox, moves the bars and passes points on, while the main
-thread waits for Ray Train. Without a terminal, plain lines are printed instead of bars.
+thread waits for the workers. Without a terminal, plain lines are printed instead of bars.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ class JobProgress:
         self.expect(event.job, event.total_steps)
         task = self._tasks[event.job]
         if event.kind == "started":
-            self.error = None  # Ray Train has restarted the workers
+            self.error = None  # the workers were started again
             self._bars.start_task(task)
             self._begun[event.job] = time.monotonic()
             self._bars.update(task, note="training", total=event.total_steps)

@@ -1,6 +1,6 @@
-"""Save and find the checkpoints of a loop that Ray Train hosts, one per evaluation.
+"""Save and find the checkpoints of a run's loop, one per evaluation.
 
-Decision record: Ray Train is only told where a checkpoint is, so a killed worker leaves no files elsewhere. All ranks
+Decision record: the host is only told where a checkpoint is, so a killed worker leaves no files elsewhere. All ranks
 look together for a notice that a node will be taken away, and save a checkpoint at once, so that no step is repeated.
 """
 
@@ -19,9 +19,10 @@ from raykd.checkpoint.storage import StorageFolder
 from raykd.point import Point
 
 if TYPE_CHECKING:
-    from ray.train import Checkpoint
-
     from raykd.student.loop import TrainingLoop
+
+KEPT_CHECKPOINTS = 2
+"""Whole checkpoints of a start that stay: the newest, and the one before it, should the newest be broken."""
 
 
 @dataclass(frozen=True)
@@ -86,54 +87,30 @@ def find_required_world(loop: TrainingLoop) -> int | None:
 
 
 def make_checkpoint_saver(
-    place: CheckpointPlace, wanted: CheckpointInfo, attempt: Attempt, points: Sequence[Point]
+    place: CheckpointPlace,
+    wanted: CheckpointInfo,
+    attempt: Attempt,
+    points: Sequence[Point],
+    report: Callable[[CheckpointInfo, float | None, StorageFolder], None],
 ) -> Callable[[TrainingLoop], Path | None]:
     """Return the function by which a loop saves a checkpoint.
 
     That function returns the local folder that the loop can go back to; None on a remote file system.
+
+    Args:
+        place: Where the checkpoints are.
+        wanted: The job and the configuration of the checkpoints.
+        attempt: This attempt at the job.
+        points: Points of the curves so far.
+        report: Is told of each checkpoint, with the best score so far.
     """
 
     def save(loop: TrainingLoop) -> Path | None:
-        import ray.train
-        from ray.train import CheckpointUploadMode
-
         info = CheckpointInfo(wanted.job, wanted.config, wanted.world, loop.state.step)
         folder = place.storage.child(place.start).child(checkpoint_name(info, attempt.number))
         save_checkpoint(folder, info, loop, points)
-        ray.train.report(
-            {"job": info.job, "step": info.step, "best": loop.state.best},
-            checkpoint=_ray_checkpoint(folder),
-            checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
-        )
+        report(info, loop.state.best, folder)
         local = folder.local_path
         return None if local is None else local / "loop"
 
     return save
-
-
-def _ray_checkpoint(folder: StorageFolder) -> Checkpoint:
-    """Return the checkpoint as an object of Ray Train."""
-    from fsspec.core import url_to_fs
-    from pyarrow.fs import FSSpecHandler, PyFileSystem
-    from ray.train import Checkpoint
-
-    if folder.local_path is not None:
-        return Checkpoint.from_directory(folder.url)
-    remote, path = url_to_fs(folder.url)
-    return Checkpoint(path, PyFileSystem(FSSpecHandler(remote)))
-
-
-def make_preemption_check() -> Callable[[], bool]:
-    """Return a check whether another node of this worker group will be taken away. All ranks must call it together."""
-    import ray.train
-
-    reported: set[str] = set()
-
-    def noticed() -> bool:
-        info = ray.train.get_preemption_info()
-        nodes = set() if info is None else set(info.preempted_node_ids)
-        fresh = bool(nodes - reported)
-        reported.update(nodes)
-        return fresh
-
-    return noticed

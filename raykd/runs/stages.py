@@ -6,13 +6,18 @@ import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 
+from raykd.checkpoint.find import next_start
+from raykd.checkpoint.storage import StorageFolder
 from raykd.cluster.wait import wait_for_resources
 from raykd.driver.growth import GROUP, STORAGE
 from raykd.driver.jobs import Job
 from raykd.driver.progress import JobProgress
 from raykd.errors import RaykdError
 from raykd.folders.folder import RunFolder
-from raykd.runs.ray_train import list_worker_resources, pack_job, run_worker_group
+from raykd.runs.checkpoints import CheckpointPlace
+from raykd.runs.ray_train import run_worker_group
+from raykd.runs.single_worker import run_single_worker
+from raykd.runs.worker import TrainingCall, list_worker_resources, pack_job
 from raykd.scoring.several_tasks import Pools
 from raykd.student.prepare import fit_tokenizer
 from raykd.teachers.pool_source import PoolSource
@@ -73,7 +78,7 @@ def fit_group(
         pools: The teachers that students ask, by task. A student with a union tokenizer joins their vocabularies.
 
     Raises:
-        RaykdError: The error of a worker, or that Ray Train gave up.
+        RaykdError: The error of a worker, or that workers were lost too often.
     """
     if not jobs:
         return
@@ -86,19 +91,22 @@ def fit_group(
         handles = {task: pool.handle for task, pool in pools.items()} if job.role == "student" else {}
         payloads.append(pack_job(job, tokenizer, handles))
     workers, wait_s = jobs[0].config.workers, jobs[0].config.ray.wait_s
-    wait_for_resources(
-        [list_worker_resources(workers)] * workers.num_workers, f"workers for {name}", progress.say, wait_s
-    )
+    max_failures = jobs[0].config.train.max_failures
+    storage = StorageFolder(str(folder.path / STORAGE))
+    place = CheckpointPlace(storage, name, next_start(storage, name))
+    call = TrainingCall(payloads, progress.mailbox, place, workers.threads)
+
+    def wait() -> None:
+        needed = [list_worker_resources(workers)] * workers.num_workers
+        wait_for_resources(needed, f"workers for {name}", progress.say, wait_s)
+
     given_up: RaykdError | None = None
     try:
-        run_worker_group(
-            payloads,
-            workers,
-            name=name,
-            storage=folder.path / STORAGE,
-            mailbox=progress.mailbox,
-            max_failures=jobs[0].config.train.max_failures,
-        )
+        if workers.num_workers == 1:
+            run_single_worker(call, workers, max_failures, wait, progress.say)
+        else:
+            wait()
+            run_worker_group(call, workers, max_failures)
     except RaykdError as error:
         given_up = error
     progress.settle()

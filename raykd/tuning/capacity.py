@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from raykd.cluster.connection import pool_demand
 from raykd.config import WorkersConfig
 from raykd.errors import ResourceError
-from raykd.runs.ray_train import list_worker_resources
+from raykd.runs.worker import list_worker_resources
 from raykd.teachers.groups import Group
 
 

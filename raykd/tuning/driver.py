@@ -21,9 +21,9 @@ from raykd.driver.progress import JobProgress
 from raykd.driver.session import Session
 from raykd.runs.label_progress import show_progress
 from raykd.runs.labelling import LabelReport, label_rows
-from raykd.runs.ray_train import list_worker_resources
 from raykd.runs.stages import train_teachers
 from raykd.runs.teacher_stage import TeacherStage, open_teachers
+from raykd.runs.worker import list_worker_resources
 from raykd.student.prepare import fit_tokenizer
 from raykd.teachers.groups import Group
 from raykd.teachers.pool_source import PoolSource

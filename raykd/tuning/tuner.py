@@ -19,7 +19,7 @@ from ray import tune
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from raykd.environ import set_environment
-from raykd.runs.ray_train import list_worker_resources
+from raykd.runs.worker import list_worker_resources
 from raykd.spaces.search import Mode, Sampler
 from raykd.tuning.callback import TuneCallback
 from raykd.tuning.suggest import Suggestions

@@ -1,6 +1,6 @@
-"""A program: two workers on one of two nodes, which is killed, drained, or taken away with the head and all.
+"""A program: two workers, or one, on one of two nodes, which is killed, drained, or taken away with the head and all.
 
-Usage: nodes.py FAULT FOLDER, FAULT one of kill, drain, head. Prints one line of JSON.
+Usage: nodes.py FAULT FOLDER, FAULT one of kill, drain, kill-alone, drain-alone, head. Prints one line of JSON.
 """
 
 from __future__ import annotations
@@ -37,7 +37,15 @@ from raykd.checkpoint.storage import StorageFolder  # noqa: E402
 from raykd.runs.train import run_training  # noqa: E402
 from raykd.student import loop  # noqa: E402
 from tests.e2e.conftest import World, wait_until  # noqa: E402
-from tests.faults.test_workers import LONG, checkpoints, last_step  # noqa: E402
+from tests.faults.test_workers import LONG, LONG_ALONE, checkpoints, last_step  # noqa: E402
+
+HOSTS = ("RayTrainWorker", "SingleWorker")
+ALONE = "-alone"
+"""At the end of a fault's name: the run has one worker."""
+
+
+def config_of(fault: str) -> dict[str, Any]:
+    return LONG_ALONE if fault.endswith(ALONE) else LONG
 
 
 def cluster_of_two() -> Cluster:
@@ -53,7 +61,7 @@ def node_of_workers() -> str:
         next(
             a["Address"]["NodeID"]
             for a in actors
-            if "RayTrainWorker" in a["ActorClassName"] and a["State"] == "ALIVE"
+            if any(kind in a["ActorClassName"] for kind in HOSTS) and a["State"] == "ALIVE"
         )
     )
 
@@ -63,7 +71,7 @@ def strike(fault: str, cluster: Cluster, world: World, told: dict[str, Any]) -> 
     at = node_of_workers()
     node = next(n for n in cluster.worker_nodes if n.node_id == at)
     told["before"] = last_step(world, fault)
-    if fault == "drain":
+    if fault.startswith("drain"):
         known = set(checkpoints(world, fault))
         deadline = int((time.time() + 60) * 1000)
         GcsClient(address=cluster.address).drain_node(
@@ -123,7 +131,7 @@ def main(fault: str, folder: Path) -> None:
     striking = threading.Thread(target=strike, args=(fault, cluster, world, told), daemon=True)
     striking.start()
     with contextlib.suppress(KeyboardInterrupt):
-        run_training(world.config(fault, **LONG))
+        run_training(world.config(fault, **config_of(fault)))
     striking.join(10.0)
     tell(world, fault, told)
     ray.shutdown()

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,11 @@ PLAIN: dict[str, Any] = {
 
 LONG = {**PLAIN, "train": {**PLAIN["train"], "steps": 1000, "evaluations": 4, "max_failures": 3}}
 """Long enough for a cluster to notice what became of a node."""
+LONG_ALONE = {
+    **LONG,
+    "workers": {"num_workers": 1},
+    "train": {**LONG["train"], "zero_stage": 0, "steps": 6000},
+}
 
 
 def worker_pids() -> list[int]:
@@ -59,9 +65,9 @@ def checkpoints(world: World, name: str) -> list[Path]:
     return sorted(world.run(name).glob("ray/student-*/checkpoint_*"))
 
 
-def finished(world: World, name: str) -> list[Path]:
-    """Those that both ranks have put their manifests into."""
-    return [c for c in checkpoints(world, name) if len(list(c.glob("manifest-*.json"))) == 2]
+def finished(world: World, name: str, ranks: int = 2) -> list[Path]:
+    """Those that all ranks have put their manifests into."""
+    return [c for c in checkpoints(world, name) if len(list(c.glob("manifest-*.json"))) == ranks]
 
 
 def last_step(world: World, name: str) -> int:
@@ -73,13 +79,13 @@ def last_step(world: World, name: str) -> int:
 class Fault(threading.Thread):
     """Strikes once two checkpoints are there, then takes the time until a step is trained that was not before."""
 
-    def __init__(self, world: World, name: str, strike: Callable[[], None]) -> None:
+    def __init__(self, world: World, name: str, strike: Callable[[], None], ranks: int = 2) -> None:
         super().__init__(daemon=True)
-        self.world, self.name_, self.strike = world, name, strike
+        self.world, self.name_, self.strike, self.ranks = world, name, strike, ranks
         self.at_step, self.recovered_s = -1, -1.0
 
     def run(self) -> None:
-        assert wait_until(lambda: len(finished(self.world, self.name_)) >= 2, 120.0)
+        assert wait_until(lambda: len(finished(self.world, self.name_, self.ranks)) >= 2, 120.0)
         self.strike()
         struck, self.at_step = time.monotonic(), last_step(self.world, self.name_)
         # Points on their way when it struck still come in.
@@ -181,17 +187,25 @@ def test_a_busy_cluster_is_waited_for_aloud_and_not_for_ever(ray_cluster: None) 
 
 
 @pytest.fixture(scope="module")
-def long(world: World, ray_cluster: None) -> dict[str, float]:
-    """The scores of the long run without a fault."""
-    run_training(world.config("long", **LONG))
-    curve = Curves(world.run("long") / "curves.jsonl").by_job["student"]
-    return {str(p.step): p.values["eval/mean/nll"] for p in curve if "eval/mean/nll" in p.values}
+def long(world: World, ray_cluster: None) -> Callable[[str], dict[str, float]]:
+    """The scores of the long runs without a fault."""
+
+    @cache
+    def scores(name: str) -> dict[str, float]:
+        run_training(world.config(name, **(LONG_ALONE if name == "long-alone" else LONG)))
+        curve = Curves(world.run(name) / "curves.jsonl").by_job["student"]
+        return {str(p.step): p.values["eval/mean/nll"] for p in curve if "eval/mean/nll" in p.values}
+
+    return scores
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("fault", ["kill", "drain", "head"])
-def test_a_node_or_the_whole_cluster_lost(fault: str, long: dict[str, float], world: World) -> None:
+@pytest.mark.parametrize("fault", ["kill", "drain", "kill-alone", "drain-alone", "head"])
+def test_a_node_or_the_whole_cluster_lost(
+    fault: str, long: Callable[[str], dict[str, float]], world: World
+) -> None:
     """Two nodes beside a head without CPUs: the workers' node goes, and they go on on the other; or all goes."""
+    wanted = long("long-alone" if fault.endswith("-alone") else "long")
     done = subprocess.run(
         [sys.executable, "-m", "tests.faults.nodes", fault, str(world.folder)],
         env={k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"},
@@ -200,10 +214,11 @@ def test_a_node_or_the_whole_cluster_lost(fault: str, long: dict[str, float], wo
     line = next((row for row in done.stdout.splitlines() if row.startswith("TOLD ")), None)
     assert line is not None, done.stdout[-3000:] + done.stderr[-3000:]
     told = json.loads(line.removeprefix("TOLD "))
-    assert told["scores"] == pytest.approx(long, abs=1e-6)
+    assert told["scores"] == pytest.approx(wanted, abs=1e-6)
     assert told["status"] == "finished"
     if fault == "head":
         assert told["lost"][0] not in (0, None) and told["resumed"][0] == 0, told
-    if fault == "drain":  # a checkpoint between two evaluations, which are every 250 steps
-        assert any(int(name.split("_")[1].split("-")[0]) % 250 for name in told["at_once"]), told
+    if fault.startswith("drain"):  # a checkpoint between two evaluations
+        every = 1500 if fault == "drain-alone" else 250
+        assert any(int(name.split("_")[1].split("-")[0]) % every for name in told["at_once"]), told
     print({name: value for name, value in told.items() if name != "scores"})

@@ -1,0 +1,200 @@
+"""Train job after job on a worker, whatever hosts it: Ray Train's worker group, or one plain actor.
+
+Decision record: everything that a worker needs travels with the call (rows and tokenizers once, through the object
+store), so workers read no file outside the run's folder. Points of the curves go to a mailbox actor, which the driver
+empties. Checkpoints are written into the run's folder, one per evaluation (`raykd.runs.checkpoints`); after a loss the
+workers go on from them. Training that is not finite is not tried again: the loop has gone back by itself, all ranks
+agree, and the error travels in the mailbox.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import ray
+
+from raykd.checkpoint.manifest import CheckpointInfo
+from raykd.checkpoint.save import load_checkpoint
+from raykd.checkpoint.storage import StorageFolder
+from raykd.cluster.mailbox import Event
+from raykd.config import Run, WorkersConfig
+from raykd.driver.jobs import Job
+from raykd.errors import RaykdError, TeacherError, TrainingError
+from raykd.point import Point
+from raykd.runs.checkpoints import (
+    CheckpointPlace,
+    begin_attempt,
+    find_required_world,
+    make_checkpoint_saver,
+)
+from raykd.teachers.handle import PoolHandle
+
+if TYPE_CHECKING:
+    from ray import ObjectRef
+
+    from raykd.data.rows import Rows
+    from raykd.text.tokens import Tokenizer
+
+
+class Host(Protocol):
+    """The process that a rank of the loop runs in."""
+
+    rank: int
+    world: int
+
+    def find_device(self) -> str:
+        """Return the device of the student, for example ``cuda:0``."""
+
+    def has_notice(self) -> bool:
+        """Return whether a node of the workers is about to be taken away, once; all ranks ask together."""
+
+    def report(self, info: CheckpointInfo, best: float | None, folder: StorageFolder) -> None:
+        """Take note of a checkpoint that all ranks have written."""
+
+
+@dataclass(frozen=True)
+class Payload:
+    """One job as it travels to the workers.
+
+    Attributes:
+        name: Name of the job.
+        config: The run that trains it.
+        rows: References to training and validation rows, by task.
+        tokenizer: Reference to the student's tokenizer.
+        output: Folder of the saved model.
+        pools: The teachers, by task.
+    """
+
+    name: str
+    config: Run
+    rows: dict[str, tuple[ObjectRef[Rows], ObjectRef[Rows]]]
+    tokenizer: ObjectRef[Tokenizer]
+    output: str
+    pools: dict[str, PoolHandle]
+
+
+def pack_job(job: Job, tokenizer: Tokenizer, pools: dict[str, PoolHandle]) -> Payload:
+    """Return a job with its rows and tokenizer in the object store."""
+    return Payload(
+        name=job.name,
+        config=job.config,
+        rows={task: (ray.put(data.train), ray.put(data.validation)) for task, data in job.data.items()},
+        tokenizer=ray.put(tokenizer),
+        output=str(job.output),
+        pools=pools,
+    )
+
+
+@dataclass(frozen=True)
+class TrainingCall:
+    """What every rank is called with.
+
+    Attributes:
+        jobs: The jobs, in order.
+        mailbox: Actor that takes events.
+        place: Where the checkpoints are.
+        threads: Threads of torch per worker.
+    """
+
+    jobs: Sequence[Payload]
+    mailbox: Any
+    place: CheckpointPlace
+    threads: int
+
+
+def run_jobs(call: TrainingCall, host: Host) -> None:
+    """Train every job whose model does not exist yet. Runs on every rank."""
+    import torch
+
+    torch.set_num_threads(call.threads)
+    # Threads of the tokenizers library would compete with torch's, and warn at every fork.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    if ray.get(call.mailbox.hopeless.remote()):
+        return  # restarted after an error that would come again
+    for payload in call.jobs:
+        if _is_done(payload):
+            continue
+        try:
+            _run_job(payload, call.mailbox, call.place, host)
+        except RaykdError as error:
+            # Wait: this process may end before a call that nobody waits for is sent.
+            ray.get(call.mailbox.put.remote(Event("error", payload.name, error=error)))
+            # A single worker may end quietly, which spares it another attempt. Others must not wait for this rank,
+            # and after the loss of a teacher another attempt may succeed.
+            if host.world == 1 and not isinstance(error, TeacherError):
+                return
+            raise
+
+
+def _run_job(payload: Payload, mailbox: Any, place: CheckpointPlace, host: Host) -> None:
+    from raykd.driver.loop import make_loop, save_student
+    from raykd.student.prepare import prepare_rows
+
+    config, rank = payload.config, host.rank
+    points: list[Point] = []
+
+    def publish(point: Point) -> None:
+        points.append(point)
+        mailbox.put.remote(Event("point", payload.name, point, loop.total_steps))
+
+    tokenizer = ray.get(payload.tokenizer)
+    prepared = {
+        task: prepare_rows(config.members[task], ray.get(train), ray.get(validation), tokenizer)
+        for task, (train, validation) in payload.rows.items()
+    }
+    device = host.find_device() if config.workers.num_gpus else "cpu"
+    loop = make_loop(
+        config, prepared, tokenizer, payload.pools, rank=rank, world=host.world, device=device, publish=publish,
+        noticed=host.has_notice,
+    )  # fmt: skip
+    wanted = CheckpointInfo(payload.name, config.fingerprint(), host.world)
+    attempt = begin_attempt(place, wanted, rank, world=find_required_world(loop))
+    for line in attempt.passed_over if rank == 0 else ():
+        mailbox.put.remote(Event("note", payload.name, text=line))
+    if attempt.found is not None:
+        earlier = load_checkpoint(loop, attempt.found)
+        for point in earlier if rank == 0 else ():
+            publish(point)
+    if rank == 0:
+        mailbox.put.remote(Event("started", payload.name, Point(loop.state.step, {}), loop.total_steps))
+    loop.run(make_checkpoint_saver(place, wanted, attempt, points, host.report))
+    if rank == 0:
+        save_student(loop, Path(payload.output))
+        # Wait: once this event has arrived, so have all points before it.
+        ray.get(mailbox.put.remote(Event("done", payload.name, Point(loop.state.step, {}), loop.total_steps)))
+    loop.engine.close()
+
+
+def _is_done(payload: Payload) -> bool:
+    """Return whether the model exists already. Rank 0 looks, so that all ranks do the same."""
+    import torch
+
+    there = [(Path(payload.output) / "config.json").exists()]
+    if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+        torch.distributed.broadcast_object_list(there, src=0)
+    return there[0]
+
+
+def list_worker_resources(workers: WorkersConfig) -> dict[str, float]:
+    """Return the resources of one worker, of a run or a trial."""
+    needs = {"CPU": workers.num_cpus, "GPU": workers.num_gpus, **workers.resources}
+    return {name: amount for name, amount in needs.items() if amount > 0}
+
+
+def describe_cause(error: BaseException) -> str:
+    """Return the last line of a trace, which names the first cause."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:500] if lines else type(error).__name__
+
+
+def make_training_error(error: BaseException) -> TrainingError:
+    """Return what is raised where workers were given up."""
+    return TrainingError(
+        "training failed on its workers",
+        got=describe_cause(error),
+        next_step="the log file has the whole trace; the same command with --resume goes on from the last checkpoint",
+    )
