@@ -22,7 +22,7 @@ from raykd.errors import RaykdError, ResourceError
 from raykd.runs.checkpoints import KEPT_CHECKPOINTS
 from raykd.runs.worker import (
     TrainingCall,
-    describe_cause,
+    describe_worker_error,
     list_worker_resources,
     make_training_error,
     run_jobs,
@@ -145,7 +145,7 @@ def _convert_error(error: BaseException) -> RaykdError:
     if type(late).__name__ == "WorkerGroupStartupTimeoutError":
         return ResourceError(
             "the workers could not start: others were quicker to take what was free",
-            got=describe_cause(error),
+            got=describe_worker_error(error),
             next_step="the same command with --resume, when the cluster is less busy",
         )
     return make_training_error(error)

@@ -27,7 +27,7 @@ from raykd.errors import ResourceError, TrainingError
 from raykd.runs.checkpoints import KEPT_CHECKPOINTS
 from raykd.runs.worker import (
     TrainingCall,
-    describe_cause,
+    describe_worker_error,
     list_worker_resources,
     make_training_error,
     run_jobs,
@@ -125,7 +125,7 @@ def run_single_worker(
             if failures > max_failures:
                 raise make_training_error(error) from error
             log.warning("the worker was lost and is started again", exc_info=error)
-            say(f"the worker was lost and is started again: {describe_cause(error)}")
+            say(f"the worker was lost and is started again: {describe_worker_error(error)}")
         finally:
             with contextlib.suppress(ray.exceptions.RayError):
                 ray.kill(worker)

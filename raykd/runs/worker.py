@@ -185,7 +185,7 @@ def list_worker_resources(workers: WorkersConfig) -> dict[str, float]:
     return {name: amount for name, amount in needs.items() if amount > 0}
 
 
-def describe_cause(error: BaseException) -> str:
+def describe_worker_error(error: BaseException) -> str:
     """Return the last line of a trace, which names the first cause."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1][:500] if lines else type(error).__name__
@@ -195,6 +195,6 @@ def make_training_error(error: BaseException) -> TrainingError:
     """Return what is raised where workers were given up."""
     return TrainingError(
         "training failed on its workers",
-        got=describe_cause(error),
+        got=describe_worker_error(error),
         next_step="the log file has the whole trace; the same command with --resume goes on from the last checkpoint",
     )
