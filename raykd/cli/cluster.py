@@ -94,13 +94,15 @@ def _write(text: str) -> None:
     sys.stdout.flush()
 
 
-jobs_app = typer.Typer(help="List the jobs of a cluster (raykd jobs alone does), show their logs, stop them.")
+jobs_app = typer.Typer(
+    help="Without a command, list the jobs of a cluster. With one, show a job's logs or stop it."
+)
 app.add_typer(jobs_app, name="jobs")
 
 
 @jobs_app.callback(invoke_without_command=True)
 def list_jobs(context: typer.Context, address: Address = None) -> None:
-    """List the jobs of a cluster: id, status, start (UTC), command. Without a command, raykd jobs lists them."""
+    """List the jobs of a cluster: id, status, start (UTC), command. logs and stop take an id."""
     from raykd.deploy.rayjobs import Jobs
 
     if context.invoked_subcommand is not None:

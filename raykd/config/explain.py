@@ -124,7 +124,7 @@ def _explain_unknown_key(
     hint = hints.get(wrong) or (f"did you mean {(place or near[0])!r}?" if place or near else None)
     yield f"  {where}"
     yield f"    got:     an unknown key {wrong!r}"
-    yield f"    allowed: {', '.join(allowed) if allowed else 'no such key'}"
+    yield f"    wanted:  one of {', '.join(allowed)}" if allowed else "    wanted:  no such key"
     if hint:
         yield f"    next:    {hint}"
 

@@ -84,7 +84,9 @@ def try_folder(folder: Path, key: str) -> None:
             near = near.parent
         if not near.is_dir():
             raise ConfigError(
-                f"{key} leads {'to' if near == folder else 'below'} a file, not to a folder",
+                f"{key} leads to a file, not to a folder"
+                if near == folder
+                else f"{key} leads below a file, not to a folder",
                 got=str(near),
                 wanted="a folder, or a path where one can be made",
                 next_step=f"set {key} to another folder, or move the file",

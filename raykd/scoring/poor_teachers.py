@@ -60,8 +60,9 @@ def make_complaint(
     labels, tagging = config.data.labels, config.task.form == "words"
     most, units = labels[found.label], "words" if tagging else "texts"
     always = f"{most} everywhere" if tagging else f"always {most}, the most frequent label,"
-    what = f"teacher {spec.name} is {'worse' if found.is_poor else 'no better'} on the validation rows than one label"
-    what += " for everything"
+    what = f"teacher {spec.name} is no better on the validation rows than one label for everything"
+    if found.is_poor:
+        what = f"teacher {spec.name} is worse on the validation rows than one label for everything"
     if found.swap is not None and not found.is_poor:
         what = f"teacher {spec.name} answers the validation rows as if its labels were others"
     by_language = {lang: m["accuracy"] for lang, m in scored.by_language.items()}

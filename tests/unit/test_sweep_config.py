@@ -159,7 +159,7 @@ def test_unknown_keys_of_a_space_are_explained_as_keys_and_not_as_trials(tmp_pat
     assert "2 keys are wrong" in said and "trials" not in said
     assert (
         "space.objective.alhpa" in said
-        and "allowed: alpha, anneal_on" in said
+        and "one of alpha, anneal_on" in said
         and "did you mean 'alpha'" in said
     )
     assert "space.objective.weighting.tua" in said and "did you mean 'tau'" in said

@@ -90,7 +90,7 @@ def test_wrong_bounds_are_told_right(kind: str, value: Any, here: str | None) ->
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
-        ({"scheduler": {"kind": "asha", "max_t": 100}}, ["scheduler.max_t", "allowed: brackets, grace, kind, reduction_factor", "set: {train:"]),
+        ({"scheduler": {"kind": "asha", "max_t": 100}}, ["scheduler.max_t", "wanted:  one of brackets, grace, kind, reduction_factor", "set: {train:"]),
         ({"scheduler": {"kind": "asha", "grace_period": 1}}, ["did you mean 'grace'"]),
         ({"scheduler": {"kind": "pbt", "perturbation_interval": 1}}, ["did you mean 'interval'"]),
         ({"scheduler": "asha"}, ["write {kind: asha}"]),
@@ -101,7 +101,7 @@ def test_wrong_bounds_are_told_right(kind: str, value: Any, here: str | None) ->
         ({"search": {"kind": "tune", "name": "hyperop"}}, ["did you mean 'hyperopt'"]),
         ({"search": {"kind": "tune", "name": "zoopt"}}, ["pip install zoopt"]),
         ({"search": {"kind": "optuna", "n_startup_trials": 3}}, ["did you mean 'startup_trials'", "warm_start"]),
-        ({"search": {"kind": "optuna", "warm_start": {"sweep": "a", "trials": 3}}}, ["allowed: best_first, observations, sweep"]),
+        ({"search": {"kind": "optuna", "warm_start": {"sweep": "a", "trials": 3}}}, ["wanted:  one of best_first, observations, sweep"]),
         ({"num_samples": -1}, ["trials without end are not offered", "time_budget_s"]),
         ({"num_samples": 0}, ["a number of at least 1"]),
         ({"n_trials": 3}, ["did you mean 'num_samples'"]),

@@ -106,7 +106,7 @@ def _read_blocks(path: Path) -> Iterator[bytes]:
     except _UNPACKING as error:
         lost = isinstance(error, OSError) and error.errno is not None
         raise DataError(
-            f"{path}: cannot be {'read' if lost else 'unpacked'}",
+            f"{path}: cannot be read" if lost else f"{path}: cannot be unpacked",
             got=f"{type(error).__name__}: {str(error)[:200]}",
             wanted="a file that is there and may be read" if lost else "a complete file",
             next_step="check the path" if lost else "was it cut off while it was written or copied?",

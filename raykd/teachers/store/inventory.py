@@ -125,7 +125,9 @@ def remove_stores(root: Path, fingerprint: str | None = None, *, force: bool = F
     chosen = [s for s in list_stores(root) if fingerprint is None or s.fingerprint.startswith(fingerprint)]
     if fingerprint is not None and len(chosen) != 1:
         raise TeacherError(
-            f"{'no store' if not chosen else 'more than one store'} under {root} begins with {fingerprint}",
+            f"more than one store under {root} begins with {fingerprint}"
+            if chosen
+            else f"no store under {root} begins with {fingerprint}",
             got=", ".join(s.fingerprint for s in chosen or list_stores(root)) or "no store at all",
             wanted="the fingerprint of one, or its beginning",
             next_step="raykd store stats lists them",

@@ -135,7 +135,8 @@ def refuse_trials(
 def _next_step(text: str) -> str | None:
     if "a whole number" in text:
         return "search a whole number by randint, or by a choice"
-    if "next:" in text or "wanted:" in text:  # the reason of a single wrong value says what to do
+    # The reason of a single wrong value says what to do. A key may be unknown only to the kind that a trial chose.
+    if "next:" in text or ("wanted:" in text and "unknown key" not in text):
         return None
     return (
         "leave out values that do not go together, or nest one key in a choice of the other: "
