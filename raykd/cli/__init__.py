@@ -27,8 +27,8 @@ def _is_the_program() -> bool:
 def _say_interrupted() -> None:
     again = sys.argv[1:2] in (["train"], ["sweep"], ["confirm"])
     cursor = "\x1b[?25h" if sys.stderr.isatty() else ""  # progress bars hide the cursor
-    going_on = "; --resume goes on from the last checkpoint" if again else ""
-    print(f"{cursor}interrupted{going_on}", file=sys.stderr, flush=True)
+    next_step = "; --resume goes on from the last checkpoint" if again else ""
+    print(f"{cursor}interrupted{next_step}", file=sys.stderr, flush=True)
     sys.stdout.flush()
 
 

@@ -83,8 +83,8 @@ def recover_text(text: str) -> str:
 
 def decode_bytes(data: bytes) -> str:
     """Decode bytes as UTF-8, else in the terminal's encoding, else as UTF-8 with replacement characters."""
-    said = (getattr(sys.stdin, "encoding", None) or "utf-8").lower()
-    for encoding in ("utf-8", said):
+    terminal = (getattr(sys.stdin, "encoding", None) or "utf-8").lower()
+    for encoding in ("utf-8", terminal):
         with contextlib.suppress(UnicodeDecodeError, LookupError):
             return data.decode(encoding)
     return data.decode("utf-8", "replace")

@@ -44,14 +44,13 @@ class Files(Spec):
     """Whether fields of CSV and TSV may stand in double quotes (minimal), or quotes are part of the text and every line
     is a row (none). None is minimal for CSV and none for TSV, unless a TSV's header stands in quotes."""
     columns: dict[ColumnKey, str] = {}
-    """Overrides of `data.columns` for these files alone."""
+    """Overrides of `data.columns` for these files only."""
     language: str | None = None
     """The language of all rows, for files that have no language column."""
     source_language: str | None = None
     """The language of all sources, for files without such a column (see `Columns.source_language`)."""
     rows_per_language: int | None = Field(None, ge=1)
-    """Use only so many rows of each language, spread over the files (of those with and those without a label as many
-    each); None takes all."""
+    """Use only so many rows per language, spread over the files (as many with a label as without); None takes all."""
 
     @field_validator("delimiter")
     @classmethod
@@ -75,17 +74,17 @@ class Hub(Spec):
     revision: str | None = None
     """Branch, tag or commit."""
     columns: dict[ColumnKey, str] = {}
-    """As of files."""
+    """As for files."""
     language: str | None = None
-    """As of files."""
+    """As for files."""
     source_language: str | None = None
-    """As of files."""
+    """As for files."""
     rows_per_language: int | None = Field(None, ge=1)
-    """As of files."""
+    """As for files."""
 
 
 class Embedded(Spec):
-    """The corpus that ships with raykd, in zh, en and fr: what the task's rows consist of decides which one.
+    """A corpus that ships with raykd, in zh, en and fr. The form of the task's rows decides which one.
 
     Opinions to classify, texts with names to tag, questions about a few facts, sentences to translate, or a dialogue
     to go on with.
@@ -97,18 +96,19 @@ class Embedded(Spec):
     rows_per_language: int = Field(1000, ge=1)
     """Rows that are generated for each language."""
     seed: int = 0
-    """Which rows come first: 0 takes them as they ship, any other seed in an order of its own."""
+    """Seed of the order of rows; 0 keeps the order in which they ship."""
     label_noise: float = Field(0.05, ge=0.0, lt=0.5)
-    """Share of rows (of tagging: of names) whose gold is wrong; no system can be right more often than one minus it."""
+    """Share of rows (in tagging: of names) with a wrong gold label. No system can be right more often than one minus
+    this share."""
 
 
 Source = Annotated[Files | Hub | Embedded, Field(discriminator="kind")]
 
 
 class Columns(Spec):
-    """Names of the columns in the files. A name of None says that there is no such column.
+    """Names of the columns in the files; None if there is no such column.
 
-    Only those that the task's rows consist of are read; to rename another one is an error.
+    Only columns of the task's rows are read. Renaming another one is an error.
     """
 
     text: str = "text"
@@ -122,7 +122,7 @@ class Columns(Spec):
     tags: str = "tags"
     """One label per word, in the same form."""
     question: str = "question"
-    """Of question answering."""
+    """Question, in question answering."""
     context: str = "context"
     """The text that holds the answer."""
     answers: str = "answers"
@@ -165,7 +165,7 @@ class DataConfig(Spec):
     validation: Source
     test: Source | None = None
     unlabeled: Source | None = None
-    """Texts without labels, added to the training rows; the hard term never sees them."""
+    """Texts without labels, added to the training rows. The hard term never sees them."""
     columns: Columns = Columns()
     labels: tuple[str, ...] = ()
     """The run's label list (of token classification: the tags); its order is the order of all logits. Only tasks that
@@ -177,9 +177,9 @@ class DataConfig(Spec):
     """What a row does whose label (tags, answers) is empty, null or -1: is a bad row; joins the texts without labels
     (of validation and test it is left out); or is left out, counted."""
     languages: tuple[str, ...] = Field(min_length=1)
-    """Every language that may occur; a row of another one is an error."""
+    """All languages that may occur. A row in another one is an error."""
     select_languages: tuple[str, ...] | None = None
-    """Keep only rows of these languages (of `languages`)."""
+    """Keep only rows in these languages; None keeps all of `languages`."""
     labelled_per_language: int | None = Field(None, ge=1)
     """Use only so many labelled training rows per language, with the label shares of the data."""
     labelled_seed: int = Field(0, ge=0)
@@ -189,7 +189,8 @@ class DataConfig(Spec):
     labelled_share: float | None = Field(None, gt=0.0, lt=1.0)
     """Expected share of labelled rows in a batch where unlabelled rows are mixed in; None leaves the data's own."""
     language_temperature: float = Field(1.0, ge=1.0)
-    """Languages are drawn in proportion to rows ** (1 / temperature); 1 is the data's own, large is equal."""
+    """Languages are drawn in proportion to rows ** (1 / temperature): 1 keeps the shares of the data, a large value
+    draws all equally often."""
     length_grouping: bool = True
     """Batches hold rows of similar length."""
     on_bad_row: Literal["fail", "skip"] = "fail"

@@ -1,6 +1,6 @@
 """Define the searchers, which choose the setting of each trial.
 
-Decision record: a searcher builds a sampler of ours that knows no Ray (`ask`, `report`, `tell`, `restore`; see
+Decision record: a searcher builds a sampler that knows no Ray (`ask`, `report`, `tell`, `restore`; see
 `raykd.spaces.samplers`). An interrupted sweep tells a new sampler everything that is known and continues. What is known
 before the first trial (points, the base, an earlier sweep) has one form for all searchers, `PriorTrials`.
 """

@@ -61,28 +61,29 @@ class SweepConfig(Spec):
     space: JsonObject
     """Overlay of the run whose leaves may be domains."""
     base_dir: str | None = None
-    """What relative paths are relative to; None is the base's folder. The copy in a sweep's folder says it."""
+    """What relative paths are relative to; None takes the base's folder. Set in the copy in a sweep's folder."""
     search: Search = RandomSearch()
-    """Who chooses the next trial."""
+    """The search, which chooses the next trial."""
     scheduler: Scheduler = Asha()
-    """Who stops trials early."""
+    """The scheduler, which stops trials early."""
     metric: MetricName | None = None
     """Validation metric (mean over languages) that trials are compared by; None takes the base's `train.metric`."""
     mode: Mode | None = None
-    """Direction of `metric`; it is known, so this is only checked."""
+    """Direction of `metric`. It follows from the metric, so a value here is only checked."""
     num_samples: int | None = Field(None, ge=1)
     """Trials; with a grid, how often it is gone through. None is 1 with a grid, else 20, or as many as there are
     different settings if these are fewer."""
     max_concurrent_trials: int | None = Field(None, ge=1)
-    """Trials at one time, at most; None takes what the cluster holds beside the teachers."""
+    """Most trials at one time; None takes as many as the cluster holds beside the teachers."""
     time_budget_s: float | None = Field(None, gt=0.0)
-    """No trial starts after so many seconds, and those that run are stopped; None sets no limit."""
+    """Seconds after which no trial starts and running trials are stopped; None sets no limit."""
     max_failures: int = Field(1, ge=0)
     """How often a crashed trial is tried again."""
     checkpoint_s: float = Field(30.0, ge=0.0)
-    """A trial keeps a checkpoint at an evaluation if so many seconds passed since its last one."""
+    """Least seconds between two checkpoints of a trial, which are written at evaluations."""
     label: Literal["ahead", "on_demand"] = "ahead"
-    """ahead: the teachers answer all texts before trials start, then trials have the teachers' resources too."""
+    """ahead: the teachers answer all texts before the first trial, then trials also get the teachers' resources.
+    on_demand: the teachers answer while trials run."""
 
     _name = field_validator("name")(check_name)
 
@@ -98,7 +99,7 @@ class SweepConfig(Spec):
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep that was read and checked. Written by `load_sweep`, read by everything that runs or shows one.
+    """A sweep that was read and checked. Made by `load_sweep`.
 
     Attributes:
         config: The file's keys with `metric`, `mode` and `num_samples` filled in.
