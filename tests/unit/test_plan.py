@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ def test_bytes_of_an_answer_are_those_of_the_body_that_is_written(run: RunConfig
     rows = load_data(run.data, Path.cwd(), run.form).train.select(range(3))
     assert estimate_body_bytes(Classification(), 7, rows, None) == (14 + 28.0, False)
     words = ((0, 1), (2, 3), (4, 6))
-    tagged = type(rows)(rows.ids, rows.texts, None, rows.languages, rows.labels_B, (words,) * 3, None)
+    tagged = replace(rows, words=(words,) * 3)
     body = encode_answer(DenseAnswer(logits_NC=np.zeros((3, 5), np.float32), covered_N=np.ones(3, bool)))
     assert estimate_body_bytes(TokenClassification(), 5, tagged, None) == (float(len(body)), False)
     asked = type(rows)(rows.ids, rows.texts, ("one two three four",) * 3, rows.languages, rows.labels_B)

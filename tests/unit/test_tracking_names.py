@@ -50,7 +50,7 @@ def test_every_language_has_a_curve_of_its_own(mlflow_uri, client, tmp_path):
 
 def test_a_language_called_mean_is_not_the_mean_over_languages():
     class Task:
-        def metrics(self, said: "Said", rows: Rows, labels: Sequence[str]) -> dict[str, float]:
+        def compute_metrics(self, said: "Said", rows: Rows, labels: Sequence[str]) -> dict[str, float]:
             return {"accuracy": float(said.values_B.mean())}
 
     class Said:
