@@ -77,7 +77,7 @@ def test_bytes_of_an_answer_are_those_of_the_body_that_is_written(run: RunConfig
     tagged = replace(rows, words=(words,) * 3)
     body = encode_answer(DenseAnswer(logits_NC=np.zeros((3, 5), np.float32), covered_N=np.ones(3, bool)))
     assert estimate_body_bytes(TokenClassification(), 5, tagged, None) == (float(len(body)), False)
-    asked = type(rows)(rows.ids, rows.texts, ("one two three four",) * 3, rows.languages, rows.labels_B)
+    asked = replace(rows, pairs=("one two three four",) * 3)
     body = encode_answer(
         DenseAnswer(logits_NC=np.zeros((2, 4 + BESIDE), np.float32), covered_N=np.ones(2, bool))
     )
