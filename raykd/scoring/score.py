@@ -271,7 +271,9 @@ def complete_logits(signals: Signals, weights_MN: torch.Tensor, mixture: Mixture
 def make_student_spec(name: str, directory: Path, config: RunConfig) -> TeacherSpec:
     """Return the spec by which a saved student is loaded and asked like a teacher, in float32."""
     codes = get_language_codes(config) if config.task.language else {}
-    student = ModelTeacher(name=name, languages="all", path=str(directory), language_codes=dict(codes))
+    # A row of the table may have spaces in its name, which a teacher's name may not.
+    own = name.replace(" ", "-")
+    student = ModelTeacher(name=own, languages="all", path=str(directory), language_codes=dict(codes))
     return TeacherSpec(student, config.data.labels, config.task, dtype="float32")
 
 

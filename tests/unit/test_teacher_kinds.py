@@ -19,6 +19,7 @@ from raykd.driver.pool import make_teacher_spec
 from raykd.errors import ConfigError, LabelMismatchError, NonFiniteError, TeacherError
 from raykd.report.results import Score
 from raykd.scoring.poor_teachers import make_complaint
+from raykd.scoring.score import make_student_spec
 from raykd.tasks.scores.chance import Comparison, Swap
 from raykd.teachers.backends.backend import describe_teacher, make_backend
 from raykd.teachers.spec import TeacherSpec
@@ -164,6 +165,11 @@ def test_a_poor_one_is_told_about_without_a_folder() -> None:
         complaint = make_complaint(config, spec, describe_teacher(spec), found, score, on_poor="stop")
         assert complaint is not None and said in complaint.cause
         assert "config.json" not in complaint.cause and " is  a model" not in complaint.cause
+
+
+def test_a_student_is_asked_as_a_model_whatever_its_row_is_called(tmp_path: Path) -> None:
+    spec = make_student_spec("undistilled student", tmp_path, validate_run(tree(), "x"))
+    assert (spec.name, spec.teacher.model_path) == ("undistilled-student", str(tmp_path))
 
 
 def test_a_kind_that_nothing_serves_is_an_error_that_names_it() -> None:
