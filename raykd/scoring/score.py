@@ -283,7 +283,7 @@ def score_student(name: str, role: Role, directory: Path, config: RunConfig, row
     before = torch.get_num_threads()
     torch.set_num_threads(config.workers.threads)
     try:
-        student = Teacher(make_student_spec(name, directory, config))
+        student = Teacher(make_student_spec(role, directory, config))  # a title may hold blanks, a name not
         if config.task.language:
             answers, parameters = collect_student_answers(directory, config, rows)
             all_B = np.ones(len(rows), dtype=bool)
