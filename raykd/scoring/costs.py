@@ -40,7 +40,7 @@ def time_teachers(
         name: sample_texts(held_out, taught[name] or own)
         for name, own in zip(pool.handle.teachers, pool.handle.teacher_languages, strict=True)
     }
-    return pool.replicas.measure_times(samples, make_student_spec("student", student, config))
+    return pool.replicas.measure_times(samples, make_student_spec(student, config))
 
 
 def list_taught_languages(config: RunConfig, pool: TeacherPool, trained: Rows) -> dict[str, tuple[str, ...]]:

@@ -268,12 +268,11 @@ def complete_logits(signals: Signals, weights_MN: torch.Tensor, mixture: Mixture
     return logits_MNC
 
 
-def make_student_spec(name: str, directory: Path, config: RunConfig) -> TeacherSpec:
+def make_student_spec(directory: Path, config: RunConfig) -> TeacherSpec:
     """Return the spec by which a saved student is loaded and asked like a teacher, in float32."""
     codes = get_language_codes(config) if config.task.language else {}
-    # A row of the table may have spaces in its name, which a teacher's name may not.
-    own = name.replace(" ", "-")
-    student = ModelTeacher(name=own, languages="all", path=str(directory), language_codes=dict(codes))
+    # Not the name of its row, which may hold what a teacher's name may not.
+    student = ModelTeacher(name="student", languages="all", path=str(directory), language_codes=dict(codes))
     return TeacherSpec(student, config.data.labels, config.task, dtype="float32")
 
 
@@ -283,7 +282,7 @@ def score_student(name: str, role: Role, directory: Path, config: RunConfig, row
     before = torch.get_num_threads()
     torch.set_num_threads(config.workers.threads)
     try:
-        student = Teacher(make_student_spec(role, directory, config))  # a title may hold blanks, a name not
+        student = Teacher(make_student_spec(directory, config))
         if config.task.language:
             answers, parameters = collect_student_answers(directory, config, rows)
             all_B = np.ones(len(rows), dtype=bool)

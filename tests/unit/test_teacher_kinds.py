@@ -167,9 +167,9 @@ def test_a_poor_one_is_told_about_without_a_folder() -> None:
         assert "config.json" not in complaint.cause and " is  a model" not in complaint.cause
 
 
-def test_a_student_is_asked_as_a_model_whatever_its_row_is_called(tmp_path: Path) -> None:
-    spec = make_student_spec("undistilled student", tmp_path, validate_run(tree(), "x"))
-    assert (spec.name, spec.teacher.model_path) == ("undistilled-student", str(tmp_path))
+def test_a_student_is_asked_as_a_model(tmp_path: Path) -> None:
+    spec = make_student_spec(tmp_path, validate_run(tree(), "x"))
+    assert (spec.name, spec.teacher.model_path) == ("student", str(tmp_path))
 
 
 def test_a_kind_that_nothing_serves_is_an_error_that_names_it() -> None:
