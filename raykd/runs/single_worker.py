@@ -36,7 +36,7 @@ from raykd.runs.worker import (
 log = logging.getLogger("raykd.runs")
 PING_S = 1.0
 """Seconds between two looks at the worker."""
-SILENT_S = 600.0
+SILENT_S = 120.0
 """Seconds without an answer after which a worker is given up (as in Ray Train, whose variable is read too)."""
 
 
