@@ -1,4 +1,11 @@
-"""A kind of teacher in a file of its own: it has no weights, and gives every text the same probabilities."""
+"""A kind of teacher in a file of its own: it has no weights, and gives every text the same probabilities.
+
+Asked by hand, without Ray::
+
+    teacher = ConstantTeacher(name="flat", probabilities={"negative": 0.3, "positive": 0.7})
+    spec = make_teacher_spec(config, teacher, {})  # raykd.driver.pool; config: a RunConfig
+    bodies = make_backend(spec).compute(batch)  # raykd.teachers.backends.backend; batch: a TextBatch
+"""
 
 from __future__ import annotations
 

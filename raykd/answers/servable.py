@@ -13,6 +13,7 @@ import numpy as np
 
 from raykd.answers.answer import PayloadKind
 from raykd.answers.vocabularies import VocabularyKind
+from raykd.distill.losses import list_divergences
 from raykd.distill.objective import Objective
 from raykd.distill.schedules import ScheduleBase, Step
 from raykd.distill.signals import Support
@@ -106,10 +107,9 @@ def _check_temperature(schedule: ScheduleBase, kind: PayloadKind, grid: Sequence
 def _wanted(support: Support) -> str:
     return {
         "whole": "any divergence",
-        "tail": "a divergence that needs no single logit: forward_kl, reverse_kl, jensen_shannon, "
-        "total_variation, cross_entropy",
-        "draws": "forward_kl or cross_entropy: others are biased under sampling",
-        "own": "universal_logit: the only one that matches no tokens",
+        "tail": f"a divergence that needs no single logit: {', '.join(list_divergences('tail'))}",
+        "draws": f"{' or '.join(list_divergences('draws'))}: others are biased under sampling",
+        "own": f"{' or '.join(list_divergences('own'))}: it matches no tokens",
     }[support]
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -259,3 +259,9 @@ Divergence = Annotated[
     Field(discriminator="kind"),
 ]
 """Any divergence."""
+
+
+def list_divergences(support: Support) -> list[str]:
+    """Return the kinds of the divergences that a target over such a support serves."""
+    classes: tuple[type[DivergenceBase], ...] = get_args(get_args(Divergence)[0])
+    return [str(one.model_fields["kind"].default) for one in classes if one.serves(support)]

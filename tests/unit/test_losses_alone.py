@@ -12,15 +12,14 @@ from raykd.answers.answer import DenseAnswer
 from raykd.answers.codec import encode_answer
 from raykd.answers.layout import StudentUnits, lay_out_answers
 from raykd.answers.source import AnswerSlots
-from raykd.distill.losses import compute_gold_loss
+from raykd.distill.losses import compute_gold_loss, list_divergences
 from raykd.distill.objective import Counts, Objective
 from raykd.distill.signals import MASKED, UNLABELLED, Signals
 
 CHOICES = (3, 9, 1, 6)
 """Choices of each row; a row has two units, as a question has a begin and an end."""
-DIVERGENCES = (
-    "forward_kl", "reverse_kl", "jensen_shannon", "total_variation", "teacher_hard", "cross_entropy", "universal_logit",
-)  # fmt: skip
+DIVERGENCES = [kind for kind in list_divergences("whole") if kind != "logit_mse"]
+"""All but the mean over choices, which question answering refuses."""
 WEIGHTINGS: tuple[dict[str, Any], ...] = (
     {"kind": "uniform"},
     {"kind": "fixed", "by_teacher": {"a": 1.0, "b": 3.0}},
