@@ -71,9 +71,10 @@ import numpy as np, ray
 from pathlib import Path
 from raykd.config import ActorConfig, ServingConfig
 from raykd.tasks import Classification
+from raykd.teachers.pool_source import PoolSource
 from raykd.teachers.pools.own_pool import Placement, OwnPool
 from raykd.teachers.teacher import Teacher
-from tests.fakes import LABELS, model_spec, save_transformer, text_batch
+from tests.fakes import LABELS, logits_of, model_spec, save_transformer, text_batch
 from hungry import Hungry
 
 def main():

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ast
 import collections
+import contextlib
 import graphlib
 import importlib.util
 import re
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -220,8 +222,21 @@ def missing_names(tree: ast.AST) -> list[str]:
     ]
 
 
+def list_programs(path: Path) -> list[ast.AST]:
+    """The file, and the scripts that it holds as texts and runs in processes of their own."""
+    programs: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
+    for node in ast.walk(programs[0]):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and "\nfrom raykd" in node.value:
+            with contextlib.suppress(SyntaxError):  # prose, or a template
+                programs.append(ast.parse(textwrap.dedent(node.value)))
+    return programs
+
+
 def test_what_programs_import_of_the_package_is_there() -> None:
-    found = {str(p.relative_to(ROOT)): missing_names(ast.parse(p.read_text(encoding="utf-8"))) for p in USERS}
+    found = {
+        str(p.relative_to(ROOT)): [name for program in list_programs(p) for name in missing_names(program)]
+        for p in USERS
+    }
     assert {path: names for path, names in found.items() if names} == {}
-    broken = "from raykd import models\nfrom raykd.models import nowhere\nmodels.nothing"
+    broken = "from raykd import models; from raykd.models import nowhere\nmodels.nothing"
     assert missing_names(ast.parse(broken)) == ["raykd.models.nowhere", "models.nothing"]
