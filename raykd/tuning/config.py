@@ -169,7 +169,8 @@ def load_sweep(
 ) -> Sweep:
     """Read a sweep from a YAML file, a tree or a `SweepConfig`, with overrides on top.
 
-    An override below ``space`` replaces the whole node, so that one domain can take another's place.
+    An override below ``space`` replaces the whole node, so that one domain can take another's place. One below
+    ``base`` is laid over a base that is named.
 
     Args:
         source: The file, the sweep's folder (see `raykd.config.home`), a tree or a model.
@@ -185,10 +186,7 @@ def load_sweep(
         output = {"output": str(find_output(folder))}
         tree = {**tree, "name": folder.name, "set": overlay(tree.get("set") or {}, output)}
     for override in overrides:
-        key = override.partition("=")[0] if isinstance(override, str) else override[0]
-        if key.startswith("space."):
-            tree = set_path(tree, (key, None))
-        tree = set_path(tree, override)
+        tree = _apply_override(tree, override)
     config = validate_model(SweepConfig, tree, str(path), hints=SETTING_HINTS, nearest_kind=nearest_kind)
     base, base_dir = _base(config, path)
     metric = base.metric
@@ -216,6 +214,19 @@ def load_sweep(
     if check:
         refuse_sweep(sweep, str(path))
     return sweep
+
+
+def _apply_override(tree: JsonObject, override: Override) -> JsonObject:
+    key = override.partition("=")[0] if isinstance(override, str) else override[0]
+    if key.startswith("space."):
+        tree = set_path(tree, (key, None))
+    elif key.startswith("base.") and isinstance(tree.get("base"), str):
+        # The base is a file or a preset: what is laid over it stands in `set`.
+        below = f"set.{key.removeprefix('base.')}"
+        if isinstance(override, str):
+            return set_path(tree, f"{below}{override.removeprefix(key)}")
+        return set_path(tree, (below, override[1]))
+    return set_path(tree, override)
 
 
 def load_run_or_sweep(source: ConfigSource | Sweep, overrides: Sequence[Override] = ()) -> Run | Sweep:

@@ -53,6 +53,15 @@ def test_an_override_below_space_takes_a_domains_place(tmp_path: Path) -> None:
     assert str(sweep.space.domains[0].domain) == "0.1 | 0.2"
 
 
+def test_an_override_below_base_is_laid_over_a_base_that_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path, set={"train": {"epochs": 4}})
+    for override in ("base.train.batch_size=16", ("base.train.batch_size", 16)):
+        train = load_sweep(path, [override]).base.train
+        assert (train.epochs, train.batch_size) == (4, 16)
+    inline = write(tmp_path, base=load_sweep(path).base.model_dump(mode="json"))
+    assert load_sweep(inline, ["base.train.batch_size=16"]).base.train.batch_size == 16
+
+
 def test_base_may_be_a_file_beside_it_and_its_paths_are_its_own(tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
     run = {
