@@ -12,13 +12,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-LABELS = ("negative", "positive")
-LANGUAGES = ("zh", "en", "fr")
-MAX_LENGTH = 128
+from benchmarks.sweep_parts.setting import LABELS, LANGUAGES, MAX_LENGTH, STUDENT, TEACHERS, read_lines
+
 EPOCHS, BATCH = 3, 32
 ALPHA, TEMPERATURE, LEARNING_RATE = 0.5, 2.0, 1e-3
-TEACHERS = ("t0", "t1", "t2")
-STUDENT: dict[str, Any] = {"layers": 2, "hidden": 128, "heads": 2, "vocab_size": 8000}
 FILE = "setting.json"
 
 
@@ -59,20 +56,10 @@ class Setting:
         """Folder of the student at its seeded start."""
         return self.folder / "models" / "student"
 
-    @property
-    def steps_an_epoch(self) -> int:
-        """Optimizer steps of one pass over the texts."""
-        return -(-self.texts // BATCH)
-
 
 def read_setting(work: Path) -> Setting:
     """Return the setting that `make_files` wrote."""
     return Setting(**json.loads((work / FILE).read_text(encoding="utf-8")))
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a file of JSON lines."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def make_files(setting: Setting) -> None:
@@ -102,7 +89,7 @@ def _pick_rows(setting: Setting, split: str, count: int) -> list[dict[str, Any]]
 
 def _rows_of(setting: Setting, language: str, split: str, count: int) -> list[dict[str, Any]]:
     if setting.data:
-        rows = read_rows(Path(setting.data) / "sentiment" / language / f"{split}.jsonl")
+        rows = read_lines(Path(setting.data) / "sentiment" / language / f"{split}.jsonl")
         return [{key: row[key] for key in ("text", "label", "lang")} for row in rows]
     from raykd.config import Embedded
     from raykd.data.embedded.rows import read_corpus
@@ -118,7 +105,7 @@ def _rows_of(setting: Setting, language: str, split: str, count: int) -> list[di
 def _make_models(setting: Setting) -> None:
     from raykd import models
 
-    texts = [row["text"] for row in read_rows(setting.folder / "train.jsonl")]
+    texts = [row["text"] for row in read_lines(setting.folder / "train.jsonl")]
     teacher = {"layers": setting.layers, "hidden": setting.hidden, "heads": max(1, setting.hidden // 64)}
     specs = [(folder, {**teacher, "vocab_size": 20_000}) for folder in setting.teachers]
     for seed, (folder, sizes) in enumerate([*specs, (setting.student, STUDENT)]):

@@ -6,6 +6,7 @@ class of the head, so a member of the union only says which architecture it is a
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
@@ -61,13 +62,13 @@ class FreshStudent(Spec):
         with use_seed(seed):
             return find_auto_class(head).from_config(config)
 
+    @abstractmethod
     def _model_type(self) -> str:
         """Return the name under which transformers knows the architecture."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _settings(self, tokenizer: Tokenizer, head: Head) -> Mapping[str, object]:
         """Return the fields of the architecture's configuration."""
-        raise NotImplementedError
 
 
 def check_heads(hidden: int, heads: int, rotary: bool = False) -> None:

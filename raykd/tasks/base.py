@@ -200,9 +200,9 @@ class TaskBase(Spec):
         return {"max_length": longest}
 
     @classmethod
+    @abstractmethod
     def build_signature(cls, labels: Sequence[str]) -> Signature:
         """Return the columns that a saved model of the task reads, and those that it answers with."""
-        raise NotImplementedError(f"{cls.__name__} is not served as a table")
 
     def to_columns(
         self, predictions: Sequence[Mapping[str, object]], labels: Sequence[str]

@@ -132,7 +132,7 @@ def test_a_process_that_gets_a_run_imports_the_module_of_its_task(tmp_path: Path
 
 def test_the_command_line_reads_the_kinds_that_ship_and_no_other(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text(json.dumps(tree()), encoding="utf-8")
-    command = [str(Path(sys.executable).with_name("raykd")), "check", str(tmp_path / "run.yaml")]
+    command = [sys.executable, "-m", "raykd.cli", "check", str(tmp_path / "run.yaml")]
     place = {"cwd": PACKAGE.parent, "env": {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}}
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, **place)
     assert done.returncode == 2 and "kind: causal_lm | classification" in done.stdout + done.stderr

@@ -200,11 +200,7 @@ class BackendBase(ABC, Generic[T]):
         Raises:
             TeacherError: It has no vocabulary.
         """
-        raise TeacherError(
-            f"teacher {self.spec.name} has no vocabulary",
-            got=f"kind {self.teacher.kind}",
-            wanted="a teacher that is a language model",
-        )
+        raise self._not_a_language_model("has no vocabulary")
 
     def generate(self, rows: TextBatch, *, beams: int | None, max_new_tokens: int) -> list[str]:
         """Write a text for each prompt or source.
@@ -212,8 +208,11 @@ class BackendBase(ABC, Generic[T]):
         Raises:
             TeacherError: It writes no text.
         """
-        raise TeacherError(
-            f"teacher {self.spec.name} writes no text",
+        raise self._not_a_language_model("writes no text")
+
+    def _not_a_language_model(self, what: str) -> TeacherError:
+        return TeacherError(
+            f"teacher {self.spec.name} {what}",
             got=f"kind {self.teacher.kind}",
             wanted="a teacher that is a language model",
         )
