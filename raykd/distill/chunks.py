@@ -20,19 +20,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from raykd.distill.chunk_size import choose_chunk_units
 from raykd.distill.logitmap import PLAIN, LogitMap
 from raykd.distill.objective import Counts, Objective, ObjectiveResult
 from raykd.distill.signals import Signals
-
-CHUNK_BYTES = 16 * 2**20
-"""Bytes of a chunk's float32 logits, unless `CHUNK_UNITS` need more: larger chunks fall out of the cache."""
-CHUNK_UNITS = 64
-"""Fewest units of a chunk: each chunk reads the whole head once, and its gradient."""
-
-
-def choose_chunk_units(vocab: int) -> int:
-    """Choose the number of units of a chunk over a vocabulary."""
-    return max(CHUNK_UNITS, CHUNK_BYTES // (4 * vocab))
 
 
 def evaluate_hidden(
@@ -60,7 +51,7 @@ def evaluate_hidden(
         progress: u in [0, 1].
         totals: Over all ranks and micro-batches of the step.
         after: What the student does to the product.
-        chunk: Units computed at once; None for `choose_chunk_units` of the vocabulary.
+        chunk: Units computed at once; None for `choose_chunk_units` of vocabulary and device.
 
     Raises:
         ValueError: As `Objective.evaluate`, or shapes disagree.
@@ -90,7 +81,7 @@ def evaluate_hidden(
         if bias and bias[0] is not None:
             bias[0] += grad_NV.sum(dim=0)
 
-    pieces = _cut_pieces(len(labels_N), chunk or choose_chunk_units(weight_VD.shape[0]))
+    pieces = _cut_pieces(len(labels_N), chunk or choose_chunk_units(weight_VD.shape[0], hidden_ND.device))
     with torch.no_grad():
         results = [
             _evaluate(

@@ -27,7 +27,7 @@ from raykd.answers.answer import Answer, join_answers
 from raykd.answers.codec import encode_rows
 from raykd.answers.compress import MOST_DRAWS, draw_tokens, draw_uniforms, keep_hidden, keep_top_k
 from raykd.answers.servable import check_servable
-from raykd.distill.chunks import choose_chunk_units
+from raykd.distill.chunk_size import choose_chunk_units
 from raykd.distill.objective import Objective
 from raykd.spec import Spec
 from raykd.tasks.base import Network, SystemAnswers, TaskBase
@@ -237,7 +237,7 @@ class LanguageTask(TaskBase):
         """Yield some units at a time, their hidden states ``[n, D]`` and their float32 logits ``[n, V]``."""
         hidden_ND, head = self.gather(encoded.run(model), encoded), cast("_LanguageNetwork", model).head
         size = int(encoded.extra["vocabulary"])  # rows of the head beyond it are padding
-        step = choose_chunk_units(size)
+        step = choose_chunk_units(size, hidden_ND.device)
         for begin in range(0, len(hidden_ND), step):
             here = slice(begin, begin + step)
             yield here, hidden_ND[here], head.logits(hidden_ND[here])[:, :size].float()

@@ -12,7 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from raykd.answers.answer import DenseAnswer
 from raykd.answers.compress import draw_tokens, draw_uniforms, keep_hidden, keep_top_k
 from raykd.answers.tensors import to_vocabulary_signal
-from raykd.distill.chunks import choose_chunk_units, evaluate_hidden
+from raykd.distill.chunk_size import choose_chunk_units
+from raykd.distill.chunks import evaluate_hidden
 from raykd.distill.objective import Counts, Objective, ObjectiveResult
 from raykd.distill.signals import UNLABELLED, Signals, VocabularySignal
 
@@ -207,6 +208,20 @@ def test_nothing_of_the_size_of_the_logits_is_made(kind: str) -> None:
         result.loss.backward()
     assert chunk * v <= mode.elements <= chunk * (v + 1)
     assert (choose_chunk_units(30_522), choose_chunk_units(119_547)) == (137, 64)
+
+
+@pytest.mark.parametrize(
+    ("free", "kept", "chunks"), [(60 << 30, 0, 7), (0, 60 << 30, 7), (4 << 30, 0, 13), (1 << 20, 0, 99)]
+)
+def test_a_gpu_takes_chunks_by_its_free_memory(
+    free: int, kept: int, chunks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # 16 rows of 512 tokens over 50,000 choices; what torch has reserved and does not use counts as free.
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 80 << 30))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 5 + kept)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 5)
+    assert -(-16 * 512 // choose_chunk_units(50_000, torch.device("cuda"))) == chunks
+    assert -(-16 * 512 // choose_chunk_units(50_000, torch.device("cpu"))) == 99
 
 
 def test_shapes_that_disagree() -> None:
