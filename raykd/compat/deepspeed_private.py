@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
@@ -11,6 +12,23 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from deepspeed.runtime.engine import DeepSpeedEngine
     from torch.optim.lr_scheduler import LRScheduler
+
+
+@contextlib.contextmanager
+def leaving_out_mlflow() -> Iterator[None]:
+    """Let DeepSpeed be imported without MLflow while the body runs.
+
+    Its autotuner, which raykd never runs, imports MLflow where it can: 1.5 of the 2.1 CPU seconds that the import takes
+    in a worker. It does without where the import fails. In a process that has MLflow already nothing is left out.
+    """
+    hidden = "mlflow" not in sys.modules
+    if hidden:
+        sys.modules["mlflow"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if hidden:
+            del sys.modules["mlflow"]
 
 
 def compile_nothing(deepspeed: ModuleType) -> None:

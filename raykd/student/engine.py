@@ -30,7 +30,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from raykd.compat.deepspeed_private import compile_nothing, loading_universal, mark_counted, set_last_rates
+from raykd.compat.deepspeed_private import (
+    compile_nothing,
+    leaving_out_mlflow,
+    loading_universal,
+    mark_counted,
+    set_last_rates,
+)
 from raykd.config import TrainConfig
 from raykd.student.settings import build_deepspeed_config, plan_optimizer, plan_schedule
 from raykd.student.validation import get_schedule_class
@@ -275,7 +281,8 @@ def _import_deepspeed(device: torch.device) -> Any:
     """Import DeepSpeed for the device, quietly and without compiling anything."""
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if device.type == "cuda" else "cpu")
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    import deepspeed
+    with leaving_out_mlflow():
+        import deepspeed
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)  # its import sets the level back
     if device.type == "cpu":

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -325,3 +327,13 @@ def test_a_notice_ends_the_window_between_two_evaluations_without_an_evaluation(
     loop._last_check = -1e9  # long ago
     assert loop.advance() and loop.state.step == 1 and loop.state.history == []
     assert loop.advance() and loop.state.step == 6 and len(loop.state.history) == 1 and asked == [1]
+
+
+def test_engine_process_does_not_import_mlflow_through_deepspeed():
+    code = (
+        "import sys, torch; from raykd.student.engine import _import_deepspeed; "
+        "found = _import_deepspeed(torch.device('cpu')); "
+        "print(found.__name__, sorted(n for n in sys.modules if n.split('.')[0] == 'mlflow')); import mlflow"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "deepspeed []"
