@@ -2,7 +2,8 @@
 
 Decision record: a student keeps the encoder of a checkpoint. It also keeps the head, if that serves the same task with
 the same labels in the same order. Before a run starts, the code that does this is tried on torch's meta device, so a
-checkpoint that passes the check also starts the student.
+checkpoint that passes the check also starts the student. What this found is cached by content, as an inspection is
+(`raykd.models.inspection`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from raykd.cache import load_or_compute
 from raykd.errors import ModelError
 from raykd.head import Head
 from raykd.models.loading import read_model
@@ -21,6 +23,7 @@ from raykd.pretrained.hub import raise_as_model_error, resolve_model
 from raykd.pretrained.jsonfile import read_json
 from raykd.pretrained.labels import read_label_names
 from raykd.pretrained.positions import Positions, count_positions
+from raykd.pretrained.stamp import LIBRARIES, stamp_model
 from raykd.pretrained.structure import build_empty, find_missing_weights, is_in_encoder
 from raykd.pretrained.tokenizers import (
     TokenizerFacts,
@@ -68,6 +71,24 @@ def inspect_base(
         ModelError: As `load_for_training` would raise.
     """
     check_base(folder, head, trust_remote_code)
+    if trust_remote_code:
+        return _inspect_base(folder, labels, head, trust_remote_code, layers)
+    return load_or_compute(
+        "bases",
+        lambda: (stamp_model(folder), labels, head, layers),
+        BaseInspection,
+        lambda: _inspect_base(folder, labels, head, trust_remote_code, layers),
+        *LIBRARIES,
+    )
+
+
+def _inspect_base(
+    folder: Path,
+    labels: tuple[str, ...],
+    head: Head,
+    trust_remote_code: bool,
+    layers: tuple[int, ...] | None,
+) -> BaseInspection:
     register()
     stored = files.read_stored_weights(folder)
     with raise_as_model_error(f"the model {folder} cannot be loaded"):

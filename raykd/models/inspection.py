@@ -4,6 +4,10 @@ Decision record: an inspection takes milliseconds. It reads the JSON files, the 
 the safetensors headers, which `raykd.pretrained.structure` compares with the model's class. `raykd check`, the start
 of a run, a teacher that is opened and `load_model` all use it, so they cannot disagree: a model that passes the check
 loads. What cannot work is an error. What is only worth knowing is a note, which the check prints and the run logs.
+
+transformers' classes take seconds to import, so what an inspection found is cached under the content of what it read
+(`stamp_model`), and a known model is inspected without them. What must never be loaded is refused before the cache is
+asked. A model that may run code of its own is inspected each time, because that code may read anything.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from raykd.cache import load_or_compute
 from raykd.errors import ModelError
 from raykd.head import Head
 from raykd.models.identity import describe_tokenizer
@@ -22,6 +27,7 @@ from raykd.pretrained.adapters import is_adapter, list_label_changes
 from raykd.pretrained.hub import raise_as_model_error
 from raykd.pretrained.labels import check_outputs, describe_contradiction, single_output_error
 from raykd.pretrained.positions import Positions
+from raykd.pretrained.stamp import LIBRARIES, stamp_model
 from raykd.pretrained.structure import Structure, compare_structure
 from raykd.pretrained.tokenizers import (
     TokenizerFacts,
@@ -83,15 +89,24 @@ def inspect_model(folder: Path, wanted: Head | None, *, trust_remote_code: bool 
     if info.problems:
         raise ModelError(info.problems[0])
     head = choose_head(folder, info.task, wanted)
-    stamp = stamp_folder(folder) + stamp_folder(files.find_config_folder(folder))
-    return _inspect(folder, head, trust_remote_code, stamp)
+    return _inspect_once(folder, head, trust_remote_code, stamp_model(folder))
 
 
 @lru_cache(maxsize=64)
-def _inspect(
-    folder: Path, head: Head, trust_remote_code: bool, stamp: tuple[tuple[str, int, int], ...]
-) -> Inspection:
+def _inspect_once(folder: Path, head: Head, trust_remote_code: bool, stamp: str) -> Inspection:
     """Inspect a model once for each state of its files, which the stamp stands for."""
+    if trust_remote_code:
+        return _inspect(folder, head, trust_remote_code)
+    return load_or_compute(
+        "inspections",
+        lambda: (stamp_model(folder), head),
+        Inspection,
+        lambda: _inspect(folder, head, trust_remote_code),
+        *LIBRARIES,
+    )
+
+
+def _inspect(folder: Path, head: Head, trust_remote_code: bool) -> Inspection:
     config = files.read_config(folder)
     info = files.inspect_directory(folder, trust_remote_code=trust_remote_code)
     check_outputs(config, head, str(folder))
@@ -212,9 +227,3 @@ def check_vocabulary(
         next_step="take the tokenizer that the model was trained with; where tokens were added to it, resize the model "
         "(resize_token_embeddings) and save it again",
     )
-
-
-def stamp_folder(folder: Path) -> tuple[tuple[str, int, int], ...]:
-    """Return names, times and sizes of a directory's files, which stay equal as long as nothing changes."""
-    found = ((path.name, path.stat()) for path in sorted(folder.iterdir()) if path.is_file())
-    return tuple((name, state.st_mtime_ns, state.st_size) for name, state in found)

@@ -1,38 +1,25 @@
-"""Store the findings of self-tests by content in the user's cache folder, so that each model is tested once.
+"""Store the findings of self-tests by content (`raykd.cache`), so that each model is tested once.
 
-Decision record: one small JSON file per model, written beside its place and renamed, so that several processes may
-write the same file. A file that cannot be read counts as a model that was not tested. Where the folder cannot be
-written, the test is made again each time. `RAYKD_CACHE` names another folder.
+Decision record: a finding holds for the content of a model and for the versions of torch and transformers, not for
+those of raykd: it says how a model computes. `FORMAT` is raised where findings mean something else.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import uuid
 from collections.abc import Callable
-from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import TypeAdapter
+from raykd.cache import find_version, read_entry, write_entry
 
 if TYPE_CHECKING:
     from raykd.prediction.selftest import PaddingFinding
 
 FORMAT = 3
 """Raised when findings mean something else, so that older ones are not read."""
-
-
-def find_cache_folder() -> Path | None:
-    """Return the folder for what raykd keeps of models on this machine; None where the user has no home."""
-    named = os.environ.get("RAYKD_CACHE") or os.environ.get("XDG_CACHE_HOME")
-    try:
-        root = Path(named).expanduser() if named else Path.home() / ".cache"
-    except RuntimeError:  # a user without a home
-        return None
-    return root if os.environ.get("RAYKD_CACHE") else root / "raykd"
+KIND = "selftests"
+"""Their folder in the cache."""
 
 
 def compute_finding_key(
@@ -48,10 +35,8 @@ def compute_finding_key(
         device: The kind of device, such as "cpu" or "cuda".
         rule: How the model is padded as its configuration says.
     """
-    from importlib.metadata import version
-
     parts = [FORMAT, fingerprint, task, max_length, dtype, device.partition(":")[0]]
-    parts += [version("torch"), version("transformers"), repr(rule)]
+    parts += [find_version("torch"), find_version("transformers"), repr(rule)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -59,28 +44,13 @@ def read_finding(key: str) -> PaddingFinding | None:
     """Return the finding of this name; None where there is none that can be read."""
     from raykd.prediction.selftest import PaddingFinding
 
-    folder = find_cache_folder()
-    if folder is None:
-        return None
-    try:
-        values = json.loads((folder / "selftests" / f"{key}.json").read_text(encoding="utf-8"))
-        return TypeAdapter(PaddingFinding).validate_python(values)
-    except (OSError, ValueError):
-        return None
+    return read_entry(KIND, key, PaddingFinding)
 
 
 def write_finding(key: str, finding: PaddingFinding) -> None:
     """Write a finding that holds for all rows; nothing happens where the folder cannot be written."""
-    folder = find_cache_folder()
-    if folder is None or not finding.is_conclusive:
-        return
-    fresh = folder / "selftests" / f".{uuid.uuid4().hex}"
-    try:
-        fresh.parent.mkdir(parents=True, exist_ok=True)
-        fresh.write_text(json.dumps(asdict(finding)), encoding="utf-8")
-        fresh.replace(fresh.with_name(f"{key}.json"))
-    except OSError:
-        fresh.unlink(missing_ok=True)
+    if finding.is_conclusive:
+        write_entry(KIND, key, type(finding), finding)
 
 
 def load_or_test(key: str, test: Callable[[], PaddingFinding]) -> PaddingFinding:

@@ -18,8 +18,9 @@ from raykd.data.rows import Rows
 from raykd.driver.jobs import Job, make_jobs
 from raykd.driver.language_models import check_source_languages, describe_repeated_marks
 from raykd.driver.pool import make_teacher_spec
-from raykd.errors import ConfigError, ModelError, RaykdError, prefix_errors
+from raykd.errors import ModelError, RaykdError
 from raykd.folders.places import check_places
+from raykd.preflight.combinations import check_combinations
 from raykd.preflight.disk import check_disk, compute_disk
 from raykd.preflight.finding import Finding, find
 from raykd.preflight.folder_check import describe_folder
@@ -33,9 +34,6 @@ from raykd.preflight.model_check import (
 )
 from raykd.preflight.selftests import check_answers, check_student_answers
 from raykd.scoring.absent_teachers import describe_unused_teachers, find_unused_teachers
-from raykd.student.overrides import find_overruled_keys
-from raykd.student.validation import check_deepspeed
-from raykd.tasks.language import LanguageTask
 from raykd.teachers.backends.backend import describe_teacher
 from raykd.teachers.groups import Group
 from raykd.teachers.pools.own_pool import Placement, group_placements
@@ -106,69 +104,6 @@ def preflight(config: Run, *, together: bool = True) -> tuple[str, ...]:
     return look_at_records(config.tracking, Path(config.output).resolve()).notes
 
 
-def check_combinations(config: RunConfig) -> str:
-    """Refuse keys that are valid one by one and wrong together.
-
-    Returns:
-        That they fit, or what a reader should know.
-
-    Raises:
-        ConfigError: Names the keys.
-    """
-    made = {"student": config.student}
-    made |= {f"teacher {t.name}": t.training.model for t in config.trained_teachers}
-    for name, model in made.items():
-        positions = getattr(model, "max_positions", None)
-        for key in ("max_length", "max_target_length"):
-            limit = getattr(config.task, key, 0)
-            if positions is not None and limit > positions:
-                raise ConfigError(
-                    f"task.{key} is larger than max_positions of the {name}",
-                    got=limit,
-                    wanted=f"at most {positions}",
-                )
-        # A decoder reads the prompt and writes the answer into one table of positions.
-        written = getattr(config.task, "max_new_tokens", 0) if getattr(config.task, "written", ()) else 0
-        task = config.task
-        shared = isinstance(task, LanguageTask) and task.generates and not task.target_positions
-        read = getattr(task, "prompt_tokens", 0) if shared else 0
-        if positions is not None and written and read + written > positions:
-            raise ConfigError(
-                f"task.max_new_tokens is larger than max_positions of the {name} leave",
-                got=f"{written} tokens to write" + (f" after a prompt of up to {read}" if read else ""),
-                wanted=f"at most {positions} together",
-                next_step="lower task.max_new_tokens or task.max_length, or raise max_positions",
-            )
-    languages = set(config.data.select_languages or config.data.languages)
-    spoken = [t.language_set for t in config.active_teachers]
-    silent = sorted(lang for lang in languages if spoken and not any(s is None or lang in s for s in spoken))
-    notes = _check_deepspeed(config)
-    if silent:
-        told = f"no teacher speaks {', '.join(silent)}: those rows learn from gold labels alone"
-        return append_notes(told, notes)
-    return append_notes("objective, weighting, batch and DeepSpeed configuration fit together", notes)
-
-
-def _check_deepspeed(config: RunConfig) -> list[str]:
-    """Check the DeepSpeed configurations of student and teachers for the workers that each asks for."""
-    notes = check_deepspeed(config.train, config.workers.num_workers, gpus=config.workers.num_gpus > 0)
-    for key, by in find_overruled_keys(config.train).items():
-        if any(key.removeprefix("train.") in phase.set.get("train", {}) for phase in config.phases):
-            raise ConfigError(
-                f"phases set {key}, which has no effect, since {by} sets it",
-                got=f"both phases and {by}",
-                wanted="one of them",
-                next_step=f"set {by.rpartition('.')[2]} to auto",
-            )
-    for teacher in config.trained_teachers:
-        train, workers = teacher.training.train, teacher.training.workers
-        key = f"teachers.{teacher.name}.training"
-        with prefix_errors(key, ConfigError):
-            found = check_deepspeed(train, workers.num_workers, gpus=workers.num_gpus > 0)
-        notes += [f"{key}: {note}" for note in found]
-    return notes
-
-
 def available_here(config: Run) -> tuple[dict[str, float], str] | None:
     """Find what a local Ray on this machine has; None if the run names a cluster, which is asked when it starts.
 
@@ -233,11 +168,17 @@ def collect_findings(
     look("resources", lambda: check_resources(config, together=together))
     look("output", lambda: check_places(config))
     look("tracking", lambda: _look_at_records(config))
-    look(
-        "disk",
-        lambda: check_disk(compute_disk(config, read[-1].data if read else None)),
-    )
-    return findings
+    disk = find("disk", lambda: check_disk(compute_disk(config, read[-1].data if read else None)))
+    return [*findings, _replace_repeated(disk, findings)]
+
+
+def _replace_repeated(finding: Finding, earlier: Sequence[Finding]) -> Finding:
+    """Return the finding, without an error that an earlier one has shown under the key of its model."""
+    error = finding.error
+    shown = [other.error for other in earlier if other.error is not None]
+    if error is None or not any(e.what.endswith(error.what) and e.got == error.got for e in shown):
+        return finding
+    return Finding(finding.what, "not checked, because a model that counts is refused above")
 
 
 def _look_at_records(config: Run) -> str:

@@ -2,7 +2,8 @@
 
 Decision record: these checks need files and settings alone, so `raykd check` and the start of every run make them
 before a worker is taken. An error names the key. What is only worth knowing is returned as notes, which the check
-prints on the model's line and the run logs.
+prints on the model's line and the run logs. What needs a tokenizer or a class of transformers, which takes seconds to
+import, is cached by content (`raykd.cache`).
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from raykd import models
+from raykd.cache import load_or_compute
 from raykd.config import ModelTeacher, Run, RunConfig
 from raykd.data.rows import Rows
 from raykd.driver.language_models import check_language_model
 from raykd.errors import ConfigError, DataError, LabelMismatchError, ModelError, RaykdError, prefix_errors
-from raykd.models.bases import inspect_base
+from raykd.models.bases import BaseInspection, inspect_base
 from raykd.pretrained.lengths import check_room, check_student_length, check_target, compute_teacher_length
-from raykd.pretrained.tokenizers import inspect_tokenizer
+from raykd.pretrained.stamp import LIBRARIES, stamp_model
 from raykd.tasks.language import LanguageTask
 from raykd.text.tokens import find_marker_ids
 
@@ -65,15 +67,7 @@ def look_at_teacher(teacher: ModelTeacher, config: RunConfig, folder: Path) -> t
     if types and _has_pairs(config):
         said = "; ".join(filter(None, [said, "token types are left out, as its table has one row"]))
     what = f"{looked.kind}, labels {', '.join(looked.labels)}" if looked.labels else looked.kind
-    set_aside = check_language_model(
-        f"teacher {name}",
-        folder,
-        config,
-        length,
-        teacher.language_set,
-        teacher.language_codes,
-        trust_remote_code=teacher.trust_remote_code,
-    )
+    set_aside = _check_language_model(f"teacher {name}", folder, config, teacher, length)
     return "; ".join(filter(None, [what, set_aside])), (*looked.notes, *filter(None, [said]))
 
 
@@ -138,26 +132,46 @@ def check_made(model: models.Student, config: RunConfig, key: str) -> tuple[str,
             )
         return f"{model.path}: no directory here, taken for a name of the hub and not checked", ()
     with prefix_errors(key if "." in key else f"the {key}", RaykdError):
-        looked = inspect_base(
-            folder,
-            tuple(config.data.labels),
-            task.head,
-            trust_remote_code=model.trust_remote_code,
-            layers=model.layers,
-        )
+        looked = _inspect_base(model, config)
     note = check_student_length(looked, task)
     check_room("task.max_length", task.max_length, looked.tokenizer.special, task, pairs=_has_pairs(config))
     check_target("the student", looked, task)
-    set_aside = check_language_model(
-        f"the {key}",
-        folder,
-        config,
-        None,
-        None,
-        model.language_codes,
-        trust_remote_code=model.trust_remote_code,
-    )
+    set_aside = _check_language_model(f"the {key}", folder, config, model, None)
     return set_aside, (note,) if note else ()
+
+
+def _inspect_base(model: models.PretrainedStudent, config: RunConfig) -> BaseInspection:
+    return inspect_base(
+        Path(model.path),
+        tuple(config.data.labels),
+        config.task.head,
+        trust_remote_code=model.trust_remote_code,
+        layers=model.layers,
+    )
+
+
+def _check_language_model(
+    who: str,
+    folder: Path,
+    config: RunConfig,
+    model: ModelTeacher | models.PretrainedStudent,
+    max_length: int | None,
+) -> str:
+    """Check a model's folder for a language task, once for each state of folder, task and languages."""
+    task, trusted = config.task, model.trust_remote_code
+    spoken = model.language_set if isinstance(model, ModelTeacher) else None
+
+    def check() -> str:
+        return check_language_model(
+            who, folder, config, max_length, spoken, model.language_codes, trust_remote_code=trusted
+        )
+
+    if trusted or not isinstance(task, LanguageTask):
+        return check()
+    languages = list(config.data.select_languages or config.data.languages)
+    asked = [task.model_dump(mode="json"), languages, max_length, model.language_codes]
+    asked.append(None if spoken is None else sorted(spoken))
+    return load_or_compute("language_models", lambda: [stamp_model(folder), *asked], str, check, *LIBRARIES)
 
 
 def _has_pairs(config: RunConfig) -> bool:
@@ -170,12 +184,21 @@ def _check_markers(config: RunConfig, folder: Path, who: str, *, trust_remote_co
     Raises:
         ConfigError: Names the teacher and the markers.
     """
-    markers = getattr(config.task, "markers", ())
+    markers = tuple(getattr(config.task, "markers", ()))
     if not markers:
         return
-    tokenizer = models.load_tokenizer(folder, trust_remote_code=trust_remote_code)
+
+    def find_ids() -> list[int]:
+        tokenizer = models.load_tokenizer(folder, trust_remote_code=trust_remote_code)
+        return [int(i) for i in find_marker_ids(tokenizer, markers)]
+
     with prefix_errors(who, RaykdError):
-        find_marker_ids(tokenizer, markers)
+        if trust_remote_code:
+            find_ids()
+        else:
+            load_or_compute(
+                "markers", lambda: (stamp_model(folder), markers), list[int], find_ids, *LIBRARIES
+            )
 
 
 MOST_ROWS = 100_000
@@ -207,8 +230,7 @@ def sign_notes(config: RunConfig, rows: Rows) -> list[str]:
             )
     student = config.student
     if student.kind == "pretrained" and Path(student.path).is_dir():
-        tokenizer = models.load_tokenizer(student.path, trust_remote_code=student.trust_remote_code)
-        found.append(_signs_in(rows, task, "the student", inspect_tokenizer(tokenizer).signs, ()))
+        found.append(_signs_in(rows, task, "the student", _inspect_base(student, config).tokenizer.signs, ()))
     return [note for note in found if note]
 
 

@@ -1,14 +1,12 @@
 """Run the self-tests of `raykd check`, on models that are on this machine and small enough to load.
 
 Decision record: the process that serves a teacher runs the test in any case before it stores an answer. A check only
-brings bad news earlier, when it costs nothing. The finding is kept under the names, sizes and times of the model's
-files, so a second check neither reads the weights nor imports torch.
+brings bad news earlier, when it costs nothing. The finding is kept under the stamp of the model's files
+(`raykd.pretrained.stamp`), so a second check neither reads the weights nor imports transformers.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +15,8 @@ from typing import TYPE_CHECKING
 from raykd.config import ModelTeacher, RunConfig
 from raykd.data.rows import Rows
 from raykd.models import PretrainedStudent
-from raykd.models.inspection import stamp_folder
 from raykd.prediction.findings import compute_finding_key, load_or_test
+from raykd.pretrained.stamp import stamp_model
 
 if TYPE_CHECKING:
     from raykd.prediction.selftest import PaddingFinding
@@ -61,7 +59,7 @@ def check_answers(teacher: ModelTeacher, config: RunConfig, rows: Rows) -> str:
         return found
 
     length = teacher.max_length or config.task.max_length
-    key = compute_finding_key(_stamp(folder), config.task.head, length, config.serving.dtype, "cpu")
+    key = compute_finding_key(stamp_model(folder), config.task.head, length, config.serving.dtype, "cpu")
     return load_or_test(key, test).describe()
 
 
@@ -90,15 +88,9 @@ def check_student_answers(student: PretrainedStudent, config: RunConfig, rows: R
         return run_padding_test(config, rows, make_task_model(config, tokenizer))
 
     task = f"student {student.layers} {config.task.kind}"
-    key = compute_finding_key(_stamp(folder), task, config.task.max_length, "float32", "cpu")
+    key = compute_finding_key(stamp_model(folder), task, config.task.max_length, "float32", "cpu")
     return load_or_test(key, test).describe()
 
 
 def _count_weight_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-
-
-def _stamp(folder: Path) -> str:
-    """Return a hash of the folder's place and of its files' names, sizes and times."""
-    parts = [str(folder.resolve()), stamp_folder(folder)]
-    return "files " + hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -1,9 +1,10 @@
 """Estimate sizes: a student's weights, its checkpoints, and the teachers' stored answers.
 
 Decision record: a student is built on torch's meta device, which has shapes and no memory, so the count of parameters
-is exact for its largest vocabulary. The bytes of a stored answer follow from the layouts of `raykd.answers.codec` and
-the pages of the store. Only a tokenizer knows the number of units of a language model; it is estimated from the bytes
-of the text, and the result is marked as an estimate.
+is exact for its largest vocabulary. The count is cached, because transformers' classes take seconds to import. The
+bytes of a stored answer follow from the layouts of `raykd.answers.codec` and the pages of the store. Only a tokenizer
+knows the number of units of a language model; it is estimated from the bytes of the text, and the result is marked as
+an estimate.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from raykd.cache import load_or_compute
 from raykd.config import RunConfig, TrainConfig
 from raykd.data.load import Dataset
 from raykd.data.rows import Rows
@@ -87,6 +89,17 @@ def count_student_parameters(
         return count_stored_parameters(folder) if folder.is_dir() and student.layers is None else None
     if getattr(student, "vocabulary", "own") == "union":
         return None
+    return load_or_compute(
+        "parameters",
+        lambda: (student.model_dump(mode="json"), task.head, list(labels), least),
+        int,
+        lambda: _count_fresh_parameters(student, task, labels, least),
+        "torch",
+        "transformers",
+    )
+
+
+def _count_fresh_parameters(student: Student, task: Task, labels: Sequence[str], least: bool) -> int:
     import torch
 
     with torch.device("meta"):

@@ -26,6 +26,7 @@ from raykd.tracking.stores.database import (
     make_database,
     remove_misspelled_folders,
 )
+from raykd.tracking.stores.reading import StoredExperiment
 from raykd.tracking.timeouts import limit_attempts, silence_loggers
 
 if TYPE_CHECKING:
@@ -93,14 +94,26 @@ def find_experiment(client: MlflowClient, uri: str, asked: Experiment) -> Mlflow
             if error.error_code not in ABSENT_CODES:
                 raise
             raise make_missing_experiment_error(uri, asked) from None
-    if found is not None and found.lifecycle_stage != "active":
+    if found is not None:
+        refuse_deleted_experiment(found, uri, asked)
+    return found
+
+
+def refuse_deleted_experiment(
+    found: MlflowExperiment | StoredExperiment, uri: str, asked: Experiment
+) -> None:
+    """Refuse an experiment that was deleted.
+
+    Raises:
+        TrackingError: With the command that restores it.
+    """
+    if found.lifecycle_stage != "active":
         restore = format_mlflow_command(uri, f"experiments restore -x {found.experiment_id}")
         raise TrackingError(
             f"the MLflow experiment {found.name!r} is deleted", got=redact(uri), wanted="an active experiment",
             next_step=f"restore it: {restore}; or record in another: tracking.experiment=NAME"
             + (f" (now named by {asked.source})" if asked.source.startswith("MLFLOW") else ""),
         )  # fmt: skip
-    return found
 
 
 def make_missing_experiment_error(uri: str, asked: Experiment) -> TrackingError:

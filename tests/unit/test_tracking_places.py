@@ -1,6 +1,7 @@
 """Where records lie: any folder's name, two at once, moved, deleted, damaged, of another version, behind a proxy."""
 
 import contextlib
+import dataclasses
 import os
 import shlex
 import shutil
@@ -26,6 +27,7 @@ from raykd.tracking import (
 )
 from raykd.tracking.stores import database as tracking_database
 from raykd.tracking.stores.failure import convert_failure
+from raykd.tracking.stores.reading import read_experiment
 
 NAMES = [
     "a?b",
@@ -213,6 +215,41 @@ def test_the_environment_names_the_experiment_and_the_run_file_wins(made, monkey
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "x" * 501)
     with pytest.raises(TrackingError, match="MLFLOW_EXPERIMENT_NAME is too long"):
         find_recording_place(TrackingConfig(), tmp_path / "new")
+
+
+def test_an_experiment_is_read_as_mlflow_reads_it_and_what_is_unusual_is_left_to_it(
+    made, tmp_path, monkeypatch
+):
+    path = changed(made, tmp_path / "mlflow.db")
+    client = client_of(build_sqlite_uri(path))
+    client.create_experiment("own", artifact_location=(tmp_path / "art").as_uri())
+    client.delete_experiment(client.create_experiment("gone"))
+
+    def read(asked):
+        with contextlib.closing(sqlite3.connect(path)) as database:
+            return read_experiment(database, asked)
+
+    for name in ("raykd", "own", "gone", "Default"):
+        theirs = client.get_experiment_by_name(name)
+        for asked in (Experiment(name), Experiment("", theirs.experiment_id)):
+            ours = read(asked)[0]
+            for field in dataclasses.fields(ours):
+                assert getattr(ours, field.name) == getattr(theirs, field.name)
+    assert read(Experiment("new")) == (None,) and client.get_experiment_by_name("new") is None
+    assert read(Experiment("", "987654")) is None and read(Experiment("", "no number")) is None
+    with monkeypatch.context() as scoped:
+        scoped.setenv("MLFLOW_ENABLE_WORKSPACES", "true")
+        assert read(Experiment("own")) is None
+    unusual = (
+        "UPDATE experiments SET workspace = 'team' WHERE name = 'raykd'",
+        "DROP TABLE metrics",
+        "ALTER TABLE experiments RENAME COLUMN lifecycle_stage TO stage",
+        "UPDATE alembic_version SET version_num = 'abc123'",
+        "DELETE FROM experiments WHERE name = 'Default'",
+    )
+    for sql in unusual:
+        changed(made, path, sql)
+        assert read(Experiment("Default" if "Default" in sql else "raykd")) is None, sql
 
 
 @pytest.mark.parametrize("how", ["moved", "copied"])

@@ -16,18 +16,14 @@ import sqlite3
 import time
 import uuid
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from raykd.compat.mlflow_private import close_connections
 from raykd.errors import TrackingError
 from raykd.tracking.address import build_sqlite_uri, find_database_path, format_mlflow_command
+from raykd.tracking.stores.reading import read_schema
 from raykd.tracking.timeouts import silence_loggers
-
-if TYPE_CHECKING:
-    from alembic.script import ScriptDirectory
 
 LOCKED_S = 10.0
 """Seconds that another process may hold the database before it is called locked."""
@@ -86,27 +82,27 @@ def check_database(path: Path, uri: str) -> None:
     Raises:
         TrackingError: It cannot; the error says what to do.
     """
-    found = _read_revision(path)
+    schema, found = read_schema(), _read_revision(path)
     until = time.monotonic() + MAKING_S
-    while found != read_schema_revision() and _is_young(path) and time.monotonic() < until:
+    while found != schema.head and _is_young(path) and time.monotonic() < until:
         time.sleep(0.5)
         found = _read_revision(path)
-    if found == read_schema_revision():
+    if found == schema.head:
         return
     if found is None and not _has_mlflow_tables(path):
         return  # a database of somebody else, or an empty one: MLflow adds its tables
     upgrade = format_mlflow_command(uri, f"db upgrade {shlex.quote(uri)}")
-    if found is not None and found not in _list_known_revisions():
+    if found is not None and found not in schema.revisions:
         raise TrackingError(
             f"the MLflow database {path} was written by a newer MLflow",
             got=f"schema {found}, which MLflow {_version()} does not know",
-            wanted=f"schema {read_schema_revision()}",
+            wanted=f"schema {schema.head}",
             next_step=f"pip install -U mlflow; or {_ELSEWHERE}",
         )
     raise TrackingError(
         f"the MLflow database {path} was written by an older MLflow, or cut off while it was made",
         got=f"schema {found or 'unfinished'}",
-        wanted=f"schema {read_schema_revision()} (MLflow {_version()})",
+        wanted=f"schema {schema.head} (MLflow {_version()})",
         next_step=f"keep a copy of the file, then: {upgrade}; or {_ELSEWHERE}",
     )
 
@@ -119,7 +115,7 @@ def _read_revision(path: Path) -> str | None:
     """
     aside = f"mv {shlex.quote(str(path))} {shlex.quote(str(path) + '.broken')}"
     try:
-        with contextlib.closing(_connect(path)) as database:
+        with contextlib.closing(connect_database(path)) as database:
             if path.stat().st_size <= CHECKED_BYTES:
                 (said,) = database.execute("PRAGMA quick_check(1)").fetchone()
                 if said != "ok":
@@ -155,7 +151,7 @@ def _read_revision(path: Path) -> str | None:
         raise TrackingError(f"the MLflow database {path} cannot be read", got=str(error)) from None
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def connect_database(path: Path) -> sqlite3.Connection:
     """Connect without making a file; transactions are begun by hand."""
     uri = f"file:{quote(path.as_posix())}?mode=rw"
     return sqlite3.connect(uri, uri=True, timeout=LOCKED_S, isolation_level=None)
@@ -163,7 +159,7 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 def _has_mlflow_tables(path: Path) -> bool:
     """Return whether tables of MLflow are there."""
-    with contextlib.closing(_connect(path)) as database:
+    with contextlib.closing(connect_database(path)) as database:
         return _has_table(database, "experiments")
 
 
@@ -175,25 +171,6 @@ def _is_young(path: Path) -> bool:
     """Return whether the file was written moments ago: somebody may be making it."""
     files = (path, path.with_name(path.name + "-journal"))
     return any(time.time() - file.stat().st_mtime < MAKING_S / 4 for file in files if file.exists())
-
-
-@cache
-def _migrations() -> ScriptDirectory:
-    import mlflow
-    from alembic.script import ScriptDirectory
-
-    return ScriptDirectory(str(Path(mlflow.__file__).parent / "store" / "db_migrations"))
-
-
-@cache
-def read_schema_revision() -> str:
-    """Return the revision of the schema that this MLflow reads and writes."""
-    return str(_migrations().get_current_head())
-
-
-@cache
-def _list_known_revisions() -> frozenset[str]:
-    return frozenset(revision.revision for revision in _migrations().walk_revisions())
 
 
 def _version() -> str:
@@ -222,7 +199,7 @@ def make_database(path: Path) -> None:
             MlflowClient(tracking_uri=build_sqlite_uri(made), registry_uri=build_sqlite_uri(made))
         # A copy, since MLflow keeps the first file open as long as this process lives.
         with (
-            contextlib.closing(_connect(made)) as source,
+            contextlib.closing(connect_database(made)) as source,
             contextlib.closing(sqlite3.connect(whole)) as target,
         ):
             source.backup(target)

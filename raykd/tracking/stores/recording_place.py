@@ -6,9 +6,11 @@ before Ray starts. A server that does not answer is an error if the run must be 
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from raykd.config import TrackingConfig
@@ -16,16 +18,26 @@ from raykd.errors import TrackingError
 from raykd.redaction import redact
 from raykd.tracking.address import (
     Experiment,
+    build_sqlite_uri,
     find_database_path,
     is_server,
     list_environment_notes,
     resolve_tracking_uri,
 )
-from raykd.tracking.client import connect_mlflow, find_experiment, make_missing_experiment_error
+from raykd.tracking.client import (
+    connect_mlflow,
+    find_experiment,
+    make_missing_experiment_error,
+    refuse_deleted_experiment,
+)
 from raykd.tracking.stores.artifacts import check_artifact_location, find_left_behind, parse_local_path
-from raykd.tracking.stores.database import check_folder, is_new
+from raykd.tracking.stores.database import check_database, check_folder, connect_database, is_new
 from raykd.tracking.stores.failure import convert_failure
+from raykd.tracking.stores.reading import StoredExperiment, read_experiment
 from raykd.tracking.timeouts import PROBE_S, ask_briefly
+
+if TYPE_CHECKING:
+    from mlflow.entities import Experiment as MlflowExperiment
 
 DEFAULT_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
@@ -80,8 +92,7 @@ def _check_store(uri: str, asked: Experiment) -> list[str]:
     try:
         if path is None and not is_server(uri):
             _check_database_server(uri)
-        with ask_briefly(uri):
-            found = find_experiment(connect_mlflow(uri), uri, asked)
+        found = _find_experiment(uri, asked)
     except Exception as error:
         raise convert_failure(uri, error) from None  # the cause may hold what must not be printed
     if found is None:
@@ -90,6 +101,21 @@ def _check_store(uri: str, asked: Experiment) -> list[str]:
     if (old := find_left_behind(uri, found.artifact_location)) is not None:
         notes.append(f"the database was moved or copied from {old.parent}: artifacts will lie beside it")
     return [note for note in notes if note]
+
+
+def _find_experiment(uri: str, asked: Experiment) -> MlflowExperiment | StoredExperiment | None:
+    """Find the experiment by SQL where the database is SQLite and as expected, else through MLflow."""
+    path = find_database_path(uri)
+    if path is not None:
+        check_database(path, uri)
+        with contextlib.closing(connect_database(path)) as database:
+            read = read_experiment(database, asked) if uri == build_sqlite_uri(path) else None
+        if read is not None:
+            if read[0] is not None:
+                refuse_deleted_experiment(read[0], uri, asked)
+            return read[0]
+    with ask_briefly(uri):
+        return find_experiment(connect_mlflow(uri), uri, asked)
 
 
 def _check_database_server(uri: str) -> None:

@@ -13,7 +13,8 @@ from raykd.config import Run, RunConfig
 from raykd.data.load import Dataset, load_data
 from raykd.driver.jobs import Job
 from raykd.errors import RaykdError
-from raykd.preflight.check import available_here, check_combinations, list_replica_groups
+from raykd.preflight.check import available_here, list_replica_groups
+from raykd.preflight.combinations import check_combinations
 from raykd.preflight.model_check import check_made
 from raykd.spaces.domains import Scalar
 from raykd.spaces.space import Sample

@@ -1,0 +1,93 @@
+"""Check keys of a run that are valid one by one and may be wrong together.
+
+Decision record: DeepSpeed's own classes read the user's DeepSpeed configuration, and they take seconds to import. So a
+configuration that passed is cached by content (`raykd.cache`), and a run without one asks no DeepSpeed.
+"""
+
+from __future__ import annotations
+
+from raykd.cache import load_or_compute
+from raykd.config import RunConfig, TrainConfig, WorkersConfig
+from raykd.errors import ConfigError, prefix_errors
+from raykd.preflight.model_check import append_notes
+from raykd.student.overrides import find_overruled_keys
+from raykd.student.settings import read_deepspeed_keys
+from raykd.student.validation import check_deepspeed
+from raykd.tasks.language import LanguageTask
+
+
+def check_combinations(config: RunConfig) -> str:
+    """Refuse keys that are valid one by one and wrong together.
+
+    Returns:
+        That they fit, or what a reader should know.
+
+    Raises:
+        ConfigError: Names the keys.
+    """
+    made = {"student": config.student}
+    made |= {f"teacher {t.name}": t.training.model for t in config.trained_teachers}
+    for name, model in made.items():
+        positions = getattr(model, "max_positions", None)
+        for key in ("max_length", "max_target_length"):
+            limit = getattr(config.task, key, 0)
+            if positions is not None and limit > positions:
+                raise ConfigError(
+                    f"task.{key} is larger than max_positions of the {name}",
+                    got=limit,
+                    wanted=f"at most {positions}",
+                )
+        # A decoder reads the prompt and writes the answer into one table of positions.
+        written = getattr(config.task, "max_new_tokens", 0) if getattr(config.task, "written", ()) else 0
+        task = config.task
+        shared = isinstance(task, LanguageTask) and task.generates and not task.target_positions
+        read = getattr(task, "prompt_tokens", 0) if shared else 0
+        if positions is not None and written and read + written > positions:
+            raise ConfigError(
+                f"task.max_new_tokens is larger than max_positions of the {name} leave",
+                got=f"{written} tokens to write" + (f" after a prompt of up to {read}" if read else ""),
+                wanted=f"at most {positions} together",
+                next_step="lower task.max_new_tokens or task.max_length, or raise max_positions",
+            )
+    languages = set(config.data.select_languages or config.data.languages)
+    spoken = [t.language_set for t in config.active_teachers]
+    silent = sorted(lang for lang in languages if spoken and not any(s is None or lang in s for s in spoken))
+    notes = _check_deepspeed(config)
+    if silent:
+        told = f"no teacher speaks {', '.join(silent)}: those rows learn from gold labels alone"
+        return append_notes(told, notes)
+    return append_notes("objective, weighting, batch and DeepSpeed configuration fit together", notes)
+
+
+def _check_deepspeed(config: RunConfig) -> list[str]:
+    """Check the DeepSpeed configurations of student and teachers for the workers that each asks for."""
+    notes = _check_deepspeed_keys(config.train, config.workers)
+    for key, by in find_overruled_keys(config.train).items():
+        if any(key.removeprefix("train.") in phase.set.get("train", {}) for phase in config.phases):
+            raise ConfigError(
+                f"phases set {key}, which has no effect, since {by} sets it",
+                got=f"both phases and {by}",
+                wanted="one of them",
+                next_step=f"set {by.rpartition('.')[2]} to auto",
+            )
+    for teacher in config.trained_teachers:
+        key = f"teachers.{teacher.name}.training"
+        with prefix_errors(key, ConfigError):
+            found = _check_deepspeed_keys(teacher.training.train, teacher.training.workers)
+        notes += [f"{key}: {note}" for note in found]
+    return notes
+
+
+def _check_deepspeed_keys(train: TrainConfig, workers: WorkersConfig) -> list[str]:
+    """Check the keys of one DeepSpeed configuration; cached, because DeepSpeed takes seconds to import."""
+    gpus = workers.num_gpus > 0
+    if not read_deepspeed_keys(train):
+        return check_deepspeed(train, workers.num_workers, gpus=gpus)
+    return load_or_compute(
+        "deepspeed",
+        lambda: (train.model_dump(mode="json"), workers.num_workers, gpus),
+        list[str],
+        lambda: check_deepspeed(train, workers.num_workers, gpus=gpus),
+        "deepspeed",
+        "torch",
+    )
