@@ -8,7 +8,6 @@ tells whether a refusal is for good. Where the whole run is gone nothing is thro
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, TypeVar
 
@@ -27,7 +26,7 @@ from raykd.tracking.stores.database import (
     remove_misspelled_folders,
 )
 from raykd.tracking.stores.reading import StoredExperiment
-from raykd.tracking.timeouts import limit_attempts, silence_loggers
+from raykd.tracking.timeouts import disable_telemetry, limit_attempts, silence_loggers
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -54,8 +53,7 @@ def connect_mlflow(uri: str) -> MlflowClient:
         TrackingError: The database cannot be used.
         MlflowException: As MLflow raises it.
     """
-    # A cluster's job calls nobody unasked.
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    disable_telemetry()
     from mlflow import MlflowClient
 
     path = find_database_path(uri)

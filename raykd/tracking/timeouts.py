@@ -37,6 +37,12 @@ def set_mlflow_variables(values: Mapping[str, str]) -> Iterator[None]:
         yield
 
 
+def disable_telemetry() -> None:
+    """Keep MLflow from reporting its use, unless the user wants it; to be called before it is first imported."""
+    # A cluster's job calls nobody unasked.
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+
 def ask_briefly(uri: str) -> contextlib.AbstractContextManager[None]:
     """Let a server have `PROBE_S` seconds and no second try, to learn whether it answers at all."""
     return set_mlflow_variables(PROBE if is_server(uri) else {})

@@ -83,7 +83,8 @@ def write_run(folder: Path, model: Path, **changes: Any) -> Path:
 
 def check_elsewhere(run: Path) -> tuple[list[list[str]], list[str]]:
     """Check a run in a process of its own; return findings, without what the disk has free, and heavy modules."""
-    done = subprocess.run([sys.executable, "-c", CHECK, run], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", CHECK, run]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=200)
     found, heavy = json.loads(done.stdout.splitlines()[-1])
     return [[what, detail.partition(" of ")[0], error] for what, detail, error in found], heavy
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from raykd.cache import load_or_compute
 from raykd.tracking.address import Experiment
+from raykd.tracking.timeouts import disable_telemetry
 
 DEFAULT = "Default"
 """Name of the experiment that MLflow makes where it is not there; its id is 0."""
@@ -70,6 +71,7 @@ def _stamp_migrations() -> list[tuple[str, int, int]]:
 
 
 def _ask_mlflow() -> Schema:
+    disable_telemetry()
     from alembic.script import ScriptDirectory
     from mlflow.store.db.base_sql_model import Base
     from mlflow.store.model_registry import sqlalchemy_store as _registry  # noqa: F401  (its tables)
