@@ -116,7 +116,7 @@ class Arm:
                 wide = torch.zeros(len(value), MAX_LENGTH, dtype=value.dtype)
                 wide[:, : value.shape[1]] = value
                 made.encoded.inputs[name] = wide
-            return made
+            return replace(made, encoded=replace(made.encoded, padded=True))
 
         return make
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -32,3 +37,48 @@ def drop_ignorable_keys(model: PreTrainedModel, found: LoadStateDictInfo) -> Non
         found: The report, changed in place.
     """
     model._adjust_missing_and_unexpected_keys(found)
+
+
+_BATCH = threading.local()
+_SKIPS = ("_ignore_causal_mask_sdpa", "_ignore_bidirectional_mask_sdpa")
+"""Functions that read a padding mask back from the device, to find that it hides nothing and can be left out."""
+
+
+@contextlib.contextmanager
+def knowing_padding(padded: bool | None) -> Iterator[None]:
+    """Tell transformers, while the body runs, whether the batch's mask hides a place.
+
+    It would otherwise ask the device at the beginning of each forward pass, and wait until all that was queued is done.
+
+    Args:
+        padded: Whether it does; None if that is not known, and transformers has to look.
+    """
+    masking = sys.modules.get("transformers.masking_utils")
+    if masking is None or padded is None:
+        yield
+        return
+    for name in _SKIPS:
+        _answer_from_host(masking, name)
+    before = getattr(_BATCH, "padded", None)
+    _BATCH.padded = padded
+    try:
+        yield
+    finally:
+        _BATCH.padded = before
+
+
+def _answer_from_host(masking: ModuleType, name: str) -> None:
+    """Wrap, once, a function that says whether a mask can be left out, so that it uses what `knowing_padding` says."""
+    look: Callable[..., bool] | None = vars(masking).get(name)
+    if look is None or hasattr(look, "looks"):
+        return
+
+    def know(padding_mask: torch.Tensor | None, *arguments: object, **named: object) -> bool:
+        padded = getattr(_BATCH, "padded", None)
+        if padding_mask is None or padded is None:
+            return look(padding_mask, *arguments, **named)
+        # What hides nothing is as good as no mask; what hides something cannot be left out.
+        return not padded and look(None, *arguments, **named)
+
+    vars(know)["looks"] = look
+    vars(masking)[name] = know

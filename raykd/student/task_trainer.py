@@ -190,7 +190,7 @@ class TaskTrainer:
             return self.objective.evaluate(
                 units.float(), encoded.labels_N, signals, progress, totals, open_NC
             )
-        head, size = module.head, int(encoded.extra["vocabulary"])
+        head, size = module.head, int(encoded.host["vocabulary"])
         weight_VD, bias_V = head.weight_VD, head.bias_V
         if len(weight_VD) > size:  # padding rows stand for no token and must take no probability
             weight_VD, bias_V = weight_VD[:size], None if bias_V is None else bias_V[:size]

@@ -196,12 +196,12 @@ class LanguageTask(TaskBase):
     def collate(self, rows: EncodedRows, picked: Sequence[int], padding: Padding = RIGHT) -> EncodedBatch:
         """Return the picked rows as a batch that also holds its units' offsets, its rows' seeds and the vocabulary."""
         encoded = collate_rows(rows, picked, padding)
-        extra = {
-            "offsets_N": torch.from_numpy(rows.extra["offsets_N"][rows.find_units(picked)]),
-            "seeds_B": torch.from_numpy(rows.extra["seeds_B"][np.asarray(picked, dtype=np.int64)]),
-            "vocabulary": torch.as_tensor(rows.extra["vocabulary"]),
+        host = {
+            "offsets_N": rows.extra["offsets_N"][rows.find_units(picked)],
+            "seeds_B": rows.extra["seeds_B"][np.asarray(picked, dtype=np.int64)],
+            "vocabulary": rows.extra["vocabulary"],
         }
-        return replace(encoded, extra={**encoded.extra, **extra})
+        return replace(encoded, host=host)
 
     def gather(self, outputs: ModelOutputs, encoded: EncodedBatch) -> torch.Tensor:
         """Return ``[N, D]``: of ``[S, L, D]`` hidden states those at the places that predict each unit."""
@@ -213,12 +213,12 @@ class LanguageTask(TaskBase):
     ) -> list[bytes | None]:
         """Return one body per row in the form of `answers`; see `TaskBase`. The model offers a ``head``."""
         counts = encoded.counts_B
-        offsets_N = _fill_offsets(encoded.extra["offsets_N"].cpu().numpy(), counts)
+        offsets_N = _fill_offsets(encoded.host["offsets_N"], counts)
         draws = self.answers.draws if isinstance(self.answers, SampledAnswers) else 0
         drawn = [
             # numpy's generator takes no negative seed; the mask maps an int64 to its unsigned twin.
             draw_uniforms(int(seed) & (2**64 - 1), int(units), draws)
-            for seed, units in zip(encoded.extra["seeds_B"].tolist(), counts.tolist(), strict=True)
+            for seed, units in zip(encoded.host["seeds_B"].tolist(), counts.tolist(), strict=True)
         ]
         uniforms_ND = np.concatenate(drawn) if drawn else np.empty((0, draws))
         parts, good = [], []
@@ -236,7 +236,7 @@ class LanguageTask(TaskBase):
     ) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor]]:
         """Yield some units at a time, their hidden states ``[n, D]`` and their float32 logits ``[n, V]``."""
         hidden_ND, head = self.gather(encoded.run(model), encoded), cast("_LanguageNetwork", model).head
-        size = int(encoded.extra["vocabulary"])  # rows of the head beyond it are padding
+        size = int(encoded.host["vocabulary"])  # rows of the head beyond it are padding
         step = choose_chunk_units(size, hidden_ND.device)
         for begin in range(0, len(hidden_ND), step):
             here = slice(begin, begin + step)

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from raykd.compat.transformers_private import knowing_padding
+from raykd.devices import copy_to_device
 from raykd.distill.signals import UNLABELLED
 from raykd.text.padding import RIGHT, Padding, SubBatch, pad_sequences, run_sub_batches, split_batch
 
@@ -103,9 +105,11 @@ class EncodedBatch:
         seen_N: False where a unit was cut off; None where all were seen.
         choices: C of the row with the most choices, where choices differ from row to row (the words of a context);
             None where the choices are the run's labels.
-        extra: What else a task needs for `gather`.
+        extra: What else a task needs for `gather`, on the device.
+        host: What else it needs on the host; it is never moved.
         parts: Sequences that run apart (`raykd.text.padding`); None where one forward pass takes the whole batch.
         shift_S: Places by which padding on the left moved each sequence's tokens; None where none was moved.
+        padded: Whether the attention mask hides a place; None where nobody looked.
     """
 
     inputs: dict[str, torch.Tensor]
@@ -117,25 +121,29 @@ class EncodedBatch:
     seen_N: torch.Tensor | None = None
     choices: int | None = None
     extra: dict[str, torch.Tensor] = field(default_factory=dict)
+    host: dict[str, Array] = field(default_factory=dict)
     parts: tuple[SubBatch, ...] | None = None
     shift_S: NDArray[np.int64] | None = None
+    padded: bool | None = None
 
     def run(self, model: Callable[..., object]) -> ModelOutputs:
         """Return the outputs of a model for this batch; the model is called with keyword arguments."""
-        outputs = (
-            model(**self.inputs) if self.parts is None else run_sub_batches(model, self.inputs, self.parts)
-        )
-        return cast("ModelOutputs", outputs)
+        if self.parts is not None:
+            return cast("ModelOutputs", run_sub_batches(model, self.inputs, self.parts))
+        with knowing_padding(self.padded):
+            return cast("ModelOutputs", model(**self.inputs))
 
     def to(self, device: torch.device) -> EncodedBatch:
-        """Return the batch on another device."""
+        """Return the batch on another device; copies to a GPU are queued, not waited for."""
+        if device.type == self.labels_N.device.type == "cpu":
+            return self
         return replace(
             self,
-            inputs={name: value.to(device) for name, value in self.inputs.items()},
-            labels_N=self.labels_N.to(device),
-            places_N2=None if self.places_N2 is None else self.places_N2.to(device),
-            seen_N=None if self.seen_N is None else self.seen_N.to(device),
-            extra={name: value.to(device) for name, value in self.extra.items()},
+            inputs={name: copy_to_device(value, device) for name, value in self.inputs.items()},
+            labels_N=copy_to_device(self.labels_N, device),
+            places_N2=None if self.places_N2 is None else copy_to_device(self.places_N2, device),
+            seen_N=None if self.seen_N is None else copy_to_device(self.seen_N, device),
+            extra={name: copy_to_device(value, device) for name, value in self.extra.items()},
         )
 
     def find_seen(self) -> NDArray[np.bool_]:
@@ -181,6 +189,7 @@ def collate_rows(rows: EncodedRows, picked: Sequence[int], padding: Padding = RI
         seen_N=seen_N,
         parts=parts,
         shift_S=shift_S,
+        padded=not bool(inputs["attention_mask"].all()) if "attention_mask" in inputs else None,
     )
 
 

@@ -1,0 +1,25 @@
+"""Move what a step needs to the device without making the host wait for it.
+
+Decision record: a copy from ordinary memory to a GPU, and every number that Python reads from one, stops the host until
+the device has done all that was asked of it. So batches are copied from pinned memory without waiting, and numbers are
+read in one copy, once a step.
+"""
+
+from __future__ import annotations
+
+import torch
+
+
+def copy_to_device(tensor: torch.Tensor, device: torch.device | str | None) -> torch.Tensor:
+    """Copy a tensor to a device without waiting; where it is there already, or device is None, it is returned as it is.
+
+    Args:
+        tensor: On the host, or anywhere.
+        device: Name of torch's; None for where the tensor is.
+    """
+    if device is None or tensor.device == torch.device(device):
+        return tensor
+    if tensor.device.type == "cpu" and torch.device(device).type == "cuda":
+        # torch keeps the pinned block until the copy has run, so the tensor may go out of scope here.
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
