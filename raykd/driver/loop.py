@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import torch
+
 from raykd import models
 from raykd.config import Run, RunConfig
 from raykd.models.multi import MultiModel, save_tasks, share_encoder
@@ -42,7 +44,13 @@ def make_loop(
         noticed: Returns whether a checkpoint is wanted at once.
     """
     sources = {
-        name: PoolSource(pools[name], member.objective.weighting, rank, member.select_teachers)
+        name: PoolSource(
+            pools[name],
+            member.objective.weighting,
+            rank,
+            member.select_teachers,
+            idle_threads=torch.get_num_threads(),
+        )
         for name, member in config.members.items()
         if name in pools and not member.plain
     }

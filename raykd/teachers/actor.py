@@ -1,18 +1,24 @@
 """`TeacherActor`: the thin Ray shell around the teachers of one group, and the queue in front of their thread.
 
-Decision record: calls arrive on several of the actor's threads and one thread runs the models, so a forward pass never
-competes with another for the actor's cores. Small requests that wait at the same moment are answered in one pass (their
-latency and forwarded rows are shared out by rows). Requests as large as a training batch are never merged, because a
-merged batch is padded differently and answers then differ in their last bits.
+Decision record:
+
+- Calls arrive on several of the actor's threads and one thread runs the models, so a forward pass never competes with
+  another for the actor's cores.
+- While workers lend their threads (`raykd.teachers.threads`), further threads answer further requests.
+- On a GPU three requests are always under way, so that one is tokenised and one encoded while the forward pass of
+  another runs (`ModelBackend` runs one at a time).
+- Small requests that wait at the same moment are answered in one pass (their latency and forwarded rows are shared out
+  by rows). Requests as large as a training batch are never merged, because a merged batch is padded differently and
+  answers then differ in their last bits.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -26,6 +32,7 @@ from raykd.errors import RaykdError
 from raykd.teachers.spec import TeacherInfo, TeacherSpec
 from raykd.teachers.store import make_text_keys
 from raykd.teachers.teacher import Teacher
+from raykd.teachers.threads import LentThreads
 from raykd.teachers.timing import Timing
 from raykd.teachers.wire import GroupRequest
 from raykd.text.batch import TextBatch
@@ -36,54 +43,75 @@ SMALL_ROWS = 8
 MERGED_ROWS = 64
 """A merged request takes no further one from this many rows on."""
 
+STAGES = 3
+"""Requests under way on a GPU: one is tokenised, one computed, one encoded."""
+MOST_SERVERS = 8
+"""Most requests that are answered at once, however many threads are lent."""
+
 _Item = tuple[GroupRequest, Future[list[AnswerSlots]]]
 
 
 class Coalescer:
-    """Answers requests in turn on one thread, several small waiting ones at once.
+    """Answers requests in turn, several small waiting ones at once, on one thread and on spare ones.
 
     Args:
-        answer: Answers one request; runs on the coalescer's thread only.
-        prepare: Runs once on that thread before the first answer (torch's thread settings are per thread).
+        answer: Answers one request; runs on the coalescer's threads only.
+        prepare: Runs once on each such thread before its first answer (torch's thread settings are per thread).
+        count_spare: Returns how many requests may be answered beside the first one now; asked again after `wake`.
     """
 
     def __init__(
-        self, answer: Callable[[GroupRequest], list[AnswerSlots]], prepare: Callable[[], None] = lambda: None
+        self,
+        answer: Callable[[GroupRequest], list[AnswerSlots]],
+        prepare: Callable[[], None] = lambda: None,
+        count_spare: Callable[[], int] = lambda: 0,
     ) -> None:
-        self._answer, self._prepare = answer, prepare
-        self._waiting: queue.Queue[_Item] = queue.Queue()
-        self._held: _Item | None = None
+        self._answer, self._prepare, self._count_spare = answer, prepare, count_spare
+        self._waiting: deque[_Item] = deque()
+        self._changed = threading.Condition()
+        self._servers = 0
         self.passes = 0
-        threading.Thread(target=self._run, name="raykd-teacher", daemon=True).start()
+        self.wake()
+
+    def wake(self) -> None:
+        """Start the threads that may answer now."""
+        with self._changed:
+            for number in range(self._servers, 1 + min(self._count_spare(), MOST_SERVERS - 1)):
+                threading.Thread(
+                    target=self._run, args=(number,), name=f"raykd-teacher-{number}", daemon=True
+                ).start()
+                self._servers += 1
+            self._changed.notify_all()
 
     def ask(self, request: GroupRequest) -> list[AnswerSlots]:
         """Block for the answer; called from any thread."""
         future: Future[list[AnswerSlots]] = Future()
-        self._waiting.put((request, future))
+        with self._changed:
+            self._waiting.append((request, future))
+            self._changed.notify_all()
         return future.result()
 
-    def _run(self) -> None:
+    def _run(self, number: int) -> None:
         self._prepare()
         while True:
-            group = [self._held or self._waiting.get()]
-            self._held = None
-            if len(group[0][0].batch) <= SMALL_ROWS:
-                self._gather(group)
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting and number <= self._count_spare())
+                group = self._take()
             self._serve(group)
 
-    def _gather(self, group: list[_Item]) -> None:
-        """Add what already waits, as long as it is small; never wait for more."""
+    def _take(self) -> list[_Item]:
+        """Take the next request, and with a small one what small ones wait behind it; never wait for more."""
+        group = [self._waiting.popleft()]
         rows = len(group[0][0].batch)
-        while rows < MERGED_ROWS:
-            try:
-                item = self._waiting.get_nowait()
-            except queue.Empty:
-                return
-            if len(item[0].batch) > SMALL_ROWS or not _can_merge(item[0], group[0][0]):
-                self._held = item  # a queue takes nothing back; it is the first of the next group
-                return
-            group.append(item)
-            rows += len(item[0].batch)
+        while rows <= SMALL_ROWS or len(group) > 1:
+            if rows >= MERGED_ROWS or not self._waiting:
+                break
+            following = self._waiting[0][0]
+            if len(following.batch) > SMALL_ROWS or not _can_merge(following, group[0][0]):
+                break
+            group.append(self._waiting.popleft())
+            rows += len(following.batch)
+        return group
 
     def _serve(self, group: Sequence[_Item]) -> None:
         self.passes += 1
@@ -156,12 +184,18 @@ class TeacherActor:
         self._teachers = {spec.name: Teacher(spec) for spec in specs}
         self._is_stored = any(spec.store is not None for spec in specs)
         self._exclusive = threading.Lock()
-        self._coalescer = Coalescer(self._answer_group, self._set_threads)
+        self._lent = LentThreads()
+        self._overlaps = any(spec.device.startswith("cuda") for spec in specs)
+        self._coalescer = Coalescer(self._answer_group, self._set_threads, self._count_spare)
 
     def _set_threads(self) -> None:
         import torch
 
         torch.set_num_threads(self._threads)
+
+    def _count_spare(self) -> int:
+        """Return how many requests may be answered beside the first one."""
+        return STAGES - 1 if self._overlaps else self._lent.count() // self._threads
 
     def _answer_group(self, request: GroupRequest) -> list[AnswerSlots]:
         teachers = self._teachers.values()
@@ -176,7 +210,13 @@ class TeacherActor:
 
     def answer(self, request: GroupRequest) -> list[AnswerSlots]:
         """Answer the rows asked for, one entry per teacher."""
-        return self._coalescer.ask(request)
+        with self._lent.open_request(request.token):
+            return self._coalescer.ask(request)
+
+    def lend(self, token: bytes, threads: int) -> None:
+        """Use a worker's threads too, until the request is answered that the worker waits for."""
+        if self._lent.lend(token, threads):
+            self._coalescer.wake()
 
     def open(self) -> tuple[str, list[TeacherInfo]]:
         """Return the Ray node of this process, and what its teachers are; loads no weights."""

@@ -100,6 +100,7 @@ class Call:
         while True:
             wait_s = self._timeout_s() if deadline is None else max(0.0, deadline - time.monotonic())
             try:
+                self.replicas.lend_threads(self.index, self.replica, self.request.token, self.reference)
                 answer = self.replicas.fetch(self.reference, wait_s)
                 took_s = sum(slots.latency_s for slots in answer)
                 self.replicas.slowest_s = max(self.replicas.slowest_s, took_s)

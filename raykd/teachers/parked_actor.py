@@ -44,6 +44,10 @@ class ParkedActor:
         """See `TeacherActor.answer`."""
         return self._wake().answer(request)
 
+    def lend(self, token: bytes, threads: int) -> None:
+        """See `TeacherActor.lend`."""
+        self._wake().lend(token, threads)
+
     def vocabulary(self, name: str) -> TeacherVocabulary:
         """See `TeacherActor.vocabulary`."""
         return self._wake().vocabulary(name)

@@ -47,6 +47,8 @@ class PoolSource(RoutedSource):
         rank: The worker's, see `ReplicaSet`.
         teachers: Names of those that take part, in the pool's order; None takes all.
         direct: Whether to read what is stored on this node without asking an actor.
+        idle_threads: Threads of this process that it lends to teachers while it waits for them
+            (`raykd.teachers.threads`).
 
     Raises:
         ConfigError: A name is not in the pool.
@@ -59,6 +61,7 @@ class PoolSource(RoutedSource):
         rank: int = 0,
         teachers: Sequence[str] | None = None,
         direct: bool = True,
+        idle_threads: int = 0,
     ) -> None:
         handle.check_names(teachers)
         self.handle = handle
@@ -68,7 +71,7 @@ class PoolSource(RoutedSource):
             tuple(handle.teacher_languages[m] for m in self.members),
             weighting,
         )
-        self.replicas = ReplicaSet(handle, rank)
+        self.replicas = ReplicaSet(handle, rank, idle_threads)
         self.answered_rows = [0] * len(self.members)
         self.direct_rows = [0] * len(self.members)
         self._stores = _open_local_stores(handle, self.members) if direct and handle.nodes else {}
@@ -130,7 +133,8 @@ class PoolSource(RoutedSource):
         for node, part in parts.items():
             if len(part):
                 texts = unlabelled if len(part) == len(batch) else unlabelled.take(part.tolist())
-                request = GroupRequest(texts, np.ascontiguousarray(asked_mB[:, part]))
+                asked = np.ascontiguousarray(asked_mB[:, part])
+                request = GroupRequest(texts, asked, token=self.replicas.make_token())
                 calls.append(Call(self.replicas, index, request, part, node))
         return calls
 

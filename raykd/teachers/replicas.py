@@ -6,6 +6,7 @@ remembers actors that are dead. There is no public call for it that works withou
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 import ray
@@ -14,6 +15,9 @@ from raykd.answers.source import AnswerSlots
 from raykd.compat.ray_private import find_memory_kill, read_actor_row
 from raykd.errors import RaykdError
 from raykd.teachers.handle import PoolHandle, Replica
+
+LEND_AFTER_S = 0.005
+"""Wait for an answer after which a worker lends its threads: a loan costs a call, of a millisecond."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ class ReplicaSet:
         handle: The pool.
         rank: The worker's; replicas of equal load are taken in turn, starting there, so that workers do not all begin
             with the same one.
+        idle_threads: Threads of this process that compute nothing while it waits for an answer; 0 lends none.
 
     Attributes:
         in_flight: The worker's own requests to each replica of each group that are not answered yet.
@@ -73,8 +78,11 @@ class ReplicaSet:
         slowest_s: Longest time that a process took for an answer.
     """
 
-    def __init__(self, handle: PoolHandle, rank: int) -> None:
+    def __init__(self, handle: PoolHandle, rank: int, idle_threads: int = 0) -> None:
         self.handle = handle
+        # Processes of a named pool serve others too, and may be of a raykd that takes no loan.
+        self.idle_threads = idle_threads if handle.nodes and handle.pool is None else 0
+        self._here = ray.get_runtime_context().get_node_id() if self.idle_threads else ""
         self.in_flight = [[0] * len(replicas) for replicas in handle.replicas]
         self.calls = self.retries = self.hangs = 0
         self.slowest_s = 0.0
@@ -100,6 +108,27 @@ class ReplicaSet:
     def fetch(self, reference: ray.ObjectRef[list[AnswerSlots]], timeout_s: float) -> list[AnswerSlots]:
         """Wait for an answer, as `ray.get`."""
         return ray.get(reference, timeout=timeout_s)
+
+    def make_token(self) -> bytes:
+        """Return a name for a request, under which threads can be lent; b"" where none are."""
+        return os.urandom(8) if self.idle_threads else b""
+
+    def lend_threads(
+        self, index: int, replica: int, token: bytes, reference: ray.ObjectRef[list[AnswerSlots]]
+    ) -> None:
+        """Lend this process's threads to a replica that computes on this node's CPUs, until it has answered.
+
+        Args:
+            index: The group.
+            replica: Which of its replicas is waited for.
+            token: Of the request.
+            reference: The answer; nothing is lent where it is there, or arrives at once.
+        """
+        is_near = bool(token) and self.handle.nodes[index][replica] == self._here
+        if not is_near or self.handle.groups[index].num_gpus:
+            return
+        if not ray.wait([reference], timeout=LEND_AFTER_S)[0]:
+            self.handle.replicas[index][replica].lend.remote(token, self.idle_threads)
 
     def kill(self, index: int, replica: int) -> None:
         """End a replica's process; Ray starts it anew as often as `serving.max_restarts` says."""

@@ -2,14 +2,18 @@
 
 Decision record: store, counters and what a parked teacher may do are the same for every kind of teacher; its answers
 are computed by a backend, chosen by kind. What the store holds is not computed, and a text that stands twice
-in a batch is computed once. Weights are loaded on the first row that the store does not hold.
+in a batch is computed once, also where two threads are asked for it at the same moment. Weights are loaded on the
+first row that the store does not hold. `answer` may be called from several threads.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +47,9 @@ class Teacher:
         self.backend = make_backend(spec)
         self.answered_rows = 0
         self.computed_while_parked = 0
+        self._lock, self._turn = threading.RLock(), threading.Lock()
+        self._computing: dict[bytes, Future[dict[bytes, bytes]]] = {}
+        """Of each text that a thread computes now, the answers that it will have."""
 
     def open(self) -> TeacherInfo:
         """Open the store and return what the teacher is; loads no weights.
@@ -52,17 +59,18 @@ class Teacher:
             LabelMismatchError: The model has other labels.
             TeacherError: The store's folder cannot be written.
         """
-        if self._info is None:
-            info = self.backend.describe()
-            if self.spec.store is not None:
-                self._store = SignalStore(
-                    Path(self.spec.store),
-                    info.answers,
-                    limit_gb=self.spec.store_limit_gb,
-                    teacher=self.name,
-                )
-            self._info = info
-        return self._info
+        with self._lock:
+            if self._info is None:
+                info = self.backend.describe()
+                if self.spec.store is not None:
+                    self._store = SignalStore(
+                        Path(self.spec.store),
+                        info.answers,
+                        limit_gb=self.spec.store_limit_gb,
+                        teacher=self.name,
+                    )
+                self._info = info
+            return self._info
 
     @property
     def loaded(self) -> bool:
@@ -133,7 +141,8 @@ class Teacher:
         asked = batch if len(rows) == len(batch) else batch.take(rows)
         if self.spec.store is not None:
             keys = make_text_keys(asked) if keys is None else [keys[i] for i in rows]
-        self.answered_rows += len(rows)
+        with self._lock:
+            self.answered_rows += len(rows)
         slots = AnswerSlots.empty(self.name, len(batch))
         if rows:
             bodies, slots.forwarded = self._look_up(asked, keys)
@@ -146,16 +155,39 @@ class Teacher:
         self.open()
         if self._store is None or keys is None:
             return self._compute(batch), len(batch)
-        found = self._store.get(keys)
-        missing = [i for i, body in enumerate(found) if body is None]
-        if not missing:
-            return [body for body in found if body is not None], 0
-        # Backwards, so that of equal texts the first one stays: each is computed once.
-        first = {keys[i]: i for i in reversed(missing)}
-        fresh = dict(zip(first, self._compute(batch.take(list(first.values()))), strict=True))
-        self._store.put(list(fresh), list(fresh.values()))
+        begun: Future[dict[bytes, bytes]] = Future()
+        with self._lock:
+            found = self._store.get(keys)
+            missing = [i for i, body in enumerate(found) if body is None]
+            if not missing:
+                return [body for body in found if body is not None], 0
+            # Backwards, so that of equal texts the first one stays: each is computed once.
+            first = {keys[i]: i for i in reversed(missing)}
+            elsewhere = {key: self._computing[key] for key in first if key in self._computing}
+            own = [key for key in first if key not in elsewhere]
+            self._computing.update(dict.fromkeys(own, begun))
+        fresh: dict[bytes, bytes] = {}
+        try:
+            if own:
+                fresh = dict(zip(own, self._compute(batch.take([first[key] for key in own])), strict=True))
+                with self._lock:
+                    self._store.put(list(fresh), list(fresh.values()))
+            begun.set_result(fresh)
+        except BaseException as error:
+            begun.set_exception(error)
+            raise
+        finally:
+            with self._lock:
+                for key in own:
+                    del self._computing[key]
+        # Only now, so that two threads never wait for each other.
+        failed = [key for key, other in elsewhere.items() if other.exception() is not None]
+        taken = {key: other.result()[key] for key, other in elsewhere.items() if key not in failed}
+        if failed:  # perhaps for another text of that request
+            taken |= zip(failed, self._compute(batch.take([first[key] for key in failed])), strict=True)
+        fresh |= taken
         bodies = [fresh[key] if body is None else body for key, body in zip(keys, found, strict=True)]
-        return bodies, len(fresh)
+        return bodies, len(own) + len(failed)
 
     def _compute(self, batch: TextBatch) -> list[bytes]:
         """Compute answers. A parked teacher may, with a warning, if it has the kind of device that it had before."""
@@ -174,7 +206,8 @@ class Teacher:
                 "be in use by others",
                 self.name, len(batch), self.computed_while_parked,
             )  # fmt: skip
-        return self.backend.compute(batch)
+        with contextlib.nullcontext() if self.backend.is_concurrent else self._turn:
+            return self.backend.compute(batch)
 
     def measure_time(self, batch: TextBatch) -> Timing | None:
         """Measure what a text takes, or read what was measured under the conditions of this process.

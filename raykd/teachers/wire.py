@@ -2,13 +2,15 @@
 
 Decision record: one request holds the rows of one micro-batch for one *group* of teachers (those that share a
 process), so a batch costs one call per group and not one per teacher. Only rows that some teacher of the group is asked
-for are sent; the receiver lays the answers out over the batch's rows. No gold label travels.
+for are sent; the receiver lays the answers out over the batch's rows. No gold label travels. Columns travel in a fixed
+order without their names, which take 3 microseconds a request.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,8 @@ from raykd.distill.signals import UNLABELLED
 from raykd.text.batch import TextBatch
 
 _COLUMNS = ("ids", "texts", "languages", "pairs", "words", "modes", "source_languages")
-"""Columns of a batch that travel: all but the labels."""
+"""Columns of a batch that travel, in this order: all but the labels."""
+_read_columns = attrgetter(*_COLUMNS)
 
 
 @dataclass(frozen=True)
@@ -29,20 +32,25 @@ class GroupRequest:
         batch: B rows without labels.
         asked_MB: Which teacher of the process is asked for which row.
         halved: Whether to compute in forward passes of half the size, because the whole did not fit into memory.
+        token: Names the request to a process that may be lent threads meanwhile (`raykd.teachers.threads`); b"" where
+            the sender lends none.
     """
 
     batch: TextBatch
     asked_MB: NDArray[np.bool_]
     halved: bool = False
+    token: bytes = b""
 
     def __reduce__(self) -> tuple[Callable[..., GroupRequest], tuple[object, ...]]:
         # Plain tuples and bytes: small numpy arrays cost Ray more than their content (0.3 ms of a call).
-        columns = {name: getattr(self.batch, name) for name in _COLUMNS}
-        return _rebuild, (columns, self.asked_MB.tobytes(), len(self.asked_MB), self.halved)
+        asked = self.asked_MB.tobytes(), len(self.asked_MB)
+        return _rebuild, (_read_columns(self.batch), *asked, self.halved, self.token)
 
 
-def _rebuild(columns: dict[str, Any], asked: bytes, teachers: int, halved: bool) -> GroupRequest:
-    rows = len(columns["texts"])
-    labels_B = np.full(rows, UNLABELLED, dtype=np.int64)
-    batch = TextBatch(labels_B=labels_B, **columns)
-    return GroupRequest(batch, np.frombuffer(asked, dtype=bool).reshape(teachers, rows), halved)
+def _rebuild(
+    columns: tuple[Any, ...], asked: bytes, teachers: int, halved: bool, token: bytes
+) -> GroupRequest:
+    named = dict(zip(_COLUMNS, columns, strict=True))
+    rows = len(named["texts"])
+    batch = TextBatch(labels_B=np.full(rows, UNLABELLED, dtype=np.int64), **named)
+    return GroupRequest(batch, np.frombuffer(asked, dtype=bool).reshape(teachers, rows), halved, token)

@@ -72,6 +72,12 @@ class Scripted:
             raise reference
         return [answer_slots("zh", [[reference, reference]], latency_s=9.0, forwarded=1)]
 
+    def lend_threads(self, index: int, replica: int, token: bytes, reference: Any) -> None:
+        assert token == b""
+
+    def make_token(self) -> bytes:
+        return b""
+
     def kill(self, index: int, replica: int) -> None:
         self.killed.append(replica)
 

@@ -323,7 +323,7 @@ def test_coalescer_answers_small_waiting_requests_together() -> None:
         threads.append(threading.Thread(target=ask, args=(number, rows)))
         threads[-1].start()
         for _ in range(100):
-            if coalescer._waiting.qsize() >= number:
+            if len(coalescer._waiting) >= number:
                 break
             threading.Event().wait(0.01)
     gate.set()

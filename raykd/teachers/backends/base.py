@@ -11,7 +11,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Generic, TypeVar, cast
+from typing import ClassVar, Generic, TypeVar, cast
 
 import numpy as np
 import torch
@@ -55,6 +55,9 @@ class BackendBase(ABC, Generic[T]):
         forwarded: Rows that were computed.
         finding: What a self-test found of how rows share a forward pass; None before it, and for a kind that has none.
     """
+
+    is_concurrent: ClassVar[bool] = False
+    """Whether several threads may call `compute` at once; else they take turns."""
 
     def __init__(self, spec: TeacherSpec) -> None:
         self.spec = spec

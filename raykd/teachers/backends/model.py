@@ -13,8 +13,9 @@ Decision record:
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import nn
@@ -30,11 +31,15 @@ from raykd.pretrained.lengths import compute_teacher_length
 from raykd.tasks import Task
 from raykd.tasks.language import LanguageTask
 from raykd.teachers.backends.base import BackendBase
+from raykd.teachers.backends.modules import ModulePool
 from raykd.teachers.backends.precision import choose_precision
 from raykd.teachers.spec import TeacherInfo, TeacherSpec
 from raykd.teachers.timing import Timing, measure_time
 from raykd.text.batch import TextBatch
 from raykd.text.padding import Padding, split_passes
+
+MOST_TWINS = 8
+"""Most threads of a CPU that run one model at once."""
 
 
 class ModelBackend(BackendBase[ModelTeacher]):
@@ -44,8 +49,12 @@ class ModelBackend(BackendBase[ModelTeacher]):
         spec: What to load and how to answer. Nothing is read before the first `describe` or `compute`.
     """
 
+    is_concurrent = True
+
     def __init__(self, spec: TeacherSpec) -> None:
         super().__init__(spec)
+        self._lock = threading.RLock()
+        self._modules: ModulePool | None = None
         self._info: TeacherInfo | None = None
         self._model: models.TextModel | None = None
         self._headless: Headless | None = None
@@ -136,26 +145,27 @@ class ModelBackend(BackendBase[ModelTeacher]):
         """
         padding = self._find_padding(batch)
         answers, real, computed = self._pass(batch, padding)
-        self._real_tokens += real
-        self._computed_tokens += computed
-        return self.finish(batch, answers)
+        with self._lock:
+            self._real_tokens += real
+            self._computed_tokens += computed
+            return self.finish(batch, answers)
 
     def _find_padding(self, batch: TextBatch) -> Padding:
         """Return how its rows share a forward pass, tested now if that was not done before."""
         if self._padding is not None:
             return self._padding
-        return self.test(batch).of(self.load().padding)
+        with self._lock:  # further threads wait for the weights and the test
+            return self._padding or self.test(batch).of(self.load().padding)
 
     def _pass(self, batch: TextBatch, padding: Padding) -> tuple[list[bytes | None], int, int]:
         """Return the answer to every row (None where it is not finite), and tokens before and after padding."""
         model, info, batch = self.load(), self.describe(), batch.with_codes(self.teacher.language_codes)
         task = self._task()
-        module = self._get_module(model)
         encoded = task.encode(model.tokenizer, batch)
         answers: list[bytes | None] = [None] * len(batch)
         device = torch.device(self.spec.device)
         real = computed = 0
-        with torch.inference_mode():
+        with torch.inference_mode(), self._get_modules(model).borrow() as module:
             for picked in split_passes(encoded.lengths_B, self._max_tokens):
                 padded = task.collate(encoded, picked, padding).to(device)
                 bodies = task.answer_rows(module, padded, info.columns)
@@ -190,10 +200,9 @@ class ModelBackend(BackendBase[ModelTeacher]):
         key = compute_finding_key(
             info.fingerprint, task.kind, info.max_length, info.dtype, self.spec.device, model.padding
         )
-        with prefix_errors(f"teacher {self.spec.name}", ModelError):
-            found = load_or_test(
-                key, lambda: find_padding(model, task, batch, module=self._get_module(model))
-            )
+        modules = self._get_modules(model)
+        with prefix_errors(f"teacher {self.spec.name}", ModelError), modules.borrow_all() as module:
+            found = load_or_test(key, lambda: find_padding(model, task, batch, module=module))
         self.finding = found
         if found.is_conclusive:
             self._padding = found.of(model.padding)
@@ -203,9 +212,13 @@ class ModelBackend(BackendBase[ModelTeacher]):
         """Return the run's task with this teacher's length."""
         return self.spec.task.model_copy(update={"max_length": self.describe().max_length})
 
-    def _get_module(self, model: models.TextModel) -> Any:
+    def _get_modules(self, model: models.TextModel) -> ModulePool:
         """Return what a task calls: the model, or over a vocabulary the model up to its output head."""
-        return self._get_headless(model) if self.spec.task.language else model.model
+        with self._lock:
+            if self._modules is None:
+                module = self._get_headless(model) if self.spec.task.language else model.model
+                self._modules = ModulePool(module, 1 if self.spec.device.startswith("cuda") else MOST_TWINS)
+            return self._modules
 
     def _get_headless(self, model: models.TextModel) -> Headless:
         if self._headless is None:
