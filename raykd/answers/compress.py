@@ -1,30 +1,58 @@
 """Compress a teacher's logits over a vocabulary into an answer; runs where the teacher runs, on any device.
 
-Decision record: each function takes the logits of a chunk of units and may be called chunk by chunk (`join_answers`
-puts the chunks together), so that float32 logits of a whole batch never exist. The random draw of a unit depends only
-on its row's seed and its place in the row, never on its batch or chunk, so an answer from the store is the answer that
-would be computed again.
+Decision record:
+
+- Each function takes the logits of a chunk of units and may be called chunk by chunk (`TensorAnswer.concat` puts the
+  chunks together), so that float32 logits of a whole batch never exist.
+- What is computed stays on the device until all chunks and passes are queued, because a copy to the host waits for it.
+- The random draw of a unit depends only on its row's seed and its place in the row, never on its batch or chunk, so an
+  answer from the store is the answer that would be computed again.
 
 Cut padded columns off *before* calling: a padding column takes probability from the real ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from raykd.answers.answer import HiddenAnswer, SampledAnswer, TopKAnswer
+from raykd.answers.answer import Answer, HiddenAnswer, SampledAnswer, TopKAnswer
 
 MOST_DRAWS = 255
 """A count has one byte."""
 _HALF_MIN = float(torch.finfo(torch.float16).min)
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class TensorAnswer:
+    """An answer whose numbers are still on the device that computes them.
+
+    Attributes:
+        tensors: By name, one entry per unit.
+        build: Makes an `Answer` of them as numpy arrays, given by name, and of `offsets_N`.
+    """
+
+    tensors: dict[str, torch.Tensor]
+    build: Callable[..., Answer]
+
+    def fetch(self, offsets_N: NDArray[np.int64] | None = None) -> Answer:
+        """Wait for the device and return the answer."""
+        arrays = {name: tensor.cpu().numpy() for name, tensor in self.tensors.items()}
+        return self.build(offsets_N=offsets_N, **arrays)
+
+    @classmethod
+    def concat(cls, parts: Sequence[TensorAnswer]) -> TensorAnswer:
+        """Return the units of all parts, which stay on the device."""
+        joined = {name: torch.cat([part.tensors[name] for part in parts]) for name in parts[0].tensors}
+        return replace(parts[0], tensors=joined) if len(parts) > 1 else parts[0]
+
+
 def keep_top_k(
     logits_NV: torch.Tensor,
     k: int,
@@ -33,6 +61,14 @@ def keep_top_k(
     gold_N: torch.Tensor | None = None,
     offsets_N: NDArray[np.int64] | None = None,
 ) -> TopKAnswer:
+    """Return what `compute_top_k` computes; waits for the device."""
+    return cast("TopKAnswer", compute_top_k(logits_NV, k, temperatures, gold_N=gold_N).fetch(offsets_N))
+
+
+@torch.no_grad()
+def compute_top_k(
+    logits_NV: torch.Tensor, k: int, temperatures: Sequence[float], *, gold_N: torch.Tensor | None = None
+) -> TensorAnswer:
     """Keep the k largest logits (at most V) and the exact log-sum-exp for each temperature.
 
     The log-sum-exp is taken over the k logits as float16 holds them and all others as they are. Else the rounding of
@@ -43,7 +79,6 @@ def keep_top_k(
         k: How many.
         temperatures: The grid.
         gold_N: The token that the text has, for `gold_logp_N`.
-        offsets_N: See `Answer`.
 
     Raises:
         ValueError: k is below 1, or a temperature is not positive or named twice.
@@ -54,21 +89,17 @@ def keep_top_k(
         )
     shifted_NV = _shift(logits_NV)
     logits_NK, ids_NK = shifted_NV.topk(min(k, shifted_NV.shape[1]), dim=-1)
-    common = _measure_units(shifted_NV, gold_N, offsets_N)
+    common = _measure_units(shifted_NV, gold_N)
     logits_NK = logits_NK.clamp_min(_HALF_MIN).half()
     shifted_NV.scatter_(1, ids_NK, logits_NK.float())
     lse_NG = torch.stack([torch.logsumexp(shifted_NV / t, dim=-1) for t in temperatures], dim=-1)
-    return TopKAnswer(
-        ids_NK=ids_NK.to(torch.int32).cpu().numpy(),
-        logits_NK=logits_NK.cpu().numpy(),
-        lse_NG=lse_NG.cpu().numpy(),
-        temperatures=tuple(float(t) for t in temperatures),
-        vocab=shifted_NV.shape[1],
-        **common,
+    build = partial(
+        _build, TopKAnswer, temperatures=tuple(float(t) for t in temperatures), vocab=shifted_NV.shape[1]
     )
+    own = {"ids_NK": ids_NK.to(torch.int32), "logits_NK": logits_NK, "lse_NG": lse_NG}
+    return TensorAnswer({**own, **common}, build)
 
 
-@torch.no_grad()
 def draw_tokens(
     logits_NV: torch.Tensor,
     uniforms_ND: NDArray[np.float64],
@@ -77,14 +108,27 @@ def draw_tokens(
     gold_N: torch.Tensor | None = None,
     offsets_N: NDArray[np.int64] | None = None,
 ) -> SampledAnswer:
+    """Return what `compute_draws` computes; waits for the device."""
+    uniforms = torch.from_numpy(uniforms_ND).to(logits_NV.device)
+    drawn = compute_draws(logits_NV, uniforms, temperature, gold_N=gold_N)
+    return cast("SampledAnswer", drawn.fetch(offsets_N))
+
+
+@torch.no_grad()
+def compute_draws(
+    logits_NV: torch.Tensor,
+    uniforms_ND: torch.Tensor,
+    temperature: float = 1.0,
+    *,
+    gold_N: torch.Tensor | None = None,
+) -> TensorAnswer:
     """Draw one token of ``softmax(z / T)`` per uniform number, with replacement, as unique ids with counts.
 
     Args:
         logits_NV: Raw, any floating dtype.
-        uniforms_ND: In [0, 1), one per draw, from `draw_uniforms`.
+        uniforms_ND: float64 in [0, 1), one per draw, from `draw_uniforms`; on the device of the logits.
         temperature: T.
         gold_N: The token that the text has, for `gold_logp_N`.
-        offsets_N: See `Answer`.
 
     Raises:
         ValueError: There are no draws or more than 255, T is not positive, or the numbers of units differ.
@@ -98,17 +142,11 @@ def draw_tokens(
     shifted_NV = _shift(logits_NV)
     # float64: in float32 the sum over 100,000 tokens would lose the small ones, and so bias the draw.
     cdf_NV = torch.exp((shifted_NV / temperature).double()).cumsum(dim=-1)
-    point_ND = torch.from_numpy(uniforms_ND).to(cdf_NV.device) * cdf_NV[:, -1:]
-    drawn_ND = torch.searchsorted(cdf_NV, point_ND, right=True).clamp_max(cdf_NV.shape[1] - 1)
-    ids_NJ, counts_NJ = _count_drawn(drawn_ND.cpu().numpy())
-    return SampledAnswer(
-        ids_NJ=ids_NJ,
-        counts_NJ=counts_NJ,
-        draws=draws,
-        temperature=float(temperature),
-        vocab=shifted_NV.shape[1],
-        **_measure_units(shifted_NV, gold_N, offsets_N),
+    drawn_ND = torch.searchsorted(cdf_NV, uniforms_ND * cdf_NV[:, -1:], right=True).clamp_max(
+        cdf_NV.shape[1] - 1
     )
+    build = partial(_build_sampled, temperature=float(temperature), vocab=shifted_NV.shape[1])
+    return TensorAnswer({"drawn_ND": drawn_ND, **_measure_units(shifted_NV, gold_N)}, build)
 
 
 def draw_uniforms(seed: int, units: int, draws: int) -> NDArray[np.float64]:
@@ -116,7 +154,6 @@ def draw_uniforms(seed: int, units: int, draws: int) -> NDArray[np.float64]:
     return np.random.Generator(np.random.Philox(key=seed)).random((units, draws))
 
 
-@torch.no_grad()
 def keep_hidden(
     states_NH: torch.Tensor,
     *,
@@ -124,19 +161,37 @@ def keep_hidden(
     gold_N: torch.Tensor | None = None,
     offsets_N: NDArray[np.int64] | None = None,
 ) -> HiddenAnswer:
+    """Return what `compute_hidden` computes; waits for the device."""
+    computed = compute_hidden(states_NH, logits_NV=logits_NV, gold_N=gold_N)
+    return cast("HiddenAnswer", computed.fetch(offsets_N))
+
+
+@torch.no_grad()
+def compute_hidden(
+    states_NH: torch.Tensor, *, logits_NV: torch.Tensor | None = None, gold_N: torch.Tensor | None = None
+) -> TensorAnswer:
     """Keep the last hidden states, as the output head reads them.
 
     Args:
         states_NH: The states, any floating dtype.
         logits_NV: Adds the entropy and, with `gold_N`, `gold_logp_N`; None leaves both out.
         gold_N: The token that the text has.
-        offsets_N: See `Answer`.
     """
-    common: dict[str, Any] = {"covered_N": np.ones(len(states_NH), dtype=np.bool_), "offsets_N": offsets_N}
-    if logits_NV is not None:
-        common = _measure_units(_shift(logits_NV), gold_N, offsets_N)
-    limit = -_HALF_MIN
-    return HiddenAnswer(states_NH=states_NH.float().clamp(-limit, limit).half().cpu().numpy(), **common)
+    common = {} if logits_NV is None else _measure_units(_shift(logits_NV), gold_N)
+    if states_NH.dtype != torch.float16:  # only what is wider can overflow
+        states_NH = states_NH.float().clamp(_HALF_MIN, -_HALF_MIN).half()
+    return TensorAnswer({"states_NH": states_NH, **common}, partial(_build, HiddenAnswer))
+
+
+def _build(form: type[Answer], **columns: Any) -> Answer:
+    """Return an answer that covers all its units."""
+    units = len(next(each for each in columns.values() if isinstance(each, np.ndarray)))
+    return form(covered_N=np.ones(units, dtype=np.bool_), **columns)
+
+
+def _build_sampled(drawn_ND: NDArray[np.int64], **columns: Any) -> Answer:
+    ids_NJ, counts_NJ = _count_drawn(drawn_ND)
+    return _build(SampledAnswer, ids_NJ=ids_NJ, counts_NJ=counts_NJ, draws=drawn_ND.shape[1], **columns)
 
 
 def _shift(logits_NV: torch.Tensor) -> torch.Tensor:
@@ -145,22 +200,15 @@ def _shift(logits_NV: torch.Tensor) -> torch.Tensor:
     return logits_NV - logits_NV.amax(dim=-1, keepdim=True)
 
 
-def _measure_units(
-    shifted_NV: torch.Tensor, gold_N: torch.Tensor | None, offsets_N: NDArray[np.int64] | None
-) -> dict[str, Any]:
+def _measure_units(shifted_NV: torch.Tensor, gold_N: torch.Tensor | None) -> dict[str, torch.Tensor]:
     """Return the fields that all forms of answer share."""
     lse_N = torch.logsumexp(shifted_NV, dim=-1)
     p_NV = torch.exp(shifted_NV - lse_N.unsqueeze(-1))
     # A forbidden token has p = 0 and a logit of -inf, whose product would be NaN.
-    entropy_N = lse_N - (p_NV * shifted_NV.clamp_min(_HALF_MIN)).sum(dim=-1)
-    common: dict[str, Any] = {
-        "covered_N": np.ones(len(shifted_NV), dtype=np.bool_),
-        "offsets_N": offsets_N,
-        "entropy_N": entropy_N.cpu().numpy(),
-    }
+    common = {"entropy_N": lse_N - (p_NV * shifted_NV.clamp_min(_HALF_MIN)).sum(dim=-1)}
     if gold_N is not None:
         picked_N = shifted_NV.gather(1, gold_N.to(shifted_NV.device).unsqueeze(-1)).squeeze(-1)
-        common["gold_logp_N"] = (picked_N - lse_N).clamp_min(_HALF_MIN).cpu().numpy()
+        common["gold_logp_N"] = (picked_N - lse_N).clamp_min(_HALF_MIN)
     return common
 
 

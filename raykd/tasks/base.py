@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -74,6 +74,20 @@ class SystemAnswers:
             None if self.tokens_B is None else self.tokens_B[picked],
             None if self.hits_B is None else self.hits_B[picked],
         )
+
+
+@dataclass(frozen=True)
+class PendingRows:
+    """The answers of a forward pass that a device may still compute. Made by `TaskBase.start_answers`.
+
+    Attributes:
+        tensors: What the device computes.
+        encode: Makes of them, as numpy arrays in the same order, one body per row (`raykd.answers.codec`); None for a
+            row with a logit that is not finite.
+    """
+
+    tensors: tuple[torch.Tensor, ...]
+    encode: Callable[[Sequence[NDArray[Any]]], list[bytes | None]]
 
 
 class TaskBase(Spec):
@@ -146,7 +160,7 @@ class TaskBase(Spec):
         """Return ``[N, C]`` logits out of the model's outputs, one row per unit.
 
         The columns are the model's own, in its own order. For a student these are the run's labels. A teacher's are
-        brought to the run's labels after `gather`, by `answer_rows` with the columns of `map_columns`.
+        brought to the run's labels after `gather`, by `start_answers` with the columns of `map_columns`.
         """
 
     def map_columns(
@@ -167,23 +181,36 @@ class TaskBase(Spec):
             return ()
         return tuple((column,) for column in map_label_columns(own, wanted, label_map, name))
 
-    def answer_rows(
+    def start_answers(
         self, model: Network, encoded: EncodedBatch, columns: Sequence[Sequence[int]]
-    ) -> list[bytes | None]:
-        """Return what a teacher answers to each row of a batch, as `raykd.answers.codec` writes it.
+    ) -> PendingRows:
+        """Compute what a teacher answers to each row of a batch; wait for no device.
 
         Args:
             model: The teacher's.
             encoded: The rows in its tokens.
             columns: The teacher's columns of each of the run's labels (`map_columns`).
+        """
+        raw_NC = self.gather(encoded.run(model), encoded).float()
+        first = [own[0] for own in columns]
+
+        def encode(arrays: Sequence[NDArray[Any]]) -> list[bytes | None]:
+            logits_NC = arrays[0][:, first]
+            answer = DenseAnswer(logits_NC=logits_NC, covered_N=np.ones(len(logits_NC), dtype=bool))
+            return encode_rows(answer, encoded.counts_B, np.isfinite(logits_NC).all(axis=1))
+
+        return PendingRows((raw_NC,), encode)
+
+    def answer_rows(
+        self, model: Network, encoded: EncodedBatch, columns: Sequence[Sequence[int]]
+    ) -> list[bytes | None]:
+        """Return what `start_answers` computes, as `raykd.answers.codec` writes it; waits for the device.
 
         Returns:
             One body per row; None for a row with a logit that is not finite.
         """
-        raw_NC = self.gather(encoded.run(model), encoded).float()
-        logits_NC = raw_NC[:, [own[0] for own in columns]].cpu().numpy()
-        answer = DenseAnswer(logits_NC=logits_NC, covered_N=np.ones(len(logits_NC), dtype=bool))
-        return encode_rows(answer, encoded.counts_B, np.isfinite(logits_NC).all(axis=1))
+        pending = self.start_answers(model, encoded, columns)
+        return pending.encode([tensor.cpu().numpy() for tensor in pending.tensors])
 
     @property
     def settings(self) -> dict[str, str | int]:

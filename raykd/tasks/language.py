@@ -14,8 +14,8 @@ import hashlib
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol, cast
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, cast
 
 import numpy as np
 import torch
@@ -23,14 +23,21 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from pydantic import Field, field_validator, model_validator
 
-from raykd.answers.answer import Answer, join_answers
 from raykd.answers.codec import encode_rows
-from raykd.answers.compress import MOST_DRAWS, draw_tokens, draw_uniforms, keep_hidden, keep_top_k
+from raykd.answers.compress import (
+    MOST_DRAWS,
+    TensorAnswer,
+    compute_draws,
+    compute_hidden,
+    compute_top_k,
+    draw_uniforms,
+)
 from raykd.answers.servable import check_servable
+from raykd.devices import copy_to_device
 from raykd.distill.chunk_size import choose_chunk_units
 from raykd.distill.objective import Objective
 from raykd.spec import Spec
-from raykd.tasks.base import Network, SystemAnswers, TaskBase
+from raykd.tasks.base import Network, PendingRows, SystemAnswers, TaskBase
 from raykd.tasks.scores import generation
 from raykd.tasks.signature import WRITTEN, Signature
 from raykd.text.batch import TextBatch
@@ -65,21 +72,19 @@ class _LanguageNetwork(Protocol):
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some units of a teacher's answer.
+    """Some units of a teacher's answer, on its device.
 
     Attributes:
         hidden_ND: What the output head reads.
         logits_NV: What it makes of that.
         gold_N: The target's tokens.
-        offsets_N: The character at which each unit begins.
         uniforms_ND: A random number in [0, 1) per unit and draw, for answers that are drawn.
     """
 
     hidden_ND: torch.Tensor
     logits_NV: torch.Tensor
     gold_N: torch.Tensor
-    offsets_N: NDArray[np.int64]
-    uniforms_ND: NDArray[np.float64]
+    uniforms_ND: torch.Tensor
 
 
 class TopKAnswers(Spec):
@@ -98,11 +103,9 @@ class TopKAnswers(Spec):
             raise ValueError(f"temperatures must be positive and differ, got {list(value)}")
         return value
 
-    def build_answer(self, chunk: Chunk) -> Answer:
-        """Return the answer for a chunk of units."""
-        return keep_top_k(
-            chunk.logits_NV, self.k, self.temperatures, gold_N=chunk.gold_N, offsets_N=chunk.offsets_N
-        )
+    def compute_answer(self, chunk: Chunk) -> TensorAnswer:
+        """Return the answer for a chunk of units; waits for nothing."""
+        return compute_top_k(chunk.logits_NV, self.k, self.temperatures, gold_N=chunk.gold_N)
 
 
 class SampledAnswers(Spec):
@@ -119,15 +122,9 @@ class SampledAnswers(Spec):
         """The only temperature that the draws can serve."""
         return (self.temperature,)
 
-    def build_answer(self, chunk: Chunk) -> Answer:
-        """Return the answer for a chunk of units."""
-        return draw_tokens(
-            chunk.logits_NV,
-            chunk.uniforms_ND,
-            self.temperature,
-            gold_N=chunk.gold_N,
-            offsets_N=chunk.offsets_N,
-        )
+    def compute_answer(self, chunk: Chunk) -> TensorAnswer:
+        """Return the answer for a chunk of units; waits for nothing."""
+        return compute_draws(chunk.logits_NV, chunk.uniforms_ND, self.temperature, gold_N=chunk.gold_N)
 
 
 class HiddenAnswers(Spec):
@@ -140,11 +137,9 @@ class HiddenAnswers(Spec):
         """() stands for any temperature."""
         return ()
 
-    def build_answer(self, chunk: Chunk) -> Answer:
-        """Return the answer for a chunk of units."""
-        return keep_hidden(
-            chunk.hidden_ND, logits_NV=chunk.logits_NV, gold_N=chunk.gold_N, offsets_N=chunk.offsets_N
-        )
+    def compute_answer(self, chunk: Chunk) -> TensorAnswer:
+        """Return the answer for a chunk of units; waits for nothing."""
+        return compute_hidden(chunk.hidden_ND, logits_NV=chunk.logits_NV, gold_N=chunk.gold_N)
 
 
 _IDS = "prompts and targets with one begin and one end each, whatever letters a tokenizer knows"
@@ -208,28 +203,34 @@ class LanguageTask(TaskBase):
         assert encoded.places_N2 is not None
         return outputs.hidden[encoded.places_N2[:, 0], encoded.places_N2[:, 1]]
 
-    def answer_rows(
+    def start_answers(
         self, model: Network, encoded: EncodedBatch, columns: Sequence[Sequence[int]]
-    ) -> list[bytes | None]:
-        """Return one body per row in the form of `answers`; see `TaskBase`. The model offers a ``head``."""
-        counts = encoded.counts_B
-        offsets_N = _fill_offsets(encoded.host["offsets_N"], counts)
+    ) -> PendingRows:
+        """Compute one body per row in the form of `answers`; see `TaskBase`. The model offers a ``head``."""
+        uniforms_ND = copy_to_device(self._draw_uniforms(encoded), encoded.labels_N.device)
+        parts: list[TensorAnswer] = []
+        finite: list[torch.Tensor] = []
+        for here, hidden_ND, logits_NV in self._compute_chunks(model, encoded):
+            finite.append(torch.isfinite(logits_NV).all(dim=1))
+            chunk = Chunk(hidden_ND, logits_NV, encoded.labels_N[here], uniforms_ND[here])
+            parts.append(self.answers.compute_answer(chunk))
+        if not parts:
+            return PendingRows((), lambda arrays: [b""] * len(encoded.counts_B))
+        found = TensorAnswer.concat(parts)
+        return PendingRows(
+            (torch.cat(finite), *found.tensors.values()), partial(_encode_answer, encoded, found)
+        )
+
+    def _draw_uniforms(self, encoded: EncodedBatch) -> torch.Tensor:
+        """Return the random numbers of each unit's draws, ``[N, draws]``; no column where nothing is drawn."""
         draws = self.answers.draws if isinstance(self.answers, SampledAnswers) else 0
+        counts = encoded.counts_B
         drawn = [
             # numpy's generator takes no negative seed; the mask maps an int64 to its unsigned twin.
             draw_uniforms(int(seed) & (2**64 - 1), int(units), draws)
             for seed, units in zip(encoded.host["seeds_B"].tolist(), counts.tolist(), strict=True)
         ]
-        uniforms_ND = np.concatenate(drawn) if drawn else np.empty((0, draws))
-        parts, good = [], []
-        for here, hidden_ND, logits_NV in self._compute_chunks(model, encoded):
-            good.append(torch.isfinite(logits_NV).all(dim=1).cpu().numpy())
-            gold_N = encoded.labels_N[here]
-            chunk = Chunk(hidden_ND, logits_NV, gold_N, offsets_N[here], uniforms_ND[here])
-            parts.append(self.answers.build_answer(chunk))
-        if not parts:
-            return [b""] * len(counts)
-        return encode_rows(join_answers(parts), counts, np.concatenate(good))
+        return torch.from_numpy(np.concatenate(drawn) if drawn else np.empty((0, draws)))
 
     def _compute_chunks(
         self, model: Network, encoded: EncodedBatch
@@ -351,6 +352,16 @@ def build_target_rows(
         },
         long_B=prompts.long_B | targets.long_B,
     )
+
+
+def _encode_answer(
+    encoded: EncodedBatch, found: TensorAnswer, arrays: Sequence[NDArray[Any]]
+) -> list[bytes | None]:
+    """Return the body of each row, from what was computed: whether a unit is finite, then the answer's numbers."""
+    finite_N, *numbers = arrays
+    offsets_N = _fill_offsets(encoded.host["offsets_N"], encoded.counts_B)
+    answer = found.build(offsets_N=offsets_N, **dict(zip(found.tensors, numbers, strict=True)))
+    return encode_rows(answer, encoded.counts_B, finite_N)
 
 
 def _fill_offsets(starts_N: NDArray[np.int64], counts_B: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -34,7 +34,7 @@ from raykd.distill.objective import Objective
 from raykd.distill.signals import MASKED, UNLABELLED
 from raykd.errors import ConfigError
 from raykd.head import Head
-from raykd.tasks.base import Network, SystemAnswers, TaskBase
+from raykd.tasks.base import Network, PendingRows, SystemAnswers, TaskBase
 from raykd.tasks.forms import RowForm
 from raykd.tasks.registry import register_task
 from raykd.tasks.scores import spans
@@ -214,19 +214,11 @@ class QuestionAnswering(TaskBase):
             units_NC = units_NC.index_put((2 * rows + side, nulls), both_S2[is_least, side])
         return units_NC
 
-    def answer_rows(
+    def start_answers(
         self, model: Network, encoded: EncodedBatch, columns: Sequence[Sequence[int]]
-    ) -> list[bytes | None]:
-        """Return one body per row: begin and end over the words of its context."""
-        logits_NC = self.gather(encoded.run(model), encoded).float().cpu().numpy()
-        bodies: list[bytes | None] = []
-        for pair_2C in logits_NC.reshape(-1, 2, logits_NC.shape[1]):
-            last = np.flatnonzero((pair_2C > MASKED).any(axis=0))
-            kept_2C = pair_2C[:, : int(last[-1]) + 1 if len(last) else 0]
-            seen = np.full(2, len(last) > 0)
-            good = np.isfinite(pair_2C).all()
-            bodies.append(encode_answer(DenseAnswer(logits_NC=kept_2C, covered_N=seen)) if good else None)
-        return bodies
+    ) -> PendingRows:
+        """Compute one body per row: begin and end over the words of its context."""
+        return PendingRows((self.gather(encoded.run(model), encoded).float(),), _encode_spans)
 
     def build_answer_key(self) -> object:
         """Return what decides which windows a model sees, and where it reads them."""
@@ -329,6 +321,19 @@ def _collate_null_reads(
     read_S4 = np.stack([np.arange(len(row_S)), token_S, row_S, null_B[row_S]], axis=1)
     kept: NDArray[np.int64] = np.ascontiguousarray(read_S4[read_S4[:, 3] >= 0])
     return kept
+
+
+def _encode_spans(arrays: Sequence[NDArray[Any]]) -> list[bytes | None]:
+    """Return the body of each row from the logits of begins and ends, without the choices beyond its own context."""
+    logits_NC = arrays[0]
+    bodies: list[bytes | None] = []
+    for pair_2C in logits_NC.reshape(-1, 2, logits_NC.shape[1]):
+        last = np.flatnonzero((pair_2C > MASKED).any(axis=0))
+        kept_2C = pair_2C[:, : int(last[-1]) + 1 if len(last) else 0]
+        seen = np.full(2, len(last) > 0)
+        good = np.isfinite(pair_2C).all()
+        bodies.append(encode_answer(DenseAnswer(logits_NC=kept_2C, covered_N=seen)) if good else None)
+    return bodies
 
 
 def _collate_reads(

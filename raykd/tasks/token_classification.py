@@ -11,7 +11,7 @@ when the model is measured.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from raykd.answers.codec import encode_rows
 from raykd.distill.objective import Objective
 from raykd.distill.signals import UNLABELLED
 from raykd.head import Head
-from raykd.tasks.base import Network, SystemAnswers, TaskBase
+from raykd.tasks.base import Network, PendingRows, SystemAnswers, TaskBase
 from raykd.tasks.forms import RowForm
 from raykd.tasks.registry import register_task
 from raykd.tasks.schemes import ColumnMap, map_tag_columns, parse_scheme
@@ -97,15 +97,22 @@ class TokenClassification(TaskBase):
             raise ValueError(f"a tagger gives [B, L, C] logits, got {tuple(logits.shape)}")
         return logits[encoded.places_N2[:, 0], encoded.places_N2[:, 1]]
 
-    def answer_rows(
+    def start_answers(
         self, model: Network, encoded: EncodedBatch, columns: Sequence[Sequence[int]]
-    ) -> list[bytes | None]:
-        """Return one body per row over the run's tags; a tag that the teacher does not know has the logit -inf."""
-        raw_NC = self.gather(encoded.run(model), encoded).float().cpu().numpy()
-        logits_NC = ColumnMap(tuple(tuple(own) for own in columns)).apply(raw_NC)
-        logits_NC[:, [not own for own in columns]] = -np.inf
-        answer = DenseAnswer(logits_NC=logits_NC, covered_N=encoded.find_seen())
-        return encode_rows(answer, encoded.counts_B, np.isfinite(raw_NC).all(axis=1))
+    ) -> PendingRows:
+        """Compute one body per row over the run's tags; a tag that the teacher does not know has the logit -inf."""
+
+        seen = () if encoded.seen_N is None else (encoded.seen_N,)
+
+        def encode(arrays: Sequence[NDArray[Any]]) -> list[bytes | None]:
+            raw_NC, *seen_N = arrays
+            logits_NC = ColumnMap(tuple(tuple(own) for own in columns)).apply(raw_NC)
+            logits_NC[:, [not own for own in columns]] = -np.inf
+            covered_N = seen_N[0] if seen_N else np.ones(len(raw_NC), dtype=bool)
+            answer = DenseAnswer(logits_NC=logits_NC, covered_N=covered_N)
+            return encode_rows(answer, encoded.counts_B, np.isfinite(raw_NC).all(axis=1))
+
+        return PendingRows((self.gather(encoded.run(model), encoded).float(), *seen), encode)
 
     def map_columns(
         self, own: Sequence[str], wanted: Sequence[str], label_map: Mapping[str, str], name: str

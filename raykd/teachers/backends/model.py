@@ -29,8 +29,10 @@ from raykd.prediction.findings import compute_finding_key, load_or_test
 from raykd.prediction.selftest import PaddingFinding, find_padding
 from raykd.pretrained.lengths import compute_teacher_length
 from raykd.tasks import Task
+from raykd.tasks.base import PendingRows
 from raykd.tasks.language import LanguageTask
 from raykd.teachers.backends.base import BackendBase
+from raykd.teachers.backends.copies import start_copies
 from raykd.teachers.backends.modules import ModulePool
 from raykd.teachers.backends.precision import choose_precision
 from raykd.teachers.spec import TeacherInfo, TeacherSpec
@@ -162,17 +164,21 @@ class ModelBackend(BackendBase[ModelTeacher]):
         model, info, batch = self.load(), self.describe(), batch.with_codes(self.teacher.language_codes)
         task = self._task()
         encoded = task.encode(model.tokenizer, batch)
-        answers: list[bytes | None] = [None] * len(batch)
         device = torch.device(self.spec.device)
+        queued: list[tuple[list[int], PendingRows]] = []
         real = computed = 0
+        # All passes are queued before the first result is copied: each copy would wait for the device.
         with torch.inference_mode(), self._get_modules(model).borrow() as module:
             for picked in split_passes(encoded.lengths_B, self._max_tokens):
-                padded = task.collate(encoded, picked, padding).to(device)
-                bodies = task.answer_rows(module, padded, info.columns)
-                for row, answer in zip(picked, bodies, strict=True):
-                    answers[row] = answer
+                padded = task.collate(encoded, picked, padding)
+                queued.append((picked, task.start_answers(module, padded.to(device), info.columns)))
                 real += padded.real_tokens
                 computed += padded.computed_tokens
+            fetch = start_copies([pending.tensors for _, pending in queued], device)
+        answers: list[bytes | None] = [None] * len(batch)
+        for (picked, pending), arrays in zip(queued, fetch(), strict=True):
+            for row, answer in zip(picked, pending.encode(arrays), strict=True):
+                answers[row] = answer
         return answers, real, computed
 
     def time(self, batch: TextBatch) -> Timing | None:

@@ -1,0 +1,140 @@
+"""What a teacher does for a batch: it waits for its device once, copies an answer once, encodes rows alike."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+from unittest.mock import Mock
+
+import numpy as np
+import pytest
+import torch
+
+import raykd
+from raykd.answers import codec
+from raykd.answers.answer import DenseAnswer, HiddenAnswer
+from raykd.answers.codec import decode_answers, encode_answer, encode_rows
+from raykd.answers.compress import compute_hidden
+from raykd.models.lm import Headless
+from raykd.tasks import CausalLM, Classification, language
+from raykd.tasks.language import HiddenAnswers, SampledAnswers, TopKAnswers
+from raykd.teachers.backends import model as model_backend
+from raykd.teachers.teacher import Teacher
+from tests.fakes import LABELS, model_spec, save_transformer, text_batch, texts_and_labels
+from tests.unit.test_tasks_language import batch, made
+
+_WAITS = ("cpu", "item", "tolist", "__bool__", "__int__", "__float__", "__index__", "nonzero")
+"""Methods of a tensor that wait for a GPU on which it lies."""
+_PACKAGE = Path(raykd.__file__).parent
+
+
+@contextmanager
+def count_waits() -> Iterator[Counter[str]]:
+    """Count raykd's calls that would wait for a GPU; on the CPU, where this runs, nothing waits."""
+    seen: Counter[str] = Counter()
+
+    def watch(name: str) -> Any:
+        own = getattr(torch.Tensor, name)
+
+        def call(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            caller = sys._getframe(1).f_code.co_filename
+            if _PACKAGE in Path(caller).parents:
+                seen[name] += 1
+            return own(tensor, *args, **kwargs)
+
+        return mock.patch.object(torch.Tensor, name, call)
+
+    patches = [watch(name) for name in _WAITS]
+    for patch in patches:
+        patch.start()
+    try:
+        yield seen
+    finally:
+        for patch in patches:
+            patch.stop()
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_transformer(tmp_path_factory.mktemp("models") / "teacher")
+
+
+def test_a_batch_of_many_passes_waits_once_for_the_device(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = Classification(max_length=64)
+    teacher = Teacher(
+        model_spec(name="t", path=str(directory), labels=LABELS, task=task, dtype="float32", max_tokens=64)
+    )
+    rows = text_batch(texts_and_labels(40)[0])
+    wanted = teacher.answer(rows).bodies  # also tests the padding
+    fetched: list[int] = []
+    start = model_backend.start_copies
+
+    def counted(tensors: Any, device: torch.device) -> Any:
+        fetch = start(tensors, device)
+        fetched.append(len(tensors))
+        return fetch
+
+    monkeypatch.setattr(model_backend, "start_copies", counted)
+    with count_waits() as waits:
+        assert teacher.answer(rows).bodies == wanted
+    assert fetched[0] > 3 and len(fetched) == 1
+    assert not waits
+
+
+@pytest.mark.parametrize("form", [TopKAnswers(k=5), SampledAnswers(draws=20), HiddenAnswers()])
+def test_chunks_of_a_language_model_are_queued_without_a_wait(
+    form: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, tokenizer, model = made("causal_lm")
+    task = CausalLM(answers=form)
+    encoded = task.collate(task.encode(tokenizer, batch()), [0, 1, 2]).to(torch.device("cpu"))
+    headless = Headless(model)
+    wanted = decode_answers(task.answer_rows(headless, encoded, ()))[0]
+    with torch.no_grad():
+        states = headless(**encoded.inputs)
+    stub = Mock(return_value=states, head=headless.head)
+    monkeypatch.setattr(language, "choose_chunk_units", lambda vocab, device: 2)
+    with count_waits() as waits, torch.no_grad():
+        pending = task.start_answers(stub, encoded, ())
+    # Seeds and vocabulary are read from the batch as the host keeps it.
+    assert not waits - Counter({"tolist": 1, "__int__": 1})
+    found = decode_answers(pending.encode([tensor.numpy() for tensor in pending.tensors]))[0]
+    assert found is not None and wanted is not None
+    for name, column in wanted.columns().items():
+        np.testing.assert_allclose(found.columns()[name], column, atol=2e-3, err_msg=name)
+
+
+def test_float16_states_reach_a_body_unclipped_and_by_one_copy() -> None:
+    states = torch.linspace(-1e5, 1e5, 12).view(4, 3)
+    half = compute_hidden(states).tensors["states_NH"]
+    assert float(half.abs().max()) == 65504.0 and half.dtype == torch.float16
+    assert compute_hidden(half).tensors["states_NH"].data_ptr() == half.data_ptr()
+    answer = HiddenAnswer(states_NH=half.numpy(), covered_N=np.ones(4, bool))
+    assert codec._to_float16(answer.states_NH) is answer.states_NH or np.shares_memory(
+        codec._to_float16(answer.states_NH), answer.states_NH
+    )
+    with mock.patch.object(np, "clip", side_effect=AssertionError("clipped again")):
+        body = encode_answer(answer)
+    decoded = decode_answers([body])[0]
+    assert isinstance(decoded, HiddenAnswer)
+    np.testing.assert_array_equal(decoded.states_NH, answer.states_NH)
+
+
+def test_rows_that_are_alike_are_encoded_as_one_by_one() -> None:
+    logits = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
+    finite = np.asarray([True, True, False, True, True, True])
+    for counts in ([1] * 6, [2] * 3, [3, 3], [1, 2, 3]):
+        answer = DenseAnswer(logits_NC=logits, covered_N=np.ones(6, bool))
+        apart = [encode_answer(row) for row in answer.rows(counts)]
+        good = [part.all() for part in np.split(finite, np.cumsum(counts)[:-1])]
+        wanted = [body if whole else None for body, whole in zip(apart, good, strict=True)]
+        assert encode_rows(answer, np.asarray(counts), finite) == wanted
+    with pytest.raises(ValueError, match="6 units in all"):
+        encode_rows(answer, np.asarray([1, 1]), finite)
