@@ -19,7 +19,15 @@ from numpy.typing import NDArray
 from raykd.compat.transformers_private import knowing_padding
 from raykd.devices import copy_to_device
 from raykd.distill.signals import UNLABELLED
-from raykd.text.padding import RIGHT, Padding, SubBatch, pad_sequences, run_sub_batches, split_batch
+from raykd.text.padding import (
+    RIGHT,
+    Padding,
+    SubBatch,
+    drop_copies,
+    pad_sequences,
+    run_sub_batches,
+    split_batch,
+)
 
 if TYPE_CHECKING:
     Array = NDArray[Any]
@@ -109,6 +117,7 @@ class EncodedBatch:
         host: What else it needs on the host; it is never moved.
         parts: Sequences that run apart (`raykd.text.padding`); None where one forward pass takes the whole batch.
         shift_S: Places by which padding on the left moved each sequence's tokens; None where none was moved.
+        sequences: How many sequences are the rows' own, where copies fill the batch (`Padding.sequences`); else None.
         padded: Whether the attention mask hides a place; None where nobody looked.
     """
 
@@ -124,6 +133,7 @@ class EncodedBatch:
     host: dict[str, Array] = field(default_factory=dict)
     parts: tuple[SubBatch, ...] | None = None
     shift_S: NDArray[np.int64] | None = None
+    sequences: int | None = None
     padded: bool | None = None
 
     def run(self, model: Callable[..., object]) -> ModelOutputs:
@@ -131,7 +141,10 @@ class EncodedBatch:
         if self.parts is not None:
             return cast("ModelOutputs", run_sub_batches(model, self.inputs, self.parts))
         with knowing_padding(self.padded):
-            return cast("ModelOutputs", model(**self.inputs))
+            outputs = model(**self.inputs)
+        if self.sequences is not None:
+            outputs = drop_copies(outputs, self.sequences)
+        return cast("ModelOutputs", outputs)
 
     def to(self, device: torch.device) -> EncodedBatch:
         """Return the batch on another device; copies to a GPU are queued, not waited for."""
@@ -158,8 +171,10 @@ def collate_rows(rows: EncodedRows, picked: Sequence[int], padding: Padding = RI
     chosen_S = sequences.tolist()
     parts = split_batch(rows.fields, chosen_S, padding.shapes)
     if parts is not None:
-        padding = replace(padding, side="right", buckets=())  # nothing is padded where parts run
-    inputs = pad_sequences(rows, chosen_S, padding)
+        # Nothing is padded where parts run.
+        padding = replace(padding, side="right", buckets=(), target_buckets=(), sequences=0)
+    copies = [chosen_S[-1]] * (padding.sequences - len(chosen_S)) if chosen_S else []
+    inputs = pad_sequences(rows, [*chosen_S, *copies], padding)
     lengths_S = np.asarray([len(rows.fields["input_ids"][s]) for s in chosen_S], dtype=np.int64)
     shift_S = inputs["input_ids"].shape[1] - lengths_S if padding.side == "left" else None
     units = chosen if rows.places_N2 is None and len(rows.labels_N) == len(rows) else rows.find_units(picked)
@@ -189,6 +204,7 @@ def collate_rows(rows: EncodedRows, picked: Sequence[int], padding: Padding = RI
         seen_N=seen_N,
         parts=parts,
         shift_S=shift_S,
+        sequences=len(chosen_S) if copies else None,
         padded=not bool(inputs["attention_mask"].all()) if "attention_mask" in inputs else None,
     )
 

@@ -52,6 +52,8 @@ class Padding:
         shapes: Which sequences may share a forward pass.
         buckets: Lengths to which a batch is padded, ascending; what is longer than all of them keeps its own.
             () is the longest sequence's length. A GPU that compiles for each shape wants few of them.
+        target_buckets: The same for the targets of an encoder-decoder.
+        sequences: Number of sequences to which a batch is filled with copies of its last one; 0 fills nothing.
     """
 
     pad_id: int | None = None
@@ -60,10 +62,13 @@ class Padding:
     token_types: int | None = None
     shapes: Shapes = "longest"
     buckets: tuple[int, ...] = ()
+    target_buckets: tuple[int, ...] = ()
+    sequences: int = 0
 
-    def width(self, longest: int) -> int:
-        """Return the length to which a batch is padded whose longest sequence has ``longest`` tokens."""
-        return next((bucket for bucket in self.buckets if bucket >= longest), max(1, longest))
+    def width(self, longest: int, name: str = "input_ids") -> int:
+        """Return the length to which an input is padded whose longest sequence has ``longest`` tokens."""
+        buckets = self.target_buckets if name == "labels" else self.buckets
+        return next((bucket for bucket in buckets if bucket >= longest), max(1, longest))
 
     def takes(self, name: str) -> bool:
         """Return whether the model is given this input.
@@ -160,7 +165,7 @@ def pad_sequences(
             continue
         chosen = [values[i] for i in picked]
         lengths = np.asarray([len(row) for row in chosen], dtype=np.int64)
-        width = padding.width(int(lengths.max(initial=1)))
+        width = padding.width(int(lengths.max(initial=1)), name)
         place = np.arange(width)
         # Targets of an encoder-decoder always end with their padding.
         left = padding.side == "left" and name in MODEL_INPUTS
@@ -192,6 +197,12 @@ def split_batch(
         SubBatch(torch.as_tensor(members), dict(zip(fields, key, strict=False)))
         for key, members in groups.items()
     )
+
+
+def drop_copies(outputs: object, sequences: int) -> object:
+    """Return the outputs for the first sequences of a batch, without those of copies that fill it."""
+    found = {name: getattr(outputs, name, None) for name in _OUTPUTS}
+    return SimpleNamespace(**{n: value[:sequences] for n, value in found.items() if value is not None})
 
 
 _OUTPUTS = ("logits", "start_logits", "end_logits", "hidden")

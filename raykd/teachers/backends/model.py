@@ -13,9 +13,11 @@ Decision record:
 
 from __future__ import annotations
 
+import logging
 import threading
+import time
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -38,7 +40,11 @@ from raykd.teachers.backends.precision import choose_precision
 from raykd.teachers.spec import TeacherInfo, TeacherSpec
 from raykd.teachers.timing import Timing, measure_time
 from raykd.text.batch import TextBatch
+from raykd.text.buckets import Buckets, make_buckets, plan_passes
+from raykd.text.encoding import EncodedRows
 from raykd.text.padding import Padding, split_passes
+
+log = logging.getLogger("raykd.teachers")
 
 MOST_TWINS = 8
 """Most threads of a CPU that run one model at once."""
@@ -63,6 +69,11 @@ class ModelBackend(BackendBase[ModelTeacher]):
         self._padding: Padding | None = None
         self._max_tokens = spec.max_tokens
         self._real_tokens = self._computed_tokens = 0
+        self.has_few_shapes = spec.device.startswith("cuda")
+        """Whether passes have one of a few shapes (`raykd.text.buckets`)."""
+        self.shapes: set[tuple[tuple[int, ...], ...]] = set()
+        """Shapes of the inputs of all passes so far."""
+        self._is_warm = False
 
     def describe(self) -> TeacherInfo:
         """Return what the teacher is, from its directory (a hub name is downloaded to one first).
@@ -137,7 +148,7 @@ class ModelBackend(BackendBase[ModelTeacher]):
 
     def halve(self) -> None:
         """Compute in passes of half of `max_tokens` from now on: a whole one did not fit into memory."""
-        self._max_tokens = max(1, self.spec.max_tokens // 2)
+        self._max_tokens, self._is_warm = max(1, self.spec.max_tokens // 2), True
 
     def compute(self, batch: TextBatch) -> list[bytes]:
         """Answer every row, in forward passes of similar length.
@@ -169,8 +180,10 @@ class ModelBackend(BackendBase[ModelTeacher]):
         real = computed = 0
         # All passes are queued before the first result is copied: each copy would wait for the device.
         with torch.inference_mode(), self._get_modules(model).borrow() as module:
-            for picked in split_passes(encoded.lengths_B, self._max_tokens):
-                padded = task.collate(encoded, picked, padding)
+            self._warm(module, encoded, padding)
+            for picked, own in self._plan(encoded, padding):
+                padded = task.collate(encoded, picked, own)
+                self.shapes.add(tuple(tuple(each.shape) for each in padded.inputs.values()))
                 queued.append((picked, task.start_answers(module, padded.to(device), info.columns)))
                 real += padded.real_tokens
                 computed += padded.computed_tokens
@@ -180,6 +193,35 @@ class ModelBackend(BackendBase[ModelTeacher]):
             for row, answer in zip(picked, pending.encode(arrays), strict=True):
                 answers[row] = answer
         return answers, real, computed
+
+    def _plan(self, encoded: EncodedRows, padding: Padding) -> list[tuple[list[int], Padding]]:
+        """Return the rows of each pass, and how they are padded."""
+        if not self.has_few_shapes or padding.shapes != "longest":
+            return [(picked, padding) for picked in split_passes(encoded.lengths_B, self._max_tokens)]
+        return [
+            (picked, shape.apply(padding)) for picked, shape in plan_passes(encoded, self._make_buckets())
+        ]
+
+    def _make_buckets(self) -> Buckets:
+        targets = self.spec.task.target_positions if isinstance(self.spec.task, LanguageTask) else 0
+        return make_buckets(self.describe().max_length, targets, self._max_tokens)
+
+    def _warm(self, module: Any, encoded: EncodedRows, padding: Padding) -> None:
+        """Run every shape once on a GPU, before the first pass: the first pass of a shape is slow there."""
+        if self._is_warm or not self.has_few_shapes or padding.shapes != "longest" or not len(encoded):
+            return
+        self._is_warm, begun = True, time.perf_counter()
+        task, device, row = self._task(), torch.device(self.spec.device), int(encoded.lengths_B.argmin())
+        shapes = [
+            shape for shape in self._make_buckets().list_shapes() if shape.length >= encoded.lengths_B[row]
+        ]
+        for shape in shapes:
+            padded = task.collate(encoded, [row], shape.apply(padding)).to(device)
+            task.start_answers(module, padded, self.describe().columns)
+        log.info(
+            "teacher %s: %d shapes of passes were run once in %.1f s",
+            self.spec.name, len(shapes), time.perf_counter() - begun,
+        )  # fmt: skip
 
     def time(self, batch: TextBatch) -> Timing | None:
         """Measure what a text takes, by passes over these rows that count nowhere else.
@@ -223,7 +265,12 @@ class ModelBackend(BackendBase[ModelTeacher]):
         with self._lock:
             if self._modules is None:
                 module = self._get_headless(model) if self.spec.task.language else model.model
-                self._modules = ModulePool(module, 1 if self.spec.device.startswith("cuda") else MOST_TWINS)
+                is_gpu = self.spec.device.startswith("cuda")
+                if is_gpu:
+                    # In half precision cuDNN's attention plans each new shape anew, for a third of a second; flash and
+                    # memory-efficient attention do not.
+                    torch.backends.cuda.enable_cudnn_sdp(False)
+                self._modules = ModulePool(module, 1 if is_gpu else MOST_TWINS)
             return self._modules
 
     def _get_headless(self, model: models.TextModel) -> Headless:
