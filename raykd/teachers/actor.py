@@ -168,6 +168,17 @@ def _count_resident_bytes() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
+def _set_tokenizer_threads(is_gpu: bool) -> None:
+    """Let the tokenizers library cut a batch's texts on several threads, where the forward passes need none."""
+    # On a CPU its threads would compete with torch's for the actor's cores, and warn about the fork.
+    os.environ["TOKENIZERS_PARALLELISM"] = "true" if is_gpu else "false"
+    if is_gpu:
+        import torch
+
+        share = (os.cpu_count() or 1) // max(1, torch.cuda.device_count())
+        os.environ.setdefault("RAYON_NUM_THREADS", str(max(1, min(8, share))))
+
+
 class TeacherActor:
     """The teachers of one group in one process; a pool makes it a Ray actor.
 
@@ -177,15 +188,14 @@ class TeacherActor:
     """
 
     def __init__(self, specs: Sequence[TeacherSpec], threads: int) -> None:
-        # Its threads would compete with torch's for the actor's cores, and warn about the fork.
-        os.environ["TOKENIZERS_PARALLELISM"] = "false"
         self._threads = threads
+        self._overlaps = any(spec.device.startswith("cuda") for spec in specs)
+        _set_tokenizer_threads(self._overlaps)
         self._set_threads()
         self._teachers = {spec.name: Teacher(spec) for spec in specs}
         self._is_stored = any(spec.store is not None for spec in specs)
         self._exclusive = threading.Lock()
         self._lent = LentThreads()
-        self._overlaps = any(spec.device.startswith("cuda") for spec in specs)
         self._coalescer = Coalescer(self._answer_group, self._set_threads, self._count_spare)
 
     def _set_threads(self) -> None:

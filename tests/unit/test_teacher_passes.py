@@ -24,6 +24,7 @@ from raykd.models.lm import Headless
 from raykd.tasks import CausalLM, Classification, language
 from raykd.tasks.language import HiddenAnswers, SampledAnswers, TopKAnswers
 from raykd.teachers.backends import model as model_backend
+from raykd.teachers.backends.token_memory import TokenMemory
 from raykd.teachers.teacher import Teacher
 from tests.fakes import LABELS, model_spec, save_transformer, text_batch, texts_and_labels
 from tests.unit.test_tasks_language import batch, made
@@ -139,3 +140,53 @@ def test_rows_that_are_alike_are_encoded_as_one_by_one() -> None:
         assert encode_rows(answer, np.asarray(counts), finite) == wanted
     with pytest.raises(ValueError, match="6 units in all"):
         encode_rows(answer, np.asarray([1, 1]), finite)
+
+
+def test_teachers_that_cut_texts_alike_tokenise_a_batch_once(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = save_transformer(tmp_path / "other")
+    (other / "tokenizer.json").write_bytes((directory / "tokenizer.json").read_bytes())
+    encoded: list[int] = []
+    encode = Classification.encode
+
+    def counted(self: Classification, tokenizer: Any, rows: Any) -> Any:
+        encoded.append(len(rows))
+        return encode(self, tokenizer, rows)
+
+    task, memory = Classification(max_length=64), TokenMemory()
+    monkeypatch.setattr(model_backend, "TOKENS", memory)
+    settings: dict[str, Any] = {"labels": LABELS, "task": task, "dtype": "float32"}
+    teachers = [Teacher(model_spec(name="t", path=str(path), **settings)) for path in (directory, other)]
+    first, second = text_batch(texts_and_labels(20)[0]), text_batch(texts_and_labels(25)[0][20:])
+    wanted = [teacher.answer(first).bodies for teacher in teachers]
+    memory.__init__()  # type: ignore[misc]  # without what the self-test has asked
+    monkeypatch.setattr(Classification, "encode", counted)
+    assert [teacher.answer(first).bodies for teacher in teachers] == wanted
+    assert encoded == [20] and memory.hits == 1
+    teachers[0].answer(second)
+    assert encoded == [20, 5]
+    longer = Teacher(model_spec(name="t", path=str(other), **{**settings, "max_length": 9}))
+    longer.answer(first)
+    assert 20 in encoded[2:]  # cut elsewhere, so cut anew
+
+
+def test_the_memory_of_tokens_is_bounded_and_forgets_the_oldest() -> None:
+    class Encoding:
+        language = False
+
+        def model_dump_json(self) -> str:
+            return ""
+
+        def encode(self, tokenizer: Any, rows: Any) -> Any:
+            return Mock(fields={"input_ids": [np.zeros(10, np.int64)] * len(rows)})
+
+    memory, task, tokenizer = TokenMemory(most_bytes=400), Encoding(), object()
+    batches = [text_batch([f"{number} {i}" for i in range(2)]) for number in range(3)]  # 160 bytes each
+    kept = [memory.encode(task, tokenizer, b"cut", rows) for rows in batches]  # type: ignore[arg-type]
+    assert memory.encode(task, tokenizer, b"cut", batches[2]) is kept[2]  # type: ignore[arg-type]
+    assert memory.encode(task, tokenizer, b"cut", batches[1]) is kept[1]  # type: ignore[arg-type]
+    assert memory.encode(task, tokenizer, b"cut", batches[0]) is not kept[0]  # type: ignore[arg-type]
+    assert memory._held <= 400 and memory.hits == 2
+    assert memory.encode(task, tokenizer, None, batches[0]) is not kept[0]  # type: ignore[arg-type]
+    assert memory.hits == 2

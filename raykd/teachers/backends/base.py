@@ -54,6 +54,7 @@ class BackendBase(ABC, Generic[T]):
         teacher: The teacher's configuration.
         forwarded: Rows that were computed.
         finding: What a self-test found of how rows share a forward pass; None before it, and for a kind that has none.
+        has_few_shapes: Whether forward passes have one of a few shapes (`raykd.text.buckets`), as on a GPU.
     """
 
     is_concurrent: ClassVar[bool] = False
@@ -64,6 +65,7 @@ class BackendBase(ABC, Generic[T]):
         self.teacher = cast(T, spec.teacher)
         self.forwarded = 0
         self.finding: PaddingFinding | None = None
+        self.has_few_shapes = False
 
     @abstractmethod
     def describe(self) -> TeacherInfo:

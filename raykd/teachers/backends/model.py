@@ -37,6 +37,7 @@ from raykd.teachers.backends.base import BackendBase
 from raykd.teachers.backends.copies import start_copies
 from raykd.teachers.backends.modules import ModulePool
 from raykd.teachers.backends.precision import choose_precision
+from raykd.teachers.backends.token_memory import TOKENS, name_tokenizer
 from raykd.teachers.spec import TeacherInfo, TeacherSpec
 from raykd.teachers.timing import Timing, measure_time
 from raykd.text.batch import TextBatch
@@ -70,10 +71,10 @@ class ModelBackend(BackendBase[ModelTeacher]):
         self._max_tokens = spec.max_tokens
         self._real_tokens = self._computed_tokens = 0
         self.has_few_shapes = spec.device.startswith("cuda")
-        """Whether passes have one of a few shapes (`raykd.text.buckets`)."""
         self.shapes: set[tuple[tuple[int, ...], ...]] = set()
         """Shapes of the inputs of all passes so far."""
         self._is_warm = False
+        self._tokenizer_name: tuple[bytes | None] | None = None
 
     def describe(self) -> TeacherInfo:
         """Return what the teacher is, from its directory (a hub name is downloaded to one first).
@@ -174,7 +175,7 @@ class ModelBackend(BackendBase[ModelTeacher]):
         """Return the answer to every row (None where it is not finite), and tokens before and after padding."""
         model, info, batch = self.load(), self.describe(), batch.with_codes(self.teacher.language_codes)
         task = self._task()
-        encoded = task.encode(model.tokenizer, batch)
+        encoded = TOKENS.encode(task, model.tokenizer, self._name_tokenizer(model), batch)
         device = torch.device(self.spec.device)
         queued: list[tuple[list[int], PendingRows]] = []
         real = computed = 0
@@ -272,6 +273,12 @@ class ModelBackend(BackendBase[ModelTeacher]):
                     torch.backends.cuda.enable_cudnn_sdp(False)
                 self._modules = ModulePool(module, 1 if is_gpu else MOST_TWINS)
             return self._modules
+
+    def _name_tokenizer(self, model: models.TextModel) -> bytes | None:
+        with self._lock:
+            if self._tokenizer_name is None:
+                self._tokenizer_name = (name_tokenizer(model.tokenizer, self._find_folder()),)
+            return self._tokenizer_name[0]
 
     def _get_headless(self, model: models.TextModel) -> Headless:
         if self._headless is None:
