@@ -1,12 +1,14 @@
 """Prepare the process of the command line for libraries that expect an ordinary environment.
 
-Turns warnings as errors off, removes the working directory from the module path, and sets a user name and a home if
-they are missing. Runs before anything heavy is imported. A program that imports raykd keeps its own environment.
+Turns warnings as errors off, removes the working directory from the module path, sets a user name and a home if they
+are missing, and lets the garbage collector look less often. Runs before anything heavy is imported. A program that
+imports raykd keeps its own environment.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import pwd
 import stat
@@ -16,6 +18,10 @@ from pathlib import Path
 
 _LIBRARIES = {"datasets", "deepspeed", "mlflow", "numpy", "pandas", "pydantic", "ray", "rich", "safetensors",
               "tokenizers", "torch", "transformers", "typer", "yaml"}  # fmt: skip
+
+GC_THRESHOLDS = (50_000, 20, 100)
+"""Python's are 700, 10, 10. Imports make hundreds of thousands of objects and no garbage: with Python's thresholds a
+sixth of the CPU time of `raykd check` went into 760 collections, with these there are 24."""
 
 
 def prepare_process() -> None:
@@ -27,6 +33,7 @@ def prepare_process() -> None:
     )  # Ray reads it on import; a run cannot be driven through Ray Client
     _set_user_name()
     _set_home()
+    gc.set_threshold(*GC_THRESHOLDS)
 
 
 def find_shadowing_files() -> list[Path]:

@@ -14,7 +14,7 @@ import json
 import lzma
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -148,8 +148,12 @@ def _derive_seed(source: Embedded, language: str, corpus: str, what: str) -> str
     return f"{source.seed}/{language}/{source.split}/{middle}{what}"
 
 
-def _read_records(source: Embedded, language: str, corpus: str) -> list[object]:
-    """Records of a language; seed 0 takes them in the order of the file, any other seed in an order of its own."""
+@lru_cache(maxsize=16)
+def _read_records(source: Embedded, language: str, corpus: str) -> tuple[object, ...]:
+    """Records of a language; seed 0 takes them in the order of the file, any other seed in an order of its own.
+
+    Kept, since teachers and student read the same ones; a corpus is a few megabytes.
+    """
     file = Path(__file__).parent / corpus / f"{language}-{source.split}.jsonl.xz"
     with lzma.open(file, "rt", encoding="utf-8") as stream:
         lines = list(stream)
@@ -162,7 +166,7 @@ def _read_records(source: Embedded, language: str, corpus: str) -> list[object]:
     if source.seed:
         random = Random(_derive_seed(source, language, corpus, "order"))
         lines = [line for _, line in sorted((random.random(), line) for line in lines)]
-    return [json.loads(line) for line in lines[: source.rows_per_language]]
+    return tuple(json.loads(line) for line in lines[: source.rows_per_language])
 
 
 def _build_row(record: Any, form: RowForm, noise: Random, share: float, labels: Sequence[str]) -> _Row:
