@@ -33,7 +33,7 @@ class Objectives:
 
     base: RunConfig
 
-    def config(self, sample: Mapping[str, Any]) -> RunConfig:
+    def build_run(self, sample: Mapping[str, Any]) -> RunConfig:
         """The base with these keys of its objective."""
         tree = self.base.model_dump(mode="json")
         return RunConfig.model_validate(overlay(tree, {"objective": dict(sample)}))
@@ -123,7 +123,7 @@ class Probe(TrialRank):
             "seconds": seconds,
             "cpu": cpu,
             "fetching": fetching,
-            "calls": arms["stored"][0]._source.replicas.calls,
+            "calls": arms["stored"][0].trainer.source.replicas.calls,
         }
 
     def _stepping(self, sample: Mapping[str, Any]) -> tuple[Any, Iterator[Any]]:

@@ -213,7 +213,24 @@ def send_points(
         points: Points of the curves.
         names: Returns the key of a metric's name.
     """
-    from mlflow.entities import Metric, RunTag
+    from mlflow.entities import RunTag
+
+    metrics, odd = make_metrics(points, names)
+    tags = [RunTag(key, value) for key, value in odd.items()]
+    log_rows(client, run_id, "metrics", metrics)
+    log_rows(client, run_id, "tags", tags)
+
+
+def make_metrics(
+    points: Sequence[Point], names: Callable[[str], str] = make_mlflow_key
+) -> tuple[list[Metric], dict[str, str]]:
+    """Return the finite values of points as MLflow's metrics, and the others as tags.
+
+    Args:
+        points: Points of the curves.
+        names: Returns the key of a metric's name.
+    """
+    from mlflow.entities import Metric
 
     metrics, odd = [], {}
     for point in points:
@@ -222,9 +239,7 @@ def send_points(
                 metrics.append(Metric(names(name), float(value), point.time_ms, point.step))
             else:
                 odd[names(f"non_finite.{name}")] = f"{value} at step {point.step}"
-    tags = [RunTag(key, value) for key, value in odd.items()]
-    log_rows(client, run_id, "metrics", metrics)
-    log_rows(client, run_id, "tags", tags)
+    return metrics, odd
 
 
 def log_tags(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:

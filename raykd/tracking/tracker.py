@@ -42,6 +42,7 @@ from raykd.tracking.delivery.operations import (
 )
 from raykd.tracking.delivery.outbox import SPOOL, Outbox, describe_error, logger
 from raykd.tracking.delivery.unrecorded import UnrecordedRun, find_run_folder, note_unrecorded
+from raykd.tracking.ended import EndedRun, record_ended_run
 from raykd.tracking.opening import OpenedRun, open_run
 from raykd.tracking.packing import check_student_folder
 from raykd.tracking.stores.database import identify_file
@@ -231,6 +232,15 @@ class Tracker:
         below = f"tags.`{PARENT}` = '{self.run_id}' and tags.`mlflow.runName` = '{name}'"
         found = self._client.search_runs([self.experiment_id], below, max_results=1)
         return str(found[0].info.run_id) if found else None
+
+    def record_child(self, child: EndedRun) -> tuple[str | None, bool]:
+        """Record a run below this one that has ended already; see `record_ended_run`.
+
+        Where MLflow is known to be away, nothing is tried.
+        """
+        if self._client is None or self._outbox.down:
+            return None, False
+        return record_ended_run(self._client, self.experiment_id, self.run_id, child)
 
     def finish(self, status: Status = "FINISHED", timeout_s: float = FINISH_S) -> None:
         """Send what waits, end the run, and say where the rest is if MLflow is gone. Does not raise.

@@ -2,8 +2,8 @@
 
 Decision record: Tune's own MLflow callback ends the whole sweep when the server dies. Here Tune's thread only writes
 the journal. Points of the curves arrive by the same mailbox as in `raykd train`, and one thread sends them to MLflow,
-one child run per trial. A child is opened with its trial's first point and ended after the last one. If the driver is
-killed, MLflow may miss ends and points; the next start of the sweep sends both again, and MLflow drops duplicates.
+one child run per trial (see `TrialRuns`). If the driver is killed, MLflow may miss ends and points; the next start of
+the sweep sends both again, and MLflow drops duplicates.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import queue
 import re
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -22,12 +21,10 @@ from ray.tune import Callback
 
 from raykd.checkpoint.curves import Curves
 from raykd.cluster.listening import listen
-from raykd.driver.session import ChildRuns
 from raykd.errors import RaykdError
 from raykd.folders.folder import RunFolder
 from raykd.parse import JsonObject
 from raykd.point import Point
-from raykd.report.key_names import name_mlflow_params
 from raykd.report.sweeps.trial_table import describe_sample
 from raykd.report.sweeps.trials import TrialRow
 from raykd.tracking import Tracker
@@ -35,6 +32,7 @@ from raykd.tuning.checks.refusals import extract_reason
 from raykd.tuning.journal import Journal, TrialStatus
 from raykd.tuning.messages import INVALID_RUN
 from raykd.tuning.progress import SweepProgress
+from raykd.tuning.trial_runs import TrialRuns
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial as TuneTrial
@@ -46,96 +44,6 @@ MAX_CAUSE_LENGTH = 8000
 """Most characters kept of a trial's error. log.txt has the whole text."""
 REOPEN_AFTER_S = 30.0
 """Seconds to wait after a trial's MLflow run could not be opened. Each attempt takes seconds."""
-MLFLOW_STATUS: dict[str, Any] = {
-    "finished": "FINISHED",
-    "stopped": "KILLED",
-    "failed": "FAILED",
-    "diverged": "FAILED",
-    "interrupted": "KILLED",
-}
-"""Status in MLflow by how a trial ended. The tag raykd.trial tells a stopped trial from an interrupted one."""
-
-
-class TrialRuns:
-    """The MLflow child runs of a sweep, one per trial. Used by one thread.
-
-    Args:
-        parent: The sweep's run.
-        folder: The sweep's folder. Its state says which children exist and which have ended.
-        journal: The results of the trials.
-        curves: The points of the trials.
-        higher_is_better: Direction of the metric.
-        resumed: Whether the sweep continues. A killed driver may have left a child that the state does not name.
-    """
-
-    def __init__(
-        self,
-        parent: Tracker,
-        folder: RunFolder,
-        journal: Journal,
-        curves: Curves,
-        higher_is_better: bool,
-        resumed: bool,
-    ) -> None:
-        self._parent, self._folder, self._journal, self._curves = parent, folder, journal, curves
-        self._higher, self._resumed = higher_is_better, resumed
-        self._children = ChildRuns(parent, folder)
-
-    @property
-    def open(self) -> dict[str, Tracker]:
-        """Runs that have not ended, by trial."""
-        return self._children.open
-
-    def open_run(self, name: str) -> Tracker:
-        """Return the trial's run. It is opened when first needed; a resumed sweep finds the earlier one."""
-        if name not in self.open:
-            spool = self._spool / name
-            spool.mkdir(parents=True, exist_ok=True)
-            run = self._children.start(
-                name,
-                params=name_mlflow_params(self._journal.trials[name].sample),
-                tags={"raykd.role": "trial", "raykd.trial": "running"},
-                directory=spool,
-                find=self._parent.find_child if self._resumed else lambda name: None,
-            )
-            run.log_points(self._curves.by_job.get(name, ()))
-        return self.open[name]
-
-    @property
-    def _spool(self) -> Path:
-        return self._folder.path / "spool"
-
-    def remove_spool(self) -> None:
-        """Remove the folder of unsent points if MLflow has taken all of them."""
-        with contextlib.suppress(OSError):  # not there, or not empty
-            self._spool.rmdir()
-
-    def list_unended(self) -> list[tuple[str, str]]:
-        """Return (name, status) of finished trials whose MLflow run may still be open.
-
-        If the sweep's own run had to be replaced by a new one, these are all finished trials.
-        """
-        heard = set() if self._parent.replaced else set(self._folder.state.get("ended", ()))
-        over = [t for t in self._journal.trials.values() if t.status is not None and t.name not in heard]
-        return [(t.name, t.status) for t in over if t.status is not None and t.status != "failed"]
-
-    def end(self, name: str, status: str) -> None:
-        """End a trial's run with its best score and its status."""
-        row = self._journal.trials[name].row(self._higher)
-        tracker = self.open_run(name)
-        if row.best is not None:
-            values = {"objective": row.best.score, "best_step": float(row.best.step)}
-            tracker.log_points([Point(row.best.step, values)])
-        tags = {"raykd.trial": status}
-        if row.error:
-            tags["raykd.error"] = row.error
-        tracker.set_tags(tags)
-        tracker.finish(MLFLOW_STATUS[status])
-        del self.open[name]
-        if status != "interrupted":
-            self._folder.write_state(ended=[*self._folder.state.get("ended", ()), name])
-        with contextlib.suppress(OSError):  # not empty where MLflow did not take everything
-            (self._spool / name).rmdir()
 
 
 class TuneCallback(Callback):
@@ -240,7 +148,7 @@ class TuneCallback(Callback):
             with listen(self._take, name="raykd-sweep"):
                 yield
         finally:
-            for name in list(self._runs.open):
+            for name in [*self._runs.open, *self._runs.waiting]:
                 # A point that came after the end of a trial opened its run again.
                 status = self._journal.trials[name].status or "interrupted"
                 self._guard(self._runs.end, name, status)
@@ -262,6 +170,8 @@ class TuneCallback(Callback):
                 self._progress.print_note(name, event.text)
             if name is not None and event.kind == "point":
                 self._guard(self._record_point, name, event.point)
+        for name in self._runs.list_due():
+            self._guard(self._open_run, name)
         for name, status in ends:
             self._ended += 1
             self._guard(self._runs.end, name, status)
@@ -271,15 +181,18 @@ class TuneCallback(Callback):
                 self._guard(self._tracker.log_points, [point])
 
     def _record_point(self, name: str, point: Point) -> None:
-        """Write a point to the curves, then to MLflow. Opening a run sends all points of the file, this one too."""
+        """Write a point to the curves, then to MLflow. A run that is not open gets its points when it is opened."""
         known = name in self._runs.open
         fresh = self._curves.add(name, point)
         if known and fresh is not None:
             self._runs.open_run(name).log_points([fresh])
-        elif not known and time.monotonic() >= self._open_from:
-            self._open_from = (
-                time.monotonic() + REOPEN_AFTER_S
-            )  # do not try for every point while MLflow is away
+        elif not known:
+            self._runs.wait(name)
+
+    def _open_run(self, name: str) -> None:
+        """Open the run of a trial that goes on. While MLflow is away this is not tried again and again."""
+        if time.monotonic() >= self._open_from:
+            self._open_from = time.monotonic() + REOPEN_AFTER_S
             self._runs.open_run(name)
             self._open_from = 0.0
 
