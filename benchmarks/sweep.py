@@ -1,13 +1,17 @@
 """What a sweep costs: raykd against a plain Ray Tune sweep whose trials each load their own teachers.
 
-Usage: python -m benchmarks.sweep --data DIR [--trials 8,16,32] [--plain-trials 4,8] [--only slope,step] [--json FILE]
+Usage: python -m benchmarks.sweep --data DIR [--trials 8,16,32,256] [--plain-trials 4,8] [--only slope,step] [--one]
 
 DIR holds sentiment/{zh,en,fr}/{train,validation}.jsonl with text, label and lang. Teachers: three of 6 layers x 384
 that all answer every row; student: 2 layers x 128, batch 32; random weights; a trial is --steps steps over two epochs
 and two evaluations; random search over alpha and temperature, no early stopping, a trial a core. Both arms are
 commands in processes of their own, timed from start to end: `raykd sweep SPACE.yaml` in an empty output folder, and a
 function for ray.tune that loads its teachers in every trial (float32, texts padded to 128, one thread a trial). The
-plain arm is measured for --plain-trials and follows its line beyond. All ratios are within one run of this command.
+plain arm is measured for --plain-trials and follows its line beyond; raykd's sweeps are all run.
+
+All ratios are within one run of this command, or within the starts of one `--one`: each start makes the next measurement
+that is missing and ends, in less than ten minutes, and the table grows. `until python -m benchmarks.sweep ... --one; do
+:; done` goes on to the last (exit code 0; 1 while something is missing).
 
 Measured, and what each figure is: --only takes any of
   forwards   rows that teachers computed, in a sweep, after a kill of its driver, in a second sweep
@@ -32,6 +36,8 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +46,8 @@ from benchmarks.sweep_parts.setting import Setting, make
 
 INSIDE = ("bare", "step", "memory", "store", "fill", "reporting", "tokens")
 """Measurements that are made inside of processes, see `sweep_parts.inside`."""
+LARGE = 64
+"""Trials above which a sweep is run once, whatever --repeats says."""
 
 
 def numbers(text: str) -> list[int]:
@@ -56,17 +64,18 @@ def options_of() -> argparse.Namespace:
     parser.add_argument(
         "--work", type=Path, default=Path("runs/benchmark-sweep"), help="where all is written"
     )
-    parser.add_argument("--trials", type=numbers, default=[8, 16, 32], help="of the raykd arm")
+    parser.add_argument("--trials", type=numbers, default=[8, 16, 32, 256], help="of the raykd arm")
     parser.add_argument("--plain-trials", type=numbers, default=[4, 8], help="of the plain arm")
-    parser.add_argument("--steps", type=int, default=48, help="of a trial; 16 texts each")
+    parser.add_argument("--steps", type=int, default=32, help="of a trial; 16 texts each")
     parser.add_argument("--validation", type=int, default=60, help="texts of an evaluation")
     parser.add_argument("--teacher", type=numbers, default=[6, 384], help="layers,hidden of a teacher")
     parser.add_argument("--cores", type=int, default=2, help="CPUs of the cluster; a trial holds one")
-    parser.add_argument("--repeats", type=int, default=3, help="of each raykd sweep, and inside of processes")
+    parser.add_argument("--repeats", type=int, default=3, help="of raykd's sweeps, and inside of processes")
     parser.add_argument("--rounds", type=int, default=20, help="of alternating blocks of steps")
     parser.add_argument("--only", type=lambda text: text.split(","), default=None, help="figures, see above")
     parser.add_argument("--json", type=Path, default=None, help="raw measurements, written as they come")
     parser.add_argument("--go-on", action="store_true", help="keep what --json has of the same setting")
+    parser.add_argument("--one", action="store_true", help="make the next missing measurement, then end")
     parser.add_argument(
         "--arm", default=None, help="one arm in this process: plain or inside; for the command itself"
     )
@@ -105,42 +114,67 @@ class Measurements:
         self.path.write_text(json.dumps(tree, indent=1), encoding="utf-8")
 
 
-def measure(options: argparse.Namespace, kept: Measurements, needed: set[str]) -> None:
-    """All measurements that are needed and not there yet."""
+Measurement = tuple[str, Callable[[], None]]
+"""What is measured, and the call that measures and keeps it."""
+
+
+def list_missing(options: argparse.Namespace, kept: Measurements, needed: set[str]) -> list[Measurement]:
+    """The measurements that are needed and not there yet, in their order."""
     setting, found = kept.setting, kept.found
-    if "raykd" in needed:
-        _raykd(options, kept)
-    if "plain" in needed:
-        for trials in options.plain_trials:
-            walls = found.setdefault("plain", {})
-            if str(trials) not in walls:
-                kept.say(f"plain sweep of {trials} trials")
-                walls[str(trials)] = arms.plain(setting, trials)
-                kept.say(f"  {walls[str(trials)]['wall']:.1f} s")
-                kept.keep()
+    missing = _list_raykd(options, kept) if "raykd" in needed else []
+    for trials in options.plain_trials if "plain" in needed else ():
+        if str(trials) not in found.get("plain", {}):
+            missing.append((f"plain sweep of {trials} trials", partial(_measure_plain, kept, trials)))
     if "restart" in needed and "restart" not in found:
-        kept.say("a sweep that is killed and resumed, then a second one")
-        found["restart"] = arms.restarted(setting, min(options.trials))
-        kept.keep()
+        missing.append(
+            (
+                "a sweep that is killed and resumed, then a second one",
+                lambda: found.update(restart=arms.restarted(setting, min(options.trials))),
+            )
+        )
     parts = [part for part in INSIDE if part in needed and part not in found]
-    if parts:
-        kept.say(f"inside of processes: {', '.join(parts)}")
-        found |= _inside(options, setting, parts)
-        kept.keep()
+    for group in [[part] for part in parts] if options.one else [parts] * bool(parts):
+        text = f"inside of processes: {', '.join(group)}"
+        missing.append((text, partial(lambda group: found.update(_inside(options, setting, group)), group)))
+    return missing
 
 
-def _raykd(options: argparse.Namespace, kept: Measurements) -> None:
+def _list_raykd(options: argparse.Namespace, kept: Measurements) -> list[Measurement]:
     """Sweeps of all sizes in turn, so that a slow quarter of an hour does not meet one size alone."""
     runs = kept.found.setdefault("raykd", {})
+    missing: list[Measurement] = []
     for number in range(options.repeats):
         for trials in options.trials:
-            done = runs.setdefault(str(trials), [])
-            if len(done) <= number:
-                kept.say(f"raykd sweep of {trials} trials, {number + 1} of {options.repeats}")
-                output = arms.fresh(kept.setting.work / "output")
-                done.append(arms.served(kept.setting, f"sweep-{trials}", trials, output))
-                kept.say(f"  {done[-1]['wall']:.1f} s{', noisy' if done[-1]['noisy'] else ''}")
-                kept.keep()
+            wanted = number < (1 if trials > LARGE else options.repeats)
+            if wanted and len(runs.get(str(trials), [])) <= number:
+                text = f"raykd sweep of {trials} trials, {number + 1} of {options.repeats}"
+                missing.append((text, partial(_measure_raykd, kept, trials)))
+    return missing
+
+
+def _measure_raykd(kept: Measurements, trials: int) -> None:
+    output = arms.fresh(kept.setting.work / "output")
+    run = arms.served(kept.setting, f"sweep-{trials}", trials, output)
+    kept.found.setdefault("raykd", {}).setdefault(str(trials), []).append(run)
+    kept.say(f"  {run['wall']:.1f} s, {run['own_cpu']:.1f} CPU s{', noisy' if run['noisy'] else ''}")
+
+
+def _measure_plain(kept: Measurements, trials: int) -> None:
+    run = arms.plain(kept.setting, trials)
+    kept.found.setdefault("plain", {})[str(trials)] = run
+    kept.say(f"  {run['wall']:.1f} s, {run['own_cpu']:.1f} CPU s{', noisy' if run['noisy'] else ''}")
+
+
+def measure(options: argparse.Namespace, kept: Measurements, needed: set[str]) -> int:
+    """Make the measurements that are missing, or with --one the first of them; return how many are left."""
+    missing = list_missing(options, kept, needed)
+    for at, (text, run) in enumerate(missing, start=1):
+        kept.say(text)
+        run()
+        kept.keep()
+        if options.one:
+            return len(missing) - at
+    return 0
 
 
 def _inside(options: argparse.Namespace, setting: Setting, parts: list[str]) -> dict[str, Any]:
@@ -201,14 +235,19 @@ def main() -> None:
         data=options.data.resolve(), work=options.work.resolve(), steps=options.steps,
         validation=options.validation, cores=options.cores, layers=layers, hidden=hidden,
     )  # fmt: skip
-    kept = Measurements(options.json or setting.work / "results.json", setting, options.go_on)
+    keep = options.go_on or options.one
+    kept = Measurements(options.json or setting.work / "results.json", setting, keep)
     kept.say("rows and models")
     make(setting)
+    left = 0
     try:
-        measure(options, kept, {part for name in names for part in FIGURES[name][1]})
+        left = measure(options, kept, {part for name in names for part in FIGURES[name][1]})
     finally:
         report(kept, names)
         print(f"raw measurements: {kept.path}")
+    if left:
+        print(f"{left} measurements are missing: the same command goes on")
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -48,13 +48,15 @@ class Inside:
         self.config = RunConfig.model_validate(run_tree(setting, self.output))
         self.data: Dataset = load_data(self.config.data, Path.cwd())
         self._pool: TeacherPool | None = None
+        self.teacher_parameters = 0
         self.teacher_threads: dict[str, list[int]] = {}
         connect_ray(self.config.ray)
 
     def pool(self) -> TeacherPool:
         """Parked, every training text answered."""
         if self._pool is None:
-            self._pool, _ = start_pool(self.config, {})
+            self._pool, infos = start_pool(self.config, {})
+            self.teacher_parameters = sum(info.parameters for info in infos)
             self.teacher_threads["answering"] = self._threads(self._pool)
             label_rows(self._pool, self.data.train, self.config.objective.weighting, lambda done, total: None)
             self._pool.park()
@@ -120,8 +122,7 @@ class Inside:
                 found[name].append(ray.get(probe.memory.remote()))
                 ray.kill(probe)
                 time.sleep(1.0)
-        parameters = sum(info.parameters for infos in self.pool()._infos for info in infos[0])
-        return {**found, "teacher_parameters": parameters}
+        return {**found, "teacher_parameters": self.teacher_parameters}
 
     def store(self) -> dict[str, Any]:
         """Random rows of a store of many, and the bytes of one."""

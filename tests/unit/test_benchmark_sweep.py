@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks import sweep
 from benchmarks.sweep_parts.arms import Follower
 from benchmarks.sweep_parts.setting import Setting, run_tree, sweep_tree
 from benchmarks.sweep_parts.trials import on_the_line, times_of
@@ -72,3 +74,24 @@ def test_both_files_of_the_raykd_arm_are_valid(tmp_path: Path) -> None:
     assert setting.texts * 2 == config.train.steps * config.train.batch_size  # type: ignore[operator]
     assert sum(t.actor.num_cpus * t.actor.replicas for t in config.teachers) <= setting.cores
     assert sweep_tree(setting, "sweep-8", 8, tmp_path)["num_samples"] == 8
+
+
+def test_each_start_makes_one_missing_measurement_and_large_sweeps_are_made_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = {"wall": 1.0, "own_cpu": 2.0, "noisy": False}
+    monkeypatch.setattr(sweep.arms, "served", lambda setting, name, trials, output: {**run, "trials": trials})
+    monkeypatch.setattr(sweep.arms, "plain", lambda setting, trials: run)
+    monkeypatch.setattr(sweep, "_inside", lambda options, setting, parts: dict.fromkeys(parts, run))
+    options = Namespace(trials=[8, 256], plain_trials=[4], repeats=2, one=True)
+    setting = Setting(tmp_path, tmp_path)
+
+    def start() -> tuple[int, dict[str, Any]]:
+        kept = sweep.Measurements(tmp_path / "results.json", setting, keep=True)
+        return sweep.measure(options, kept, {"raykd", "plain", "bare", "step"}), kept.found
+
+    assert [start()[0] for _ in range(6)] == [5, 4, 3, 2, 1, 0]
+    left, found = start()
+    assert left == 0
+    assert {n: len(runs) for n, runs in found["raykd"].items()} == {"8": 2, "256": 1}
+    assert set(found) == {"raykd", "plain", "bare", "step"}
