@@ -28,12 +28,12 @@ from raykd.student.prepare import fit_tokenizer
 from raykd.teachers.groups import Group
 from raykd.teachers.pool_source import PoolSource
 from raykd.teachers.pools.named_pool import find_whole_pools, sum_resources_by_node
-from raykd.tuning.callback import TuneCallback
 from raykd.tuning.capacity import count_concurrent_trials
 from raykd.tuning.checks.trials import TrialCheck
 from raykd.tuning.journal import JOURNAL, Journal
 from raykd.tuning.messages import build_no_score_error
 from raykd.tuning.progress import SweepProgress
+from raykd.tuning.recording.callback import TuneCallback
 from raykd.tuning.suggest import Suggestions
 from raykd.tuning.trial_rank import TrialContext
 from raykd.tuning.tuner import TrialPlan, run_trials

@@ -21,7 +21,7 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 from raykd.environ import set_environment
 from raykd.runs.worker import list_worker_resources
 from raykd.spaces.search import Mode, Sampler
-from raykd.tuning.callback import TuneCallback
+from raykd.tuning.recording.callback import TuneCallback
 from raykd.tuning.suggest import Suggestions
 from raykd.tuning.trial import TrialHost
 from raykd.tuning.trial_rank import RunFactory, TrialContext

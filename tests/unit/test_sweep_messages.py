@@ -9,9 +9,9 @@ from typing import Any
 from ray.exceptions import RayActorError, RayTaskError
 
 from raykd.errors import ConfigError
-from raykd.tuning.callback import MAX_CAUSE_LENGTH, describe_cause
 from raykd.tuning.journal import Journal
 from raykd.tuning.messages import INVALID_RUN, build_no_score_error, format_trial_errors
+from raykd.tuning.recording.callback import MAX_CAUSE_LENGTH, describe_cause
 
 ERROR = ConfigError("train: two keys", got="batch_size 11", wanted="16", next_step="raise it")
 

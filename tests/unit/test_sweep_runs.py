@@ -12,9 +12,9 @@ import pytest
 from raykd.checkpoint.curves import Curves
 from raykd.point import Point
 from raykd.tracking import Tracker
-from raykd.tuning import trial_runs
 from raykd.tuning.journal import Journal
-from raykd.tuning.trial_runs import TrialRuns
+from raykd.tuning.recording import trial_runs
+from raykd.tuning.recording.trial_runs import TrialRuns
 
 CURVE = [
     Point(1, {"train/loss": 0.7}, 1_000),

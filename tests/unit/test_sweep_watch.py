@@ -11,8 +11,8 @@ import pytest
 from raykd.checkpoint.curves import Curves
 from raykd.errors import TrackingError
 from raykd.point import Point
-from raykd.tuning.callback import TuneCallback
 from raykd.tuning.journal import Journal
+from raykd.tuning.recording.callback import TuneCallback
 
 
 class Runs:

@@ -32,7 +32,7 @@ from raykd.tuning.checks.refusals import extract_reason
 from raykd.tuning.journal import Journal, TrialStatus
 from raykd.tuning.messages import INVALID_RUN
 from raykd.tuning.progress import SweepProgress
-from raykd.tuning.trial_runs import TrialRuns
+from raykd.tuning.recording.trial_runs import TrialRuns
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial as TuneTrial

@@ -1,0 +1,1 @@
+"""Record what trials report: `callback` writes journal and curves, `trial_runs` the child runs in MLflow."""
