@@ -112,9 +112,37 @@ def test_a_database_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as broken, pytest.raises(KeyboardInterrupt):
+        broken.setenv("RAYKD_CACHE", "/proc/none")  # no database was made before
         broken.setattr(utils, "_upgrade_db", killed)
         tracking_database.make_database(tmp_path / "mlflow.db")
     assert [(path.name, path.stat().st_size) for path in tmp_path.iterdir()] == [("mlflow.db", 0)]
+
+
+def test_a_database_from_the_cache_is_the_one_that_mlflow_makes(tmp_path, monkeypatch):
+    from mlflow.store.db import utils
+
+    theirs = tmp_path / "theirs.db"
+    client_of(build_sqlite_uri(theirs)).get_experiment("0")
+    monkeypatch.setenv("RAYKD_CACHE", str(tmp_path / "cache"))
+    tracking_database.make_database(tmp_path / "first.db")
+    monkeypatch.setattr(utils, "_upgrade_db", None)  # MLflow is not asked again
+    tracking_database.make_database(tmp_path / "second.db")
+
+    def dump(path):
+        with contextlib.closing(sqlite3.connect(path)) as database:
+            found = database.execute("SELECT type, name, sql FROM sqlite_master").fetchall()
+            # MLflow writes the constraints of a table in an order that differs from process to process.
+            schema = {
+                (kind, name): sorted(line.strip(" \t,") for line in (sql or "").splitlines())
+                for kind, name, sql in found
+            }
+            tables = sorted(name for kind, name in schema if kind == "table" and name != "experiments")
+            return schema, {name: database.execute(f'SELECT * FROM "{name}"').fetchall() for name in tables}
+
+    assert dump(tmp_path / "first.db") == dump(tmp_path / "second.db") == dump(theirs)
+    experiment = client_of(build_sqlite_uri(theirs)).get_experiment("0")
+    ours = client_of(build_sqlite_uri(tmp_path / "second.db")).get_experiment("0")
+    assert (ours.name, ours.artifact_location) == (experiment.name, experiment.artifact_location)
 
 
 def changed(made, path, sql=""):

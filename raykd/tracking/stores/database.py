@@ -1,10 +1,12 @@
 """Make the SQLite file that MLflow records in, whole or not at all, and check it before MLflow opens it.
 
 Decision record: MLflow makes a database in about 6 s, by some sixty migrations of the file that everybody sees. Two
-that begin at once break each other, and one that is killed leaves a torn file. raykd makes it beside, under another
-name, and gives it its own name in one step of the file system; whoever comes second finds it there and uses it. This
-needs no lock, which network file systems may not have. SQLite is asked what is wrong with a file that is there already
-(locked, torn, of another version of MLflow), since MLflow tries a hundred seconds and then says what it did last.
+that begin at once break each other, and one that is killed leaves a torn file. So MLflow makes one in a temporary
+folder, once for each installed version; its tables are kept as SQL (`raykd.cache`), which makes the next one in
+milliseconds. The file is written beside, under another name, and gets its own name in one step of the file system;
+whoever comes second finds it there and uses it. This needs no lock, which network file systems may not have. SQLite is
+asked what is wrong with a file that is there already (locked, torn, of another version of MLflow), since MLflow tries
+a hundred seconds and then says what it did last.
 """
 
 from __future__ import annotations
@@ -13,17 +15,19 @@ import contextlib
 import os
 import shlex
 import sqlite3
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
+from raykd.cache import load_or_compute
 from raykd.compat.mlflow_private import close_connections
 from raykd.errors import TrackingError
 from raykd.tracking.address import build_sqlite_uri, find_database_path, format_mlflow_command
-from raykd.tracking.stores.reading import read_schema
-from raykd.tracking.timeouts import silence_loggers
+from raykd.tracking.stores.reading import MLFLOW_LIBRARIES, read_schema, stamp_migrations
+from raykd.tracking.timeouts import disable_telemetry, silence_loggers
 
 LOCKED_S = 10.0
 """Seconds that another process may hold the database before it is called locked."""
@@ -186,27 +190,40 @@ def make_database(path: Path) -> None:
         TrackingError: The folder cannot be written.
         sqlite3.Error, MlflowException: As they raise it.
     """
-    from mlflow import MlflowClient
-
     check_folder(path)
+    script = load_or_compute("mlflow_databases", stamp_migrations, str, _dump_new_database, *MLFLOW_LIBRARIES)
     path.parent.mkdir(parents=True, exist_ok=True)
-    made, whole = (path.with_name(f".mlflow-{uuid.uuid4().hex[:12]}.db") for _ in range(2))
+    whole = path.with_name(f".mlflow-{uuid.uuid4().hex[:12]}.db")
     try:
-        with (
-            remove_misspelled_folders(build_sqlite_uri(made)),
-            silence_loggers("alembic", "mlflow.store.db.utils"),
-        ):
-            MlflowClient(tracking_uri=build_sqlite_uri(made), registry_uri=build_sqlite_uri(made))
-        # A copy, since MLflow keeps the first file open as long as this process lives.
-        with (
-            contextlib.closing(connect_database(made)) as source,
-            contextlib.closing(sqlite3.connect(whole)) as target,
-        ):
-            source.backup(target)
+        with contextlib.closing(sqlite3.connect(whole)) as database:
+            database.set_authorizer(_refuse_other_files)
+            database.executescript(script)
         _put_in_place(whole, path)
     finally:
-        for file in (made, whole):
-            file.unlink(missing_ok=True)
+        whole.unlink(missing_ok=True)
+
+
+def _dump_new_database() -> str:
+    """Let MLflow make a database, and return it as SQL.
+
+    MLflow's own experiment is left out: it names a folder of this process, and MLflow makes it where it is not there.
+    """
+    disable_telemetry()
+    from mlflow import MlflowClient
+
+    with tempfile.TemporaryDirectory(prefix="raykd-mlflow-") as folder:
+        made = Path(folder) / "new.db"
+        uri = build_sqlite_uri(made)
+        with remove_misspelled_folders(uri), silence_loggers("alembic", "mlflow.store.db.utils"):
+            MlflowClient(tracking_uri=uri, registry_uri=uri)
+        close_connections(uri)
+        with contextlib.closing(connect_database(made)) as database:
+            database.execute("DELETE FROM experiments")
+            return "\n".join(database.iterdump())
+
+
+def _refuse_other_files(action: int, *_: object) -> int:
+    return sqlite3.SQLITE_DENY if action == sqlite3.SQLITE_ATTACH else sqlite3.SQLITE_OK
 
 
 def _put_in_place(whole: Path, path: Path) -> None:

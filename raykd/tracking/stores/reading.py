@@ -19,6 +19,8 @@ from raykd.cache import load_or_compute
 from raykd.tracking.address import Experiment
 from raykd.tracking.timeouts import disable_telemetry
 
+MLFLOW_LIBRARIES = ("mlflow", "alembic", "sqlalchemy")
+"""Packages that decide how a database looks."""
 DEFAULT = "Default"
 """Name of the experiment that MLflow makes where it is not there; its id is 0."""
 
@@ -51,9 +53,7 @@ class StoredExperiment:
 @cache
 def read_schema() -> Schema:
     """Return what the installed MLflow wants of a database."""
-    return load_or_compute(
-        "mlflow", _stamp_migrations, Schema, _ask_mlflow, "mlflow", "alembic", "sqlalchemy"
-    )
+    return load_or_compute("mlflow", stamp_migrations, Schema, _ask_mlflow, "mlflow", "alembic", "sqlalchemy")
 
 
 def _find_migrations() -> Path:
@@ -63,7 +63,7 @@ def _find_migrations() -> Path:
     return Path(found.submodule_search_locations[0]) / "store" / "db_migrations"
 
 
-def _stamp_migrations() -> list[tuple[str, int, int]]:
+def stamp_migrations() -> list[tuple[str, int, int]]:
     """Return names, sizes and times of the files that define the schema."""
     folder = _find_migrations()
     found = [*sorted((folder / "versions").glob("*.py")), *sorted(folder.parent.rglob("*model*.py"))]
