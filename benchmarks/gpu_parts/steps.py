@@ -21,6 +21,7 @@ from benchmarks.gpu_parts.worlds import TEMPERATURES, World
 from raykd.answers.source import AnswerSlots, PendingBatch, SignalSource
 from raykd.answers.vocabularies import TeacherVocabulary
 from raykd.student.loop import TrainingLoop
+from raykd.student.prefetch import StepWork
 from raykd.teachers.source import ReadyBatch
 from raykd.text.batch import TextBatch
 
@@ -40,16 +41,23 @@ class _BlockEndError(Exception):
 
 
 class Stepper:
-    """Runs the steps of a loop in blocks, and calls back at each step's end."""
+    """Runs the steps of a loop in blocks, and calls back at each step's end.
+
+    Attributes:
+        loop: The loop.
+        waited_s: How long the student waited for answers in the timed steps of the last block.
+    """
 
     def __init__(self, loop: TrainingLoop) -> None:
         self.loop, self._step = loop, loop.step
         self._left = 0
+        self.waited_s = 0.0
         self._after: Callable[[int], None] = lambda done: None
         loop.step = self._watched  # type: ignore[method-assign]
 
-    def _watched(self, work: Any) -> None:
+    def _watched(self, work: StepWork) -> None:
         self._step(work)
+        self.waited_s += work.waited_s
         self._left -= 1
         self._after(self._left)
         if not self._left:
@@ -77,6 +85,8 @@ class Stepper:
             if left in (steps, 0):
                 wait_for(self.loop.device)
                 times.append(time.perf_counter())
+            if left == steps:
+                self.waited_s = 0.0
 
         self.run(steps + skipped, note)
         return (times[1] - times[0]) / steps

@@ -98,7 +98,7 @@ TOY = Size(
     wordpieces=600,
     teacher=Shape(2, 64, 2),
     student=Shape(2, 32, 2),
-    vocabulary=500,
+    vocabulary=600,
     rows=4,
     tokens=32,
     texts=16,
@@ -238,7 +238,7 @@ def build_language_world(size: Size, answers: Answers, *, count: int, seed: int 
 def _decoder(shape: Shape, size: Size) -> dict[str, Any]:
     return {
         "kind": "decoder", "architecture": "gpt2", **shape.as_settings(), "dropout": 0.0,
-        "max_positions": size.tokens, "vocab_size": max(size.vocabulary, 300),
+        "max_positions": size.tokens, "vocab_size": size.vocabulary,
     }  # fmt: skip
 
 
