@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Packs raykd and what it needs at run time into one file of about 31 MiB, for a GPU machine without a network.
+# Packs raykd, its benchmarks and what it needs at run time into one file of about 31 MiB, for a GPU machine without a network.
 #
 # Usage: tools/gpu_bundle.sh OUT [PART_MIB]
 #   OUT       folder to write to: wheels/ (kept, so that a second call downloads nothing), site/, raykd.txz.00, .01, ...
@@ -20,6 +20,7 @@
 #   unset PYTHONDONTWRITEBYTECODE; python3 -m compileall -q -j 0 site; python3 -c "import raykd.runs.train, deepspeed"
 #   python3 -m raykd.cli doctor
 #   python3 -m raykd.cli train RUN.yaml workers.num_gpus=0.5 teacher_defaults.actor.num_gpus=0.1
+#   python3 -m benchmarks.gpu --out figures                 # the table of docs/figures.md, in at most 8 minutes
 #
 # Bytecode first: without it every process compiles what it imports again, and a run has a driver, a controller, a worker
 # and the teachers, one after the other. Where there is no name server, entries of the machine's own name and address in
@@ -51,6 +52,7 @@ copy=$(mktemp -d); cp -r "$CLONE/raykd" "$CLONE/pyproject.toml" "$CLONE/README.m
 
 rm -rf "$OUT/site"; mkdir "$OUT/site"; cd "$OUT/site"
 for wheel in "$OUT"/wheels/*.whl; do unzip -qo "$wheel"; done
+cp -r "$CLONE/benchmarks" .
 # Not needed at run time.
 rm -rf ./*.data ray/jars ray/cpp ray/rllib ray/llm ray/dashboard/client mlflow/server/js mlflow/assistant/skills
 find . -type d \( -name tests -o -name test -o -name __pycache__ \) -prune -exec rm -rf {} +

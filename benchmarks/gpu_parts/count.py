@@ -1,4 +1,8 @@
-"""What `benchmarks.gpu --count` counts for a step on a CPU, beside the goals of an accelerator."""
+"""What `benchmarks.gpu --count` counts for a step on a CPU, beside the goals of an accelerator.
+
+Decision record: what raykd chooses by the device is counted as it chooses on a GPU: chunks of the size that a GPU with
+free memory takes, and a teacher's passes of few shapes.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
+from unittest.mock import patch
 
 import torch
 
@@ -32,6 +38,8 @@ from benchmarks.gpu_parts.worlds import (
     save_teacher,
 )
 from raykd.answers.source import SignalSource
+from raykd.distill import chunk_size
+from raykd.teachers.backends.model import ModelBackend
 from raykd.teachers.source import LocalSource
 from raykd.teachers.teacher import Teacher
 
@@ -119,7 +127,8 @@ def _count_language(answers: Answers, folder: Path) -> list[Counted]:
         spec = replace(save_teacher(world, size.teacher, size, folder / answers), dtype="float32")
         source = StoredSource(LocalSource([Teacher(spec)]))
         source.fill(world.prepared.train)
-    operators, syncs = count_step(world, source)
+    with patch.object(chunk_size, "CPU_BYTES", chunk_size.CUDA_BYTES):
+        operators, syncs = count_step(world, source)
     title = {"none": "gold labels", "top_k": "top-64", "hidden": "hidden states"}[answers]
     name = f"LM {size.rows} x {size.tokens} x {size.vocabulary}, bf16, {title}"
     found = [_waits(name, syncs)]
@@ -146,10 +155,12 @@ def _count_shapes(folder: Path, steps: int = 100, batches: int = 12) -> list[Cou
     with recording_shapes(vocabulary) as student:
         stepper.run(steps)
     stepper.close()
+    backend = cast("ModelBackend", teacher.backend)
+    backend.has_few_shapes = True
     with recording_shapes(vocabulary) as served:
         for number in range(batches):
             texts = make_texts(size.texts, mean=16, longest=60, seed=100 + number)
-            teacher.answer(make_rows(texts).without_labels())
+            backend.compute(make_rows(texts).without_labels())
     return [
         _shapes(f"student, {steps} steps of 32 reviews", student),
         _shapes(f"teacher, {batches} batches of {size.texts} reviews", served),

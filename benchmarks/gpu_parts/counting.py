@@ -2,12 +2,14 @@
 
 Decision record: there is no accelerator where raykd is developed, but most of what idles one can be counted without
 it. An operator that is no view is about a kernel. A wait of the host (`Syncs`) is told from an ordinary read of host
-memory by following each tensor: what is moved with an explicit ``torch.device`` lies *on the device* here, although
-both are the CPU, and so does everything that is computed from it. Tests use these counters as the benchmark does.
+memory by following each tensor: what is moved to an explicit ``torch.device("cpu")`` lies *on the device* here, and so
+does everything that is computed from it; all other tensors say that they lie on ``cpu:0``, which is the host. What
+`raykd.devices.copy_to_device` moves does not wait on a GPU. Tests use these counters as the benchmark does.
 """
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,6 +22,8 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from raykd.devices import copy_to_device
 
 VIEWS = frozenset((
     "_reshape_alias", "_unsafe_view", "alias", "as_strided", "detach", "diagonal", "expand", "lift_fresh",
@@ -131,6 +135,7 @@ class Syncs:
         return isinstance(tensor, torch.Tensor) and id(tensor.untyped_storage()) in self._held
 
 
+HOST = torch.device("cpu", 0)
 _READS = {torch.Tensor.tolist: "tolist", torch.Tensor.cpu: "cpu", torch.Tensor.numpy: "numpy"}
 _MAKERS = frozenset({torch.tensor, torch.as_tensor, torch.asarray})
 """Functions that copy values of the host to the device that they are given."""
@@ -145,6 +150,9 @@ class _Calls(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs, syncs = dict(kwargs or {}), self._syncs
+        if func == torch.Tensor.device.__get__:
+            device = func(*args, **kwargs)
+            return device if syncs.has(args[0]) or device.type != "cpu" else HOST
         device, here = _find_device(args, kwargs), bool(args) and syncs.has(args[0])
         if func in _READS and here:
             syncs.counts[_READS[func]] += 1
@@ -153,16 +161,16 @@ class _Calls(TorchFunctionMode):
         if func is torch.Tensor.to and device is not None:
             return self._move(func, args, kwargs, device, here)
         result = func(*args, **kwargs)
-        if isinstance(device, torch.device):
+        if _is_accelerator(device):
             if func in _MAKERS and not here:
                 syncs.counts["tensor to device"] += 1
             syncs.mark(result)
         return result
 
     def _move(self, func: Any, args: Any, kwargs: dict[str, Any], device: object, here: bool) -> Any:
-        syncs, waits = self._syncs, not kwargs.get("non_blocking", False)
+        syncs, waits = self._syncs, not (kwargs.get("non_blocking", False) or _is_queued())
         result = func(*args, **kwargs)
-        if not isinstance(device, torch.device):  # written as a name: "cpu"
+        if not _is_accelerator(device):
             if here and waits:
                 syncs.counts["to cpu"] += 1
             return syncs.release(result.clone()) if here else result
@@ -213,6 +221,17 @@ class _Results(TorchDispatchMode):
             if any(not syncs.has(each) for each in indices):
                 return "index from host"
         return ""
+
+
+def _is_accelerator(device: object) -> bool:
+    """Return whether a device stands for the accelerator; the name "cpu" and `HOST` are the host."""
+    return isinstance(device, torch.device) and device != HOST
+
+
+def _is_queued() -> bool:
+    """Return whether `raykd.devices.copy_to_device` makes the copy at hand."""
+    frame = sys._getframe(3)  # of the caller of Tensor.to
+    return frame.f_code is copy_to_device.__code__
 
 
 def _find_device(args: Any, kwargs: Mapping[str, Any]) -> object:

@@ -14,6 +14,7 @@ from benchmarks.gpu_parts.worlds import (
     Shape,
     build_language_world,
     build_texts_world,
+    make_language_texts,
     make_rows,
     make_texts,
 )
@@ -114,10 +115,8 @@ def _build_language_teacher(context: Context, answers: Answers) -> tuple[Teacher
 
     def batches() -> Iterator[TextBatch]:
         for seed in itertools.count(2):
-            rows = build_language_world(
-                context.size, answers, count=context.size.rows, seed=seed
-            ).prepared.train
-            yield rows.take(range(len(rows))).without_labels()
+            texts = make_language_texts(context.size, context.size.rows, seed)
+            yield make_rows(texts, targets=True).without_labels()
 
     return teacher, batches()
 

@@ -111,7 +111,7 @@ def _build_sweep(context: Context, folder: Path, trials: int, steps: int) -> dic
                 "languages": "all",
                 "path": str(folder / f"teacher-{i}"),
                 "on_poor": "warn",
-                "actor": actor,
+                "actor": dict(actor),
             }
             for i in range(TEACHERS)
         ],

@@ -153,6 +153,13 @@ def make_texts(count: int, *, mean: float, longest: int, seed: int, even: bool =
     return tuple(" ".join(part) for part in parts)
 
 
+def make_language_texts(size: Size, count: int, seed: int) -> tuple[str, ...]:
+    """Return texts that are `size.tokens` tokens, begin and end included, of a tokenizer of whole words."""
+    rng, words = np.random.default_rng(seed), np.asarray(make_words(size.vocabulary - 3))
+    drawn = words[rng.integers(len(words), size=(count, size.tokens - 2))]
+    return tuple(" ".join(row) for row in drawn)
+
+
 def make_rows(texts: tuple[str, ...], targets: bool = False, labels: int = len(LABELS)) -> Rows:
     """Return texts as rows, labelled in turn; as targets after an empty prompt where a language model reads them."""
     return Rows(
@@ -218,10 +225,7 @@ def build_texts_world(size: Size, *, teachers: int, count: int, batch: int = 32,
 
 def build_language_world(size: Size, answers: Answers, *, count: int, seed: int = 1, **train: Any) -> World:
     """Return rows of exactly `size.tokens` tokens for a causal language model."""
-    rng, words = np.random.default_rng(seed), np.asarray(make_words(size.vocabulary - 3))
-    # The begin and the end of a text are tokens of their own.
-    drawn = words[rng.integers(len(words), size=(count + 2, size.tokens - 2))]
-    texts = tuple(" ".join(row) for row in drawn)
+    texts = make_language_texts(size, count + 2, seed)
     task: dict[str, Any] = {
         "kind": "causal_lm",
         "max_length": size.tokens,

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from benchmarks.gpu_parts.counting import Operators, Syncs, recording_shapes
+from raykd.devices import copy_to_device
 
 DEVICE = torch.device("cpu")
 
@@ -55,13 +56,24 @@ def test_a_wait_is_found(wait: Callable[[torch.Tensor], object], reason: str) ->
         lambda x: torch.zeros(3, device=DEVICE) + torch.arange(3, device=DEVICE) + x,
         lambda x: x[torch.zeros(1, dtype=torch.int64, device=DEVICE)] + x[:2],
         lambda x: torch.where(x > 0, x, 0.0).masked_fill(x > 1, 2.0),
-        lambda x: x.cpu,
+        lambda x: copy_to_device(torch.ones(3), x.device) + x,
+        lambda x: copy_to_device(torch.ones(3), torch.ones(1).device).tolist(),
     ],
 )
 def test_what_does_not_wait_is_not_counted(work: Callable[[torch.Tensor], object]) -> None:
     with Syncs() as syncs:
         work(torch.ones(3).to(DEVICE, non_blocking=True))
     assert syncs.total == 0
+
+
+def test_what_is_copied_to_the_device_leaves_the_original_on_the_host() -> None:
+    original = torch.ones(3)
+    with Syncs() as syncs:
+        copy = copy_to_device(original, DEVICE)
+        original.tolist()
+        assert syncs.total == 0
+        copy.tolist()
+    assert dict(syncs.counts) == {"tolist": 1}
 
 
 def test_a_gradient_lies_where_its_parameter_does() -> None:
