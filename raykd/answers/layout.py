@@ -39,7 +39,7 @@ class StudentUnits:
     """The student's N units of a batch of B rows. Written by the student's loop, read by `lay_out_answers`.
 
     Attributes:
-        labels_N: int64, gold labels; their device is the signals' device.
+        labels_N: int64, gold labels, on the host as all that is here.
         counts_B: Units of each row.
         languages: One code per row.
         choices: C, the student's, where they are labels or words; a teacher's answer of fewer is padded with `MASKED`.
@@ -69,6 +69,7 @@ def lay_out_answers(
     teacher_languages: Sequence[frozenset[str] | None],
     units: StudentUnits,
     matches: Sequence[VocabularyMatch] = (),
+    device: torch.device | None = None,
 ) -> Signals:
     """Turn the answers of M teachers to B rows into `Signals` of the student's N units.
 
@@ -77,13 +78,14 @@ def lay_out_answers(
         teacher_languages: What each teacher was declared for.
         units: The student's.
         matches: Where the choices are a vocabulary, how each teacher's maps onto the student's; empty elsewhere.
+        device: Of the signals; None for the host.
 
     Raises:
         ValueError: An answer cannot be read, is of another number of units or of more choices than there are, or one
             teacher's answers are of two kinds.
     """
     lay = _lay_out_tokens if matches else _lay_out_labels
-    return lay(answers, teacher_languages, units, matches)
+    return lay(answers, teacher_languages, units, matches, device)
 
 
 def _lay_out_labels(
@@ -91,8 +93,9 @@ def _lay_out_labels(
     teacher_languages: Sequence[frozenset[str] | None],
     units: StudentUnits,
     matches: Sequence[VocabularyMatch],
+    device: torch.device | None,
 ) -> Signals:
-    n, device = len(units.labels_N), units.labels_N.device
+    n = len(units.labels_N)
     logits_MNC = np.zeros((len(answers), n, units.choices), dtype=np.float32)
     covered_MN = np.zeros((len(answers), n), dtype=bool)
     columns: list[tuple[int, ...] | None] = []
@@ -106,7 +109,7 @@ def _lay_out_labels(
         columns.append(tuple(np.flatnonzero(~unknown_C).tolist()) if unknown_C.any() else None)
         if unknown_C.any():
             logits_MNC[m][:, unknown_C] = 0.0
-    covered, logits = torch.from_numpy(covered_MN).to(device), torch.from_numpy(logits_MNC).to(device)
+    covered, logits = torch.from_numpy(covered_MN), torch.from_numpy(logits_MNC)
     if units.visible_NC is not None:
         # A choice that the student lacks is masked: no output of the student could come near the teacher's probability.
         # A choice that only the teacher lacks gets a faint probability, not 0, for divergences of q over p.
@@ -120,7 +123,7 @@ def _lay_out_labels(
         labels_N=units.labels_N,
         languages=units.unit_languages,
         columns_M=tuple(columns),
-    )
+    ).to(device)
 
 
 def read_unit_logits(
@@ -160,8 +163,9 @@ def _lay_out_tokens(
     teacher_languages: Sequence[frozenset[str] | None],
     units: StudentUnits,
     matches: Sequence[VocabularyMatch],
+    device: torch.device | None,
 ) -> Signals:
-    device, n = units.labels_N.device, len(units.labels_N)
+    n = len(units.labels_N)
     covered_MN = np.zeros((len(answers), n), dtype=bool)
     signals: list[VocabularySignal | None] = []
     for m, (slots, match) in enumerate(zip(answers, matches, strict=True)):
@@ -186,12 +190,12 @@ def _lay_out_tokens(
     return Signals(
         teachers=tuple(slots.teacher for slots in answers),
         teacher_languages=tuple(teacher_languages),
-        logits_MNC=torch.zeros((len(answers), n, 0), device=device),
-        covered_MN=torch.from_numpy(covered_MN).to(device),
+        logits_MNC=torch.zeros((len(answers), n, 0)),
+        covered_MN=torch.from_numpy(covered_MN),
         labels_N=units.labels_N,
         languages=units.unit_languages,
         vocabulary_M=tuple(signals),
-    )
+    ).to(device)
 
 
 def _align_units(

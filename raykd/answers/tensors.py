@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from raykd.answers.answer import Answer, DenseAnswer, HiddenAnswer, SampledAnswer, TopKAnswer
+from raykd.devices import copy_to_device
 from raykd.distill.logitmap import PLAIN, LogitMap
 from raykd.distill.signals import VocabularySignal
 from raykd.distill.vocabulary_signals import IdMap, SampledSignal, TopKSignal, WholeSignal
@@ -43,13 +44,13 @@ def to_vocabulary_signal(
         "gold_ce_N": _to_tensor(None if answer.gold_logp_N is None else -answer.gold_logp_N, device),
     }
     if isinstance(answer, DenseAnswer):
-        rows_ND = torch.from_numpy(answer.logits_NC).to(device)
+        rows_ND = copy_to_device(torch.from_numpy(answer.logits_NC), device)
         return WholeSignal(rows_ND=rows_ND, ids=ids, own_vocabulary=own_vocabulary, **numbers)
     if isinstance(answer, HiddenAnswer):
         if weight_VD is None:
             raise ValueError("hidden states need the teacher's output head: give weight_VD")
         return WholeSignal(
-            rows_ND=torch.from_numpy(answer.states_NH).to(device),
+            rows_ND=copy_to_device(torch.from_numpy(answer.states_NH), device),
             weight_VD=weight_VD,
             bias_V=bias_V,
             after=after,
@@ -63,8 +64,8 @@ def to_vocabulary_signal(
         return TopKSignal(
             ids_NK=_translate_ids(answer.ids_NK, ids, device),
             vocab=answer.vocab if ids is None else ids.student_vocab,
-            logits_NK=torch.from_numpy(answer.logits_NK).to(device).float(),
-            lse_NG=torch.from_numpy(answer.lse_NG).to(device),
+            logits_NK=copy_to_device(torch.from_numpy(answer.logits_NK), device).float(),
+            lse_NG=copy_to_device(torch.from_numpy(answer.lse_NG), device),
             temperatures=answer.temperatures,
             **numbers,
         )
@@ -73,20 +74,20 @@ def to_vocabulary_signal(
     return SampledSignal(
         ids_NK=_translate_ids(answer.ids_NJ, ids, device),
         vocab=answer.vocab if ids is None else ids.student_vocab,
-        shares_NK=torch.from_numpy(answer.counts_NJ).to(device).float() / answer.draws,
+        shares_NK=copy_to_device(torch.from_numpy(answer.counts_NJ), device).float() / answer.draws,
         temperature=answer.temperature,
         **numbers,
     )
 
 
 def _to_tensor(column: NDArray[np.float32] | None, device: torch.device | str | None) -> torch.Tensor | None:
-    return None if column is None else torch.from_numpy(column).to(device)
+    return None if column is None else copy_to_device(torch.from_numpy(column), device)
 
 
 def _translate_ids(
     ids_NK: NDArray[np.int32], ids: IdMap | None, device: torch.device | str | None
 ) -> torch.Tensor:
-    own_NK = torch.from_numpy(ids_NK).to(device).long()
+    own_NK = copy_to_device(torch.from_numpy(ids_NK), device).long()
     if ids is None:
         return own_NK
     return torch.where(own_NK >= 0, ids.student_of_V.to(own_NK.device)[own_NK.clamp_min(0)], -1)

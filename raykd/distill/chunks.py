@@ -38,6 +38,8 @@ def evaluate_hidden(
     *,
     after: LogitMap = PLAIN,
     chunk: int | None = None,
+    dtype: torch.dtype | None = None,
+    own: Counts | None = None,
 ) -> ObjectiveResult:
     """Evaluate an objective for ``after(hidden @ weight.T + bias)``; its gradient reaches all three.
 
@@ -51,6 +53,8 @@ def evaluate_hidden(
         progress: u in [0, 1].
         totals: Over all ranks and micro-batches of the step.
         after: What the student does to the product.
+        dtype: Of the products with the head; None for the head's own.
+        own: This micro-batch's own counts; None counts them, as `Objective.evaluate` does.
         chunk: Units computed at once; None for `choose_chunk_units` of vocabulary and device.
 
     Raises:
@@ -65,19 +69,27 @@ def evaluate_hidden(
     wanted = [torch.is_grad_enabled() and each.requires_grad for each in inputs]
     grads = [_buffer(each) if want else None for each, want in zip(inputs, wanted, strict=True)]
 
+    # Once for all chunks, and without their graph: `_Known` hands the gradients to the inputs.
+    product_dtype = weight_VD.dtype if dtype is None else dtype
+    states_ND, head_VD = hidden_ND.detach().to(product_dtype), weight_VD.detach().to(product_dtype)
+    head_bias_V = None if bias_V is None else bias_V.detach().to(product_dtype)
+    if signals is not None and signals.eligible_MN is None:
+        signals = objective.prepare(signals)
+    if own is None:
+        own = objective.counts(labels_N if signals is None else signals.on_host.labels_N, signals)
     seen: list[torch.Tensor] = []  # the logits of the chunk at hand
 
     def logits_of(begin: int, end: int) -> torch.Tensor:
-        seen[:] = [after(F.linear(hidden_ND[begin:end].to(weight_VD.dtype), weight_VD, bias_V))]
+        seen[:] = [after(F.linear(states_ND[begin:end], head_VD, head_bias_V))]
         return seen[0]
 
     def add(begin: int, end: int, grad_NV: torch.Tensor) -> None:
         hidden, weight, *bias = grads
-        grad_NV = after.backward(grad_NV, seen[0]).to(weight_VD.dtype)
+        grad_NV = after.backward(grad_NV, seen[0]).to(product_dtype)
         if hidden is not None:
-            hidden[begin:end] = grad_NV @ weight_VD
+            hidden[begin:end] = grad_NV @ head_VD
         if weight is not None:
-            _add_product(weight, grad_NV, hidden_ND[begin:end].to(weight_VD.dtype))
+            _add_product(weight, grad_NV, states_ND[begin:end])
         if bias and bias[0] is not None:
             bias[0] += grad_NV.sum(dim=0)
 
@@ -89,7 +101,7 @@ def evaluate_hidden(
             )
             for piece in pieces
         ]
-    return _join_results(results, inputs, grads)
+    return _join_results(results, own, inputs, grads)
 
 
 def _cut_pieces(units: int, chunk: int) -> list[tuple[int, int]]:
@@ -112,7 +124,9 @@ def _evaluate(
     part = None if signals is None else signals.units(begin, end)
     with torch.enable_grad():
         logits_NV.requires_grad_(add is not None)
-        result = objective.evaluate(logits_NV, labels_N[begin:end], part, progress, totals)
+        # Without teachers nothing of a chunk depends on its counts, and the labels are on the device.
+        own = Counts() if part is None else objective.counts(part.on_host.labels_N, part)
+        result = objective.evaluate(logits_NV, labels_N[begin:end], part, progress, totals, own=own)
     if add is not None:
         add(begin, end, torch.autograd.grad(result.loss, logits_NV)[0])
     return replace(result, loss=result.loss.detach())
@@ -131,13 +145,16 @@ def _add_product(weight: torch.Tensor, grad_NV: torch.Tensor, hidden_ND: torch.T
 
 
 def _join_results(
-    results: Sequence[ObjectiveResult], inputs: Sequence[torch.Tensor], grads: Sequence[torch.Tensor | None]
+    results: Sequence[ObjectiveResult],
+    counts: Counts,
+    inputs: Sequence[torch.Tensor],
+    grads: Sequence[torch.Tensor | None],
 ) -> ObjectiveResult:
     first, *others = results
-    loss, counts, weights_M = first.loss, first.counts, first.weights_M
+    loss, weights_M = first.loss, first.weights_M
     sums = dict(first.sums)
     for each in others:
-        loss, counts = loss + each.loss, counts + each.counts
+        loss = loss + each.loss
         sums = {name: value + each.sums[name] for name, value in sums.items()}
         if weights_M is not None and each.weights_M is not None:
             weights_M = weights_M + each.weights_M

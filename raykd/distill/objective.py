@@ -17,13 +17,15 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field, field_validator
 
+from raykd.devices import copy_to_device
 from raykd.distill.losses import Divergence, ForwardKL, compute_gold_loss
 from raykd.distill.parts import TargetPart, make_parts, sum_over_parts
 from raykd.distill.schedules import Constant, Schedule
@@ -158,8 +160,26 @@ class Objective(Spec):
             lambdas={t.divergence.kind: t.lambda_schedule.value_at(progress) for t in self.terms},
         )
 
+    def prepare(self, signals: Signals) -> Signals:
+        """Find out, once for a micro-batch, among which teachers each unit's weight is spread.
+
+        It follows from coverage and languages, so the host does it, and neither counts nor chunks ask the device.
+        """
+        host = signals.on_host
+        eligible_MN = self.weighting.eligible(host)
+        if signals.host is not None:
+            host = replace(host, eligible_MN=eligible_MN)
+            return replace(
+                signals, eligible_MN=copy_to_device(eligible_MN, signals.labels_N.device), host=host
+            )
+        return replace(signals, eligible_MN=eligible_MN)
+
     def counts(self, labels_N: torch.Tensor, signals: Signals | None) -> Counts:
         """Count the units of one micro-batch; needs no student, so a step is counted before its first backward pass.
+
+        Args:
+            labels_N: Best on the host, where counting waits for no device.
+            signals: The teachers' answers; None only if `plain`.
 
         Raises:
             ValueError: `signals` is None although teachers are needed, or holds another number of units.
@@ -170,18 +190,17 @@ class Objective(Spec):
                 raise ValueError(
                     "signals is None, but alpha is not the constant 1: this objective needs teachers"
                 )
-            return Counts(hard=int(labelled_N.sum()))
+            return Counts(hard=int(np.count_nonzero(labelled_N.numpy(force=True))))
         if signals.covered_MN.shape[1:] != labels_N.shape:
             raise ValueError(
                 f"signals hold {signals.covered_MN.shape[1]} units, labels {tuple(labels_N.shape)}"
             )
-        covered_N = self.weighting.eligible(signals).any(dim=0)
-        uncovered_N = labelled_N & ~covered_N
-        # One transfer from the device, not three.
-        hard, covered, uncovered = torch.stack(
-            [labelled_N.sum(), covered_N.sum(), uncovered_N.sum()]
-        ).tolist()
-        return Counts(hard=hard, soft=covered + uncovered, uncovered=uncovered)
+        host = signals.on_host
+        eligible_MN = self.weighting.eligible(host) if host.eligible_MN is None else host.eligible_MN
+        labelled, covered = labelled_N.numpy(force=True), eligible_MN.numpy(force=True).any(axis=0)
+        uncovered = int(np.count_nonzero(labelled & ~covered))
+        soft = int(np.count_nonzero(covered)) + uncovered
+        return Counts(hard=int(np.count_nonzero(labelled)), soft=soft, uncovered=uncovered)
 
     def evaluate(
         self,
@@ -191,6 +210,8 @@ class Objective(Spec):
         progress: float,
         totals: Counts,
         open_NC: torch.Tensor | None = None,
+        *,
+        own: Counts | None = None,
     ) -> ObjectiveResult:
         """Compute this micro-batch's share of the loss.
 
@@ -201,6 +222,7 @@ class Objective(Spec):
             progress: u in [0, 1].
             totals: `counts` added up over all ranks and micro-batches of the step, this one included.
             open_NC: The choices that may be gold, over which labels are smoothed; None for all that are not masked.
+            own: This micro-batch's own counts; None counts them, which reads `labels_N` back from a device.
 
         Raises:
             ValueError: Shapes disagree, totals are smaller than this micro-batch's own counts, or `signals` is None
@@ -211,7 +233,9 @@ class Objective(Spec):
                 f"student logits are {tuple(student_logits_NC.shape)}, labels {tuple(labels_N.shape)}; "
                 "wanted [N, C] and [N]"
             )
-        counts = self.counts(labels_N, signals)
+        if signals is not None and signals.eligible_MN is None:
+            signals = self.prepare(signals)
+        counts = self.counts(labels_N, signals) if own is None else own
         if totals.hard < counts.hard or totals.soft < counts.soft:
             raise ValueError(f"totals {totals} are smaller than this micro-batch's own {counts}")
         values = self.values_at(progress)

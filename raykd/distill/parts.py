@@ -20,8 +20,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
+from raykd.devices import copy_to_device
 from raykd.distill.losses import DivergenceBase
 from raykd.distill.signals import Signals, Support, Target, VocabularySignal
 from raykd.distill.support import gather_columns, gather_support
@@ -155,7 +157,15 @@ def _find_own_units(
     if len(groups) == 1:
         return {}
     alone = [members[0] for members in groups if _has_own_support(signals.vocabulary_signal(members[0]))]
-    return {m: weights_MN[m].nonzero().squeeze(1) for m in alone}
+    return {m: _find_units(signals, weights_MN, m) for m in alone}
+
+
+def _find_units(signals: Signals, weights_MN: torch.Tensor, m: int) -> torch.Tensor:
+    """Return the positions of the units for which a teacher has weight; the host knows them where it was prepared."""
+    known_MN = signals.on_host.eligible_MN
+    if known_MN is None:
+        return weights_MN[m].nonzero().squeeze(1)
+    return copy_to_device(torch.from_numpy(np.flatnonzero(known_MN[m].numpy())), weights_MN.device)
 
 
 def _gather_student(
@@ -183,7 +193,7 @@ def _make_whole(
     mixture: Mixture,
 ) -> Made:
     columns = signals.columns(members[0])
-    index = None if columns is None else torch.tensor(sorted(columns), device=logits_NC.device)
+    index = None if columns is None else copy_to_device(torch.tensor(sorted(columns)), logits_NC.device)
     if len(members) == 1 and (answer := signals.vocabulary_signal(members[0])) is not None:
         target = _make_single_target(answer.logits(), weights_MN, temperature)
         check_alignment(logits_NC, target)
@@ -207,13 +217,14 @@ def _make_whole(
 def _route_logits(signals: Signals, members: list[int], weights_MN: torch.Tensor) -> torch.Tensor | None:
     """Return each unit's logits from the one teacher that has weight for it; None where several have."""
     answers = [signals.vocabulary_signal(m) for m in members]
-    used_MN = weights_MN > 0.0
+    known_MN = signals.on_host.eligible_MN
+    used_MN = weights_MN > 0.0 if known_MN is None else known_MN[members]
     if any(answer is None for answer in answers) or bool((used_MN.sum(dim=0) > 1).any()):
         return None
     routed_NV: torch.Tensor | None = None
     for answer, used_N in zip(answers, used_MN, strict=True):
         assert answer is not None
-        units_N = used_N.nonzero().squeeze(1)
+        units_N = copy_to_device(used_N.nonzero().squeeze(1), weights_MN.device)
         logits_UV = answer.at(units_N).logits()
         assert logits_UV is not None
         if routed_NV is None:

@@ -16,6 +16,8 @@ from typing import ClassVar, Literal, Self
 import torch
 import torch.nn.functional as F
 
+from raykd.devices import copy_to_device
+
 UNLABELLED = -100
 """The label of a unit without a gold label; `torch.nn.functional.cross_entropy` ignores this value."""
 MASKED = -1e4
@@ -87,6 +89,9 @@ class Signals:
         languages: One code per unit.
         columns_M: The columns that each teacher knows, or None for all; () where all know all.
         vocabulary_M: Each teacher's signal over a vocabulary, or None where its logits are in `logits_MNC`.
+        eligible_MN: Among whom a unit's weight is spread (`Weighting.eligible`), once `Objective.prepare` has found
+            out.
+        host: The same on the host, where these are on another device; its logits are not read.
     """
 
     teachers: tuple[str, ...]
@@ -97,6 +102,25 @@ class Signals:
     languages: tuple[str, ...]
     columns_M: tuple[tuple[int, ...] | None, ...] = ()
     vocabulary_M: tuple[VocabularySignal | None, ...] = ()
+    eligible_MN: torch.Tensor | None = None
+    host: Signals | None = None
+
+    @property
+    def on_host(self) -> Signals:
+        """The answers where Python can read who covers what without waiting for a device."""
+        return self if self.host is None else self.host
+
+    def to(self, device: torch.device | None) -> Signals:
+        """Return the answers on a device, to which the signals of `vocabulary_M` were copied when they were made."""
+        if device is None or device == self.labels_N.device:
+            return self
+        return replace(
+            self,
+            logits_MNC=copy_to_device(self.logits_MNC, device),
+            covered_MN=copy_to_device(self.covered_MN, device),
+            labels_N=copy_to_device(self.labels_N, device),
+            host=replace(self, vocabulary_M=()),
+        )
 
     def __post_init__(self) -> None:
         for name in ("columns_M", "vocabulary_M"):
@@ -127,6 +151,8 @@ class Signals:
             labels_N=self.labels_N[begin:end],
             languages=self.languages[begin:end],
             vocabulary_M=tuple(None if a is None else a.units(begin, end) for a in self.vocabulary_M),
+            eligible_MN=None if self.eligible_MN is None else self.eligible_MN[:, begin:end],
+            host=None if self.host is None else self.host.units(begin, end),
         )
 
     def entropy(self) -> torch.Tensor:
@@ -181,7 +207,7 @@ class Signals:
         logits_NC = self.logits_MNC[m].float()
         if columns is None:
             return logits_NC
-        known = torch.tensor(columns, device=logits_NC.device)
+        known = copy_to_device(torch.tensor(columns), logits_NC.device)
         return torch.full_like(logits_NC, MASKED).index_copy(1, known, logits_NC[:, known])
 
 

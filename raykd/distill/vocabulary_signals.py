@@ -153,7 +153,8 @@ class TopKSignal(SparseSignal):
 
     def target(self, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
         with torch.no_grad():
-            lse_N1 = self.lse_NG[:, [_find_temperature(temperature, self.temperatures)]]
+            at = _find_temperature(temperature, self.temperatures)
+            lse_N1 = self.lse_NG[:, at : at + 1]
             held_NK = self.ids_NK >= 0
             logp_NK = torch.where(held_NK, self.logits_NK / temperature - lse_N1, LOG_FLOOR)
             tail_N1 = (1.0 - logp_NK.exp().sum(dim=-1, keepdim=True)).clamp_min(TAIL_FLOOR)

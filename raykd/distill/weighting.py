@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field, field_validator
 
+from raykd.devices import copy_to_device
 from raykd.distill.signals import UNLABELLED, Signals
 from raykd.errors import ConfigError
 from raykd.spec import Spec
@@ -57,7 +58,8 @@ class WeightingBase(Spec):
             float32 ``[M, N]``, no gradient. Each column sums to 1, or to 0 where no teacher is eligible.
         """
         with torch.no_grad():
-            return self._spread(signals, self.eligible(signals))
+            known_MN = signals.eligible_MN
+            return self._spread(signals, self.eligible(signals) if known_MN is None else known_MN)
 
     @abstractmethod
     def _spread(self, signals: Signals, eligible_MN: torch.Tensor) -> torch.Tensor:
@@ -115,7 +117,9 @@ class Fixed(WeightingBase):
         self.check(signals.teachers)
         values = [self.by_teacher[name] for name in signals.teachers]
         # float64, so that a very small weight renormalises to 1 where its teacher stands alone.
-        return torch.tensor(values, dtype=torch.float64, device=signals.covered_MN.device).unsqueeze(-1)
+        return copy_to_device(torch.tensor(values, dtype=torch.float64), signals.covered_MN.device).unsqueeze(
+            -1
+        )
 
 
 class ByLanguage(WeightingBase):
@@ -229,8 +233,8 @@ def _class_mask(name: LanguageClass, signals: Signals) -> torch.Tensor:
     table = [[_in_class(name, declared, code) for code in distinct] for declared in signals.teacher_languages]
     position = {code: i for i, code in enumerate(distinct)}
     device = signals.covered_MN.device
-    index_N = torch.tensor([position[code] for code in signals.languages], dtype=torch.int64, device=device)
-    return torch.tensor(table, dtype=torch.bool, device=device)[:, index_N]
+    index_N = torch.tensor([position[code] for code in signals.languages], dtype=torch.int64)
+    return copy_to_device(torch.tensor(table, dtype=torch.bool)[:, index_N], device)
 
 
 def _spread_evenly(eligible_MN: torch.Tensor) -> torch.Tensor:

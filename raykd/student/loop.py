@@ -7,7 +7,9 @@ Decision record:
 - Everything that differs between two steps (the order of rows, dropout, schedules) is a function of (seed, step, rank),
   so a resumed run goes on exactly as an unbroken one.
 - Counts of units are summed over all ranks before the first backward pass of a step. They are the only divisors of the
-  loss.
+  loss. They follow from what the host knows, before anything is on the device.
+- The host reads from the device once a step, after the backward pass is queued: whether the gradient is finite, and the
+  numbers of the curves.
 - What belongs to one task is in `TaskTrainer`. Each step is of one task, so a run of one task is the simplest case.
 
 A step whose loss or gradient is not finite changes no weight on any rank. A bad loss is made a bad gradient, which
@@ -35,14 +37,15 @@ from raykd import models
 from raykd.answers.source import AnswerSlots, SignalSource
 from raykd.config import Run
 from raykd.data.task_order import TaskOrder
-from raykd.distill.objective import Counts
+from raykd.devices import seed_generators
+from raykd.distill.objective import Counts, ObjectiveResult
 from raykd.models.multi import MultiModel, rebuild_tasks
 from raykd.point import Point
 from raykd.student.engine import Engine
 from raykd.student.evaluate import combine_task_scores, gather_ranks, prefix_with_task
 from raykd.student.loop_state import LoopState
-from raykd.student.meter import reduce_sum
-from raykd.student.nonfinite import describe_nonfinite, is_finite, make_nonfinite_error
+from raykd.student.meter import list_numbers, reduce_sum, split_numbers
+from raykd.student.nonfinite import describe_nonfinite, guard_loss, make_nonfinite_error
 from raykd.student.prefetch import PendingStep, Prefetcher, StepWork
 from raykd.student.prepare import PreparedRows
 from raykd.student.task_trainer import (
@@ -139,42 +142,39 @@ class TrainingLoop:
         trainer = self.trainers[self.task_order.at(work.step)[0]]
         if work.step in trainer.phases:
             self._enter_phase(work.step)
-        torch.manual_seed(_make_step_seed(self.config.seed, work.step, self.rank))
+        seed_generators(_make_step_seed(self.config.seed, work.step, self.rank), self.device)
         answers: Sequence[list[AnswerSlots] | None] = work.answers or [None] * len(work.rows)
         micros = [trainer.make_micro_batch(rows, own) for rows, own in zip(work.rows, answers, strict=True)]
-        totals = self._global_counts(trainer, micros)
+        totals = self._global_counts(micros)
         self._rate = self.engine.learning_rate()
-        metered = []
+        results: list[ObjectiveResult] = []
         for micro in micros:
             outputs = micro.encoded.run(partial(self.engine.forward, trainer.name))
-            result = trainer.evaluate(
-                self.engine.module, outputs, micro.encoded, micro.signals, progress, totals
-            )
-            metered.append((result, micro.encoded.real_tokens, micro.encoded.computed_tokens))
-            loss = result.loss
-            if not is_finite(result):
-                where = self._describe_rows(work.step, trainer, micro)
-                self._nonfinite = self._nonfinite or f"{describe_nonfinite(result, micro.signals)} {where}"
-                loss = loss * math.nan  # so that the gradient is not finite on any rank
-            self.engine.backward(loss)
-            applied = self.engine.step()
+            results.append(trainer.evaluate(self.engine, outputs, micro, progress, totals))
+            self.engine.backward(guard_loss(results[-1]))
+            applied, read = self.engine.step(list_numbers(results) if len(results) == len(micros) else ())
         self.state.step = work.step + 1
+        found = split_numbers(results, read)
         if applied:
-            for micro_result in metered:
-                trainer.meter.add(*micro_result)
+            for numbers, micro in zip(found, micros, strict=True):
+                trainer.meter.add(numbers, micro.encoded)
             trainer.meter.end_step(work.waited_s)
             self.state.in_a_row, self._nonfinite = 0, None
-        else:
-            self._skip(self._describe_rows(work.step, trainer, micros[0]))
+            return
+        for result, numbers, micro in zip(results, found, micros, strict=True):
+            if not numbers.finite and self._nonfinite is None:
+                where = self._describe_rows(work.step, trainer, micro)
+                self._nonfinite = f"{describe_nonfinite(result, micro.signals)} {where}"
+        self._skip(self._describe_rows(work.step, trainer, micros[0]))
 
-    def _global_counts(self, trainer: TaskTrainer, micros: Sequence[MicroBatch]) -> Counts:
+    def _global_counts(self, micros: Sequence[MicroBatch]) -> Counts:
         """Sum the units of this optimizer step over all ranks and micro-batches.
 
         Ranks must check for a notice together. Rank 0 says when, in the same reduction, which costs nothing more.
         """
         local = Counts(0, 0, 0)
         for micro in micros:
-            local = local + trainer.objective.counts(micro.encoded.labels_N, micro.signals)
+            local = local + micro.counts
         now = time.monotonic()
         due = self._is_noticed is not None and self.rank == 0 and now - self._last_check >= NOTICE_S
         hard, soft, uncovered, check = reduce_sum([local.hard, local.soft, local.uncovered, float(due)])

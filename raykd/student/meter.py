@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -26,6 +28,44 @@ def reduce_sum(values: Sequence[float]) -> list[float]:
     return tensor.tolist()
 
 
+@dataclass(frozen=True)
+class StepNumbers:
+    """What one micro-batch contributed, on the host. See `ObjectiveResult`, of which this is what was read back."""
+
+    loss: float
+    sums: dict[str, float]
+    weights_M: tuple[float, ...]
+    counts: Counts
+
+    @property
+    def finite(self) -> bool:
+        """Whether loss and teacher weights are finite."""
+        return all(math.isfinite(number) for number in (self.loss, *self.weights_M))
+
+
+def list_numbers(results: Sequence[ObjectiveResult]) -> list[torch.Tensor]:
+    """List what is read back from the device of the micro-batches of a step; `split_numbers` takes it apart."""
+    return [
+        each
+        for result in results
+        for each in (result.loss, *result.sums.values(), result.weights_M)
+        if each is not None
+    ]
+
+
+def split_numbers(results: Sequence[ObjectiveResult], read: Sequence[float]) -> list[StepNumbers]:
+    """Take apart the numbers that were read for `list_numbers`, micro-batch by micro-batch."""
+    found, at = [], 0
+    for result in results:
+        end = at + 1 + len(result.sums)
+        loss, *sums = read[at:end]
+        at = end + (0 if result.weights_M is None else len(result.weights_M))
+        found.append(
+            StepNumbers(loss, dict(zip(result.sums, sums, strict=True)), tuple(read[end:at]), result.counts)
+        )
+    return found
+
+
 class Meter:
     """Accumulates the parts of the objective and the teachers' answers over a window of steps.
 
@@ -41,9 +81,9 @@ class Meter:
         self._reset()
 
     def _reset(self) -> None:
-        self._sums: dict[str, torch.Tensor] = {}
+        self._sums: dict[str, float] = {}
         self._counts = Counts(0, 0, 0)
-        self._weights_M: torch.Tensor | None = None
+        self._weights_M = np.zeros(len(self._teachers))
         # One row per quantity, one column per teacher, see _TEACHER_ROWS.
         self._of_teachers = np.zeros((len(_TEACHER_ROWS), len(self._teachers)))
         self._batches = 0
@@ -56,28 +96,31 @@ class Meter:
         """Number of optimizer steps in the window."""
         return self._steps
 
-    def add(self, result: ObjectiveResult, real_tokens: int, computed_tokens: int) -> None:
+    def add(self, read: StepNumbers, encoded: EncodedBatch) -> None:
         """Add one micro-batch.
 
         Args:
-            result: What it contributed to the loss.
-            real_tokens: Tokens of its rows.
-            computed_tokens: The same with padding.
+            read: What it contributed to the loss.
+            encoded: The micro-batch.
         """
-        for name, value in {**result.sums, "loss": result.loss.detach()}.items():
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
-        self._counts = self._counts + result.counts
-        if result.weights_M is not None:
-            self._weights_M = (
-                result.weights_M if self._weights_M is None else self._weights_M + result.weights_M
-            )
-        self._tokens[0] += real_tokens
-        self._tokens[1] += computed_tokens
+        for name, value in {**read.sums, "loss": read.loss}.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+        self._counts = self._counts + read.counts
+        if read.weights_M:
+            self._weights_M += read.weights_M
+        self._tokens[0] += encoded.real_tokens
+        self._tokens[1] += encoded.computed_tokens
 
     def add_signals(self, answers: Sequence[AnswerSlots], signals: Signals, encoded: EncodedBatch) -> None:
-        """Add the answers to one micro-batch, as they came and as they lie over the student's units."""
+        """Add the answers to one micro-batch, as they came and as they lie over the student's units.
+
+        Args:
+            answers: One entry per teacher.
+            signals: The same as tensors.
+            encoded: The micro-batch on the host.
+        """
         self._batches += 1
-        seen_N = True if encoded.seen_N is None else encoded.seen_N.cpu().numpy()
+        covered_MN, seen_N = signals.on_host.covered_MN.numpy(), encoded.find_seen()
         for m, slots in enumerate(answers):
             answered_B = slots.answered_B
             asked_N = np.repeat(answered_B, encoded.counts_B)
@@ -86,7 +129,7 @@ class Meter:
                 answered_B.sum(),
                 slots.forwarded,
                 (asked_N & seen_N).sum(),
-                int(signals.covered_MN[m].sum()),
+                covered_MN[m].sum(),
                 slots.lost,
             )
 
@@ -98,10 +141,10 @@ class Meter:
     def flush(self) -> dict[str, float]:
         """Return the window's values over all ranks and begin a new one; all ranks must call."""
         names = ["loss", "hard", *(f"soft/{kind}" for kind in self._kinds)]
-        local = [float(self._sums[n]) if n in self._sums else 0.0 for n in names]
+        local = [self._sums.get(name, 0.0) for name in names]
         local += [self._counts.hard, self._counts.soft, self._counts.uncovered, self._waited_s, *self._tokens]
         m = len(self._teachers)
-        weights = [0.0] * m if self._weights_M is None else self._weights_M.double().tolist()
+        weights = self._weights_M.tolist()
         # One reduction for all of it: a rank of small models would spend its time in many small ones.
         total = reduce_sum([*local, self._batches, *weights, *self._of_teachers.ravel().tolist()])
         steps = max(1, self._steps)

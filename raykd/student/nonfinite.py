@@ -1,7 +1,8 @@
 """Find the source of a non-finite loss.
 
-`is_finite` runs in every micro-batch and costs one synchronisation. The rest runs only after it has failed, so it may
-synchronise with the device freely.
+`guard_loss` runs in every micro-batch and reads nothing back from the device: what is not finite makes the gradient so,
+and the check of the gradient finds it. The rest runs only after that check has failed, so it may wait for the device
+freely.
 """
 
 from __future__ import annotations
@@ -13,27 +14,26 @@ from raykd.distill.signals import Signals
 from raykd.errors import NonFiniteError
 
 
-def is_finite(result: ObjectiveResult) -> bool:
-    """Return whether the loss and the teacher weights of a micro-batch are finite.
+def guard_loss(result: ObjectiveResult) -> torch.Tensor:
+    """Return the loss of a micro-batch, with a gradient of NaN where it or a teacher weight is not finite.
 
-    A NaN logit makes its teacher's weight NaN. Units without a valid weight fall back to the gold label, so the loss
-    alone would not show it.
+    A loss that is not finite may have a finite gradient. A NaN logit makes its teacher's weight NaN, and units without
+    a valid weight fall back to the gold label, so that the loss alone would not show it.
 
     Args:
         result: The objective's result, before the backward pass.
     """
-    loss = result.loss.detach()
+    checked = result.loss.detach()
     if result.weights_M is not None:
-        # Adding 0 * x keeps this to one synchronisation: NaN and infinity survive the product.
-        loss = loss + 0.0 * result.weights_M.sum()
-    return bool(torch.isfinite(loss))
+        checked = checked + result.weights_M.sum()
+    return result.loss * (1.0 + 0.0 * checked)  # 0 times NaN or infinity is NaN
 
 
 def describe_nonfinite(result: ObjectiveResult, signals: Signals | None) -> str:
     """Describe which loss terms and which teachers are not finite.
 
     Args:
-        result: The result that failed `is_finite`.
+        result: The result of the micro-batch.
         signals: The teachers' answers for the same micro-batch; None in a run without teachers.
 
     Returns:

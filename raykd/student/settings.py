@@ -102,6 +102,8 @@ def build_deepspeed_config(train: TrainConfig, world: int, hidden: int | None = 
     """
     own = read_deepspeed_keys(train)
     check_keys(own)
+    stage = own.get("zero_optimization", {}).get("stage", train.zero_stage)
+    half = train.precision == "bfloat16"
     # DeepSpeed wants sizes that divide evenly and draws no rows by them. `BatchStream.shard` deals out all rows of
     # train.batch_size, in micro-batches that differ by at most one row.
     micro = max(1, train.batch_size // (world * train.gradient_accumulation))
@@ -110,7 +112,7 @@ def build_deepspeed_config(train: TrainConfig, world: int, hidden: int | None = 
         "train_micro_batch_size_per_gpu": micro,
         "gradient_accumulation_steps": train.gradient_accumulation,
         "gradient_clipping": train.gradient_clipping,
-        "bf16": {**own.get("bf16", {}), "enabled": train.precision == "bfloat16"},
+        "bf16": {**own.get("bf16", {}), "enabled": half and stage > 0},  # without ZeRO it is torch's autocast
     }
     for key, name in OWNED.items():
         allowed = [AUTO, made[key]]
@@ -119,14 +121,14 @@ def build_deepspeed_config(train: TrainConfig, world: int, hidden: int | None = 
         ):  # what DeepSpeed is told may be less, where the batch does not divide evenly
             allowed.append(train.batch_size)
         if key == "bf16":  # only the switch is compared
-            agrees = key not in own or own[key].get("enabled", False) in (AUTO, made[key]["enabled"])
+            agrees = key not in own or own[key].get("enabled", False) in (AUTO, half)
         else:
             agrees = own.get(key, AUTO) in allowed
         if not agrees:
             raise ConfigError(
                 f"{KEY}.{key} disagrees with {name}",
                 got=own[key],
-                wanted=made[key],
+                wanted=f"enabled {str(half).lower()}" if key == "bf16" else made[key],
                 next_step=f"leave {key} out of the DeepSpeed configuration and set {name}",
             )
     if own.get("fp16", {}).get("enabled", False) not in (False, AUTO):

@@ -33,6 +33,7 @@ from raykd.models.lm import Headless
 from raykd.models.multi import MultiModel
 from raykd.prediction.probes import PROBED_ROWS
 from raykd.prediction.selftest import PaddingFinding, find_padding
+from raykd.student.engine import Engine
 from raykd.student.evaluate import answer_rows, compute_language_scores, gather_ranks, join_system_answers
 from raykd.student.meter import Meter
 from raykd.student.prefetch import PendingStep
@@ -52,11 +53,13 @@ class MicroBatch:
         encoded: The rows in the student's tokens, on the device.
         signals: The teachers' answers for its units; None in plain training.
         rows: Which of the training rows it holds.
+        counts: Its units.
     """
 
     encoded: EncodedBatch
     signals: Signals | None
     rows: NDArray[np.int64]
+    counts: Counts
 
 
 class TaskTrainer:
@@ -136,19 +139,19 @@ class TaskTrainer:
 
     def make_micro_batch(self, rows: NDArray[np.int64], answers: list[AnswerSlots] | None) -> MicroBatch:
         """Put a micro-batch on the device, with the teachers' answers laid out over its units."""
-        encoded = self.task.collate(self.tokens, rows.tolist(), self.padding).to(self.device)
-        if answers is None:
-            return MicroBatch(encoded, None, rows)
-        signals = self.signals(answers, encoded, rows.tolist())
-        self.meter.add_signals(answers, signals, encoded)
-        return MicroBatch(encoded, signals, rows)
+        encoded, signals = self.task.collate(self.tokens, rows.tolist(), self.padding), None
+        if answers is not None:
+            signals = self.objective.prepare(self.signals(answers, encoded, rows.tolist()))
+            self.meter.add_signals(answers, signals, encoded)
+        counts = self.objective.counts(encoded.labels_N, signals)
+        return MicroBatch(encoded.to(self.device), signals, rows, counts)
 
     def signals(self, answers: Sequence[AnswerSlots], encoded: EncodedBatch, rows: Sequence[int]) -> Signals:
         """Lay the teachers' answers to a micro-batch out over its units.
 
         Args:
             answers: One entry per teacher.
-            encoded: The micro-batch in the student's tokens.
+            encoded: The micro-batch in the student's tokens, on the host.
             rows: Which of the training rows it holds.
         """
         assert self.source is not None
@@ -163,33 +166,33 @@ class TaskTrainer:
             offsets_N=None if offsets_N is None else offsets_N[places_N],
             places_N=places_N,
         )
-        return lay_out_answers(answers, self.source.teacher_languages, units, self._matches)
+        return lay_out_answers(answers, self.source.teacher_languages, units, self._matches, self.device)
 
     def evaluate(
         self,
-        module: Any,
+        engine: Engine,
         outputs: Any,
-        encoded: EncodedBatch,
-        signals: Signals | None,
+        micro: MicroBatch,
         progress: float,
         totals: Counts,
     ) -> ObjectiveResult:
         """Compute this micro-batch's share of the loss.
 
         Args:
-            module: What the engine trains.
-            outputs: Its outputs for the micro-batch.
-            encoded: The micro-batch.
-            signals: The teachers' answers; None in plain training.
+            engine: It trains the model.
+            outputs: The model's outputs for the micro-batch.
+            micro: The micro-batch.
             progress: Step / total steps, in [0, 1].
             totals: Units of the optimizer step over all ranks and micro-batches.
         """
+        encoded, signals = micro.encoded, micro.signals
         units = self.task.gather(outputs, encoded)
         if not self.task.language:
             open_NC = encoded.extra.get("open_NC")
             return self.objective.evaluate(
-                units.float(), encoded.labels_N, signals, progress, totals, open_NC
+                units.float(), encoded.labels_N, signals, progress, totals, open_NC, own=micro.counts
             )
+        module: Any = engine.module
         head, size = module.head, int(encoded.host["vocabulary"])
         weight_VD, bias_V = head.weight_VD, head.bias_V
         if len(weight_VD) > size:  # padding rows stand for no token and must take no probability
@@ -204,6 +207,8 @@ class TaskTrainer:
             progress,
             totals,
             after=head.after,
+            dtype=engine.autocast_dtype,
+            own=micro.counts,
         )
 
     def plan_phases(self, total_steps: int) -> None:

@@ -205,7 +205,7 @@ def collate_rows(rows: EncodedRows, picked: Sequence[int], padding: Padding = RI
         parts=parts,
         shift_S=shift_S,
         sequences=len(chosen_S) if copies else None,
-        padded=not bool(inputs["attention_mask"].all()) if "attention_mask" in inputs else None,
+        padded=not inputs["attention_mask"].numpy().all() if "attention_mask" in inputs else None,
     )
 
 

@@ -39,7 +39,7 @@ def test_a_teacher_is_lost_since_the_first_window_without_it_unless_it_came_back
 
 def test_windows_count_the_share_of_batches_without_a_teacher() -> None:
     meter = Meter(["forward_kl"], ["zh", "multi"])
-    nobody: Any = SimpleNamespace(counts_B=np.ones(1, np.int64), seen_N=None)
+    nobody: Any = SimpleNamespace(counts_B=np.ones(1, np.int64), find_seen=lambda: np.ones(1, bool))
     signals = Signals(("zh", "multi"), (None, None), torch.zeros(2, 1, 2), torch.ones(2, 1, dtype=torch.bool),
                       torch.zeros(1, dtype=torch.int64), ("en",))  # fmt: skip
     for lost in (False, True, True, True):
