@@ -335,8 +335,10 @@ def rows_of(copies: int) -> Rows:
     return Rows.concat([Rows(pairs=None, **fields)] * copies)
 
 
-def test_two_monolingual_teachers_teach_one_student(tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_two_monolingual_teachers_teach_one_student(precision: str, tmp_path: Path) -> None:
     config = run_config(tmp_path)
+    config = config.model_copy(update={"train": config.train.model_copy(update={"precision": precision})})
     teachers = []
     for language in ("en", "zh"):
         tokenizer, model = teacher(language)
