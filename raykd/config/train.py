@@ -32,8 +32,9 @@ class TrainConfig(Spec):
     gradient_clipping: float = Field(1.0, ge=0.0)
     """Largest gradient norm; 0 is off."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Number format of the student's computations. Weights and optimizer keep float32: with bfloat16 and no ZeRO, torch's
-    autocast multiplies in bfloat16; under ZeRO 1 to 3 weights are bfloat16 beside a float32 copy that is split."""
+    """Number format of the student's computations. The optimizer keeps float32: with bfloat16 and no ZeRO, torch's
+    autocast multiplies float32 weights in bfloat16; under ZeRO 1 to 3 weights are bfloat16 beside a float32 copy that
+    is split."""
     zero_stage: Literal[0, 1, 2, 3] = 0
     """DeepSpeed's ZeRO stage: what is split over workers (1 optimizer states, 2 gradients too, 3 parameters
     too)."""

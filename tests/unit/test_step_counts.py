@@ -75,7 +75,9 @@ def test_masks_of_languages_are_built_once_a_batch(monkeypatch: pytest.MonkeyPat
     works = list(Prefetcher(loop.ask, 1).steps(0, 3))
     calls: list[int] = []
     eligible = ByLanguage.eligible
-    monkeypatch.setattr(ByLanguage, "eligible", lambda self, signals: (calls.append(1), eligible(self, signals))[1])
+    monkeypatch.setattr(
+        ByLanguage, "eligible", lambda self, signals: (calls.append(1), eligible(self, signals))[1]
+    )
     for work in works:
         loop.step(work)
     assert len(calls) == 3
