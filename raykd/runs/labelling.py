@@ -3,7 +3,8 @@
 Decision record: a sweep pays for its teachers once, here, and then gives their CPUs to its trials. Texts are sorted by
 language and length over the whole set, so that forward passes have little padding. Each group of teachers has its own
 stream of requests, or one per node if its replicas are on several nodes (a text has one home). Two requests per
-replica are in flight, one computed while the next waits, so no replica is idle. Stored answers are not asked for
+replica are in flight, one computed while the next waits, so no replica is idle. CPUs that nobody holds are lent to the
+teachers (`raykd.teachers.threads`), which then compute both. Stored answers are not asked for
 again, so an interrupted labelling goes on where it was.
 """
 
@@ -35,6 +36,7 @@ from raykd.preflight.model_check import look_at_teachers
 from raykd.runs.label_progress import show_progress
 from raykd.scoring.several_tasks import Pools
 from raykd.scoring.teacher_scores import refuse_poor_teachers, review_teachers
+from raykd.teachers.call import Call
 from raykd.teachers.pool_source import PendingPoolBatch, PoolSource
 from raykd.teachers.pools.pool import TeacherPool
 from raykd.teachers.store import make_text_keys
@@ -43,7 +45,7 @@ FEWEST, MOST = 64, 128
 """Rows per request. After the fewest it ends as soon as a text is shorter than `EVEN` of its longest."""
 EVEN = 0.85
 IN_FLIGHT = 2
-"""Requests per replica at a time."""
+"""Requests per replica at a time, and one more for each thread that is lent."""
 _LOOKED_UP = 4096
 """Keys per look-up in a store."""
 
@@ -92,6 +94,7 @@ class _Stream:
     limit: int
     waiting: deque[tuple[NDArray[np.int64], NDArray[np.bool_]]] = field(default_factory=deque)
     sent: list[tuple[PendingPoolBatch, int]] = field(default_factory=list)
+    _lent_to: Call | None = None
 
     def send(self, source: PoolSource, rows: Rows) -> int:
         """Send requests up to the limit; return the pairs that another process has stored meanwhile."""
@@ -104,6 +107,12 @@ class _Stream:
             else:
                 stored += pairs
         return stored
+
+    def lend_threads(self) -> None:
+        """Let the process that owes the oldest answer use idle CPUs until it has answered."""
+        if self.sent and self.sent[0][0].calls[0] is not self._lent_to:
+            self._lent_to = self.sent[0][0].calls[0]
+            self._lent_to.lend_threads()
 
     def take(self) -> tuple[int, int]:
         """Take finished requests; return their pairs, and how many of those were computed."""
@@ -130,7 +139,8 @@ def label_rows(
     """
     begun = time.perf_counter()
     before = _counts(pool)
-    source = PoolSource(pool.handle, weighting)
+    groups = len(pool.handle.groups)
+    source = PoolSource(pool.handle, weighting, idle_threads=_count_idle_cpus() // max(1, groups))
     batch = rows.take(range(len(rows)))
     keys = make_text_keys(batch)
     asked_MN = _drop_equal_texts(source.router.route(batch), keys)
@@ -143,6 +153,8 @@ def label_rows(
     while any(stream.waiting or stream.sent for stream in streams):
         for stream in streams:
             done += stream.send(source, rows)
+        for stream in streams:
+            stream.lend_threads()
         _wait(streams, source.handle.timeout_s)
         for stream in streams:
             answered, computed = stream.take()
@@ -151,6 +163,13 @@ def label_rows(
     counts = _counts(pool) - before
     seconds = time.perf_counter() - begun
     return LabelReport(asked, asked - forwarded, forwarded, seconds, *counts.tolist())
+
+
+def _count_idle_cpus() -> int:
+    """Return the CPUs that nobody holds; 0 on several nodes, because it is not known where they are."""
+    if len(ray.nodes()) > 1:
+        return 0
+    return int(ray.available_resources().get("CPU", 0.0))
 
 
 def _counts(pool: TeacherPool) -> NDArray[np.int64]:
@@ -207,7 +226,7 @@ def _streams(
             # The longest first: what does not fit into memory fails at once, and the end is even.
             members.sort(key=lambda i: (rows.languages[i], -lengths[i]))
             here = [n for n in source.handle.nodes[index] if home in (None, n)]
-            stream = _Stream(limit=IN_FLIGHT * max(1, len(here)))
+            stream = _Stream(limit=IN_FLIGHT * max(1, len(here)) + source.replicas.idle_threads)
             for picked in _requests(members, [lengths[i] for i in members]):
                 stream.waiting.append((picked, own_MN[:, picked]))
             streams.append(stream)

@@ -100,7 +100,7 @@ class Call:
         while True:
             wait_s = self._timeout_s() if deadline is None else max(0.0, deadline - time.monotonic())
             try:
-                self.replicas.lend_threads(self.index, self.replica, self.request.token, self.reference)
+                self.lend_threads()
                 answer = self.replicas.fetch(self.reference, wait_s)
                 took_s = sum(slots.latency_s for slots in answer)
                 self.replicas.slowest_s = max(self.replicas.slowest_s, took_s)
@@ -116,6 +116,10 @@ class Call:
                 self._retry_halved(error)
             except ray.exceptions.RayActorError as error:
                 self._handle_death(error, deadline)
+
+    def lend_threads(self) -> None:
+        """Lend this process's threads to the one that is asked, until it has answered."""
+        self.replicas.lend_threads(self.index, self.replica, self.request.token, self.reference)
 
     def replace_if_late(self, waited_s: float) -> None:
         """Give the process up if it has still not answered; for callers that wait for many calls at once.
