@@ -208,11 +208,13 @@ class QuestionAnswering(TaskBase):
         sums_S = both_S2.detach().sum(dim=-1)
         least_B = torch.full_like(units_NC[::2, 0], torch.inf)
         least_B = least_B.scatter_reduce(0, null_S4[:, 2], sums_S, "amin")
-        is_least = (sums_S == least_B[null_S4[:, 2]]).nonzero().squeeze(1)
-        rows, nulls = null_S4[is_least, 2], null_S4[is_least, 3]
+        is_least = sums_S == least_B[null_S4[:, 2]]
+        # The other windows write into a row that is dropped: picking those that are least would wait for the device.
+        wide_NC = torch.cat([units_NC, units_NC.new_zeros(1, choices)])
         for side in (0, 1):
-            units_NC = units_NC.index_put((2 * rows + side, nulls), both_S2[is_least, side])
-        return units_NC
+            row_S = torch.where(is_least, 2 * null_S4[:, 2] + side, units)
+            wide_NC = wide_NC.index_put((row_S, null_S4[:, 3]), both_S2[:, side])
+        return wide_NC[:units]
 
     def start_answers(
         self, model: Network, encoded: EncodedBatch, columns: Sequence[Sequence[int]]
