@@ -21,7 +21,8 @@ class ActorConfig(Spec):
     replicas: int = Field(1, ge=1)
     """Processes that serve this teacher, each with the whole model."""
     num_cpus: float = Field(1.0, ge=0.0)
-    """CPUs of one replica; it runs as many threads as whole CPUs, at least one."""
+    """CPUs of one replica; it runs as many threads as whole CPUs, at least one. A worker on its node that waits for it
+    lends its CPUs: the replica then answers further requests at once."""
     num_gpus: float = Field(0.0, ge=0.0)
     """GPUs of one replica; a share of one is allowed."""
     resources: dict[str, float] = {}

@@ -19,6 +19,7 @@ from raykd import models
 from raykd.answers.source import AnswerSlots
 from raykd.errors import NonFiniteError
 from raykd.models.lm import Headless
+from raykd.runs import labelling
 from raykd.tasks import Classification
 from raykd.teachers.actor import STAGES, Coalescer, TeacherActor
 from raykd.teachers.backends.modules import ModulePool
@@ -234,3 +235,25 @@ def test_a_worker_lends_its_threads_to_the_replica_on_its_node_that_it_waits_for
     assert told == [(0, token, 2)] and len(token) == 8
     handle.pool = "named"
     assert ReplicaSet(handle, 0, idle_threads=2).make_token() == b"" == ReplicaSet(handle, 0).make_token()
+
+
+def test_labelling_lends_idle_cpus_to_the_oldest_request_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    lent: list[str] = []
+
+    def ticket(name: str) -> Any:
+        return SimpleNamespace(calls=[SimpleNamespace(lend_threads=lambda: lent.append(name))])
+
+    stream = labelling._Stream(limit=3, sent=[(ticket("a"), 1), (ticket("b"), 1)])
+    stream.lend_threads()
+    stream.lend_threads()
+    assert lent == ["a"]
+    stream.sent.pop(0)
+    stream.lend_threads()
+    stream.sent.clear()
+    stream.lend_threads()
+    assert lent == ["a", "b"]
+    monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": 1.34, "memory": 9.0})
+    monkeypatch.setattr(ray, "nodes", lambda: [{}])
+    assert labelling._count_idle_cpus() == 1
+    monkeypatch.setattr(ray, "nodes", lambda: [{}, {}])
+    assert labelling._count_idle_cpus() == 0
