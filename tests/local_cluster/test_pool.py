@@ -47,15 +47,16 @@ def batches(count: int = 6, size: int = 16) -> list:
     return [text_batch(texts[p], [str(c) for c in codes[p]], labels[p]) for p in parts]
 
 
-@pytest.mark.parametrize("group", [None, "one"])
+@pytest.mark.parametrize(("group", "lent"), [(None, 0), ("one", 0), ("one", 2)])
 def test_served_by_actors_equals_in_process_and_what_is_late_is_an_error(
-    specs: list[TeacherSpec], group: str | None
+    specs: list[TeacherSpec], group: str | None, lent: int
 ) -> None:
     pool = start(specs, group=group)
     try:
         infos = pool.open()
         assert [i.name for i in infos] == ["zh", "en", "multi"] and len({i.fingerprint for i in infos}) == 3
-        source, local = PoolSource(pool.handle), LocalSource([Teacher(s) for s in specs])
+        source = PoolSource(pool.handle, idle_threads=lent)
+        local = LocalSource([Teacher(s) for s in specs])
         tickets = [source.submit(batch) for batch in batches()]
         for ticket, batch in zip(tickets, batches(), strict=True):
             for served, here in zip(ticket.result(), local.submit(batch).result(), strict=True):
