@@ -36,6 +36,7 @@ from raykd.preflight.model_check import look_at_teachers
 from raykd.runs.label_progress import show_progress
 from raykd.scoring.several_tasks import Pools
 from raykd.scoring.teacher_scores import refuse_poor_teachers, review_teachers
+from raykd.teachers.actor import STAGES
 from raykd.teachers.call import Call
 from raykd.teachers.pool_source import PendingPoolBatch, PoolSource
 from raykd.teachers.pools.pool import TeacherPool
@@ -45,7 +46,7 @@ FEWEST, MOST = 64, 128
 """Rows per request. After the fewest it ends as soon as a text is shorter than `EVEN` of its longest."""
 EVEN = 0.85
 IN_FLIGHT = 2
-"""Requests per replica at a time, and one more for each thread that is lent."""
+"""Requests per replica at a time, and one more for each thread that is lent. On a GPU one more than it has stages."""
 _LOOKED_UP = 4096
 """Keys per look-up in a store."""
 
@@ -226,7 +227,8 @@ def _streams(
             # The longest first: what does not fit into memory fails at once, and the end is even.
             members.sort(key=lambda i: (rows.languages[i], -lengths[i]))
             here = [n for n in source.handle.nodes[index] if home in (None, n)]
-            stream = _Stream(limit=IN_FLIGHT * max(1, len(here)) + source.replicas.idle_threads)
+            per_replica = STAGES + 1 if g.num_gpus else IN_FLIGHT
+            stream = _Stream(limit=per_replica * max(1, len(here)) + source.replicas.idle_threads)
             for picked in _requests(members, [lengths[i] for i in members]):
                 stream.waiting.append((picked, own_MN[:, picked]))
             streams.append(stream)
