@@ -304,9 +304,10 @@ def test_groups_share_a_process_and_add_up() -> None:
 
 
 def test_coalescer_answers_small_waiting_requests_together() -> None:
-    gate, sizes = threading.Event(), []
+    begun, gate, sizes = threading.Event(), threading.Event(), []
 
     def answer(request: GroupRequest) -> list[AnswerSlots]:
+        begun.set()
         gate.wait(5)
         sizes.append(len(request.batch))
         return [answer_slots("t", [[float(text), -float(text)] for text in request.batch.texts])]
@@ -322,6 +323,7 @@ def test_coalescer_answers_small_waiting_requests_together() -> None:
     for number, rows in enumerate([32, 2, 3, 1, 32]):
         threads.append(threading.Thread(target=ask, args=(number, rows)))
         threads[-1].start()
+        begun.wait(5)  # the first one does not wait with the others
         for _ in range(100):
             if len(coalescer._waiting) >= number:
                 break
