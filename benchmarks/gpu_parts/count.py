@@ -148,7 +148,6 @@ def _count_shapes(folder: Path, steps: int = 100, batches: int = 12) -> list[Cou
     world = build_texts_world(size, teachers=1, count=32 * steps, precision="float32")
     vocabulary = len(world.tokenizer)
     teacher = Teacher(save_teacher(world, size.base, size, folder / "shapes"))
-    teacher.backend.has_few_shapes = True  # as on a GPU
     source = StoredSource(LocalSource([teacher]))
     source.fill(world.prepared.train, at_once=size.texts)
     stepper = build_stepper(world, source, CPU)
