@@ -26,6 +26,7 @@ from raykd.teachers.pools.attached_pool import AttachedPool, compare_teachers, r
 from raykd.teachers.pools.named_pool import find_named_pool, find_whole_pools, list_pool_names
 from raykd.teachers.pools.own_pool import OwnPool, Placement, group_placements
 from raykd.teachers.pools.pool import TeacherPool
+from raykd.teachers.pools.stored_pool import NeededAnswers, open_stored_pool
 from raykd.teachers.spec import TeacherInfo, TeacherSpec
 
 log = logging.getLogger("raykd.runs")
@@ -68,14 +69,20 @@ def make_teacher_spec(config: RunConfig, teacher: TeacherConfig, trained: Mappin
 
 
 def start_pool(
-    config: RunConfig, trained: Mapping[str, Path], say: Callable[[str], None] = log.warning
+    config: RunConfig,
+    trained: Mapping[str, Path],
+    say: Callable[[str], None] = log.warning,
+    needed: Sequence[NeededAnswers] = (),
 ) -> tuple[TeacherPool, list[TeacherInfo]]:
-    """Open the teachers of one task, without loading weights. With `serving.pool` nothing is started.
+    """Open the teachers of one task, without loading weights.
+
+    With `serving.pool` no process is started, nor where the answers to all that they will be asked are stored.
 
     Args:
         config: The run of one task.
         trained: As for `make_placements`.
         say: Shows what is waited for.
+        needed: All that they will be asked; empty where that is not known.
 
     Returns:
         The pool, and what each teacher says of itself.
@@ -88,7 +95,7 @@ def start_pool(
         pool: TeacherPool = attach_pool(config, trained, config.serving.pool)
         infos = pool.open()
     else:
-        pool, infos = _start(config, trained, say)
+        pool, infos = _open_own_pool(config, make_placements(config, trained), say, needed)
     for info in infos:
         log.info("teacher %s answers in %s (%s) on %s", info.name, info.dtype, info.dtype_reason, info.device)
     return pool, infos
@@ -96,11 +103,20 @@ def start_pool(
 
 @contextlib.contextmanager
 def open_pools(
-    config: Run, trained: Mapping[str, Path], say: Callable[[str], None] = log.warning
+    config: Run,
+    trained: Mapping[str, Path],
+    say: Callable[[str], None] = log.warning,
+    needed: Mapping[str, Sequence[NeededAnswers]] | None = None,
 ) -> Iterator[dict[str, tuple[TeacherPool, list[TeacherInfo]]]]:
     """Open the teachers of every task while the body runs.
 
     A teacher reads rows of its own task only, so teachers of different tasks share no process.
+
+    Args:
+        config: The run.
+        trained: As for `make_placements`.
+        say: Shows what is waited for.
+        needed: By task, all that its teachers will be asked; None where that is not known.
 
     Raises:
         RaykdError: An error of `start_pool`; no actor is left then.
@@ -109,7 +125,7 @@ def open_pools(
     try:
         for task, member in config.members.items():
             if member.active_teachers:
-                pools[task] = start_pool(member, trained, say)
+                pools[task] = start_pool(member, trained, say, (needed or {}).get(task, ()))
         yield pools
     finally:
         for pool, _ in pools.values():
@@ -212,10 +228,15 @@ def list_pool_demands() -> list[Demand]:
     return [replace(pool_demand(list(s.handle.groups)), name=f"{POOL}{s.name}") for s in find_whole_pools()]
 
 
-def _start(
-    config: RunConfig, trained: Mapping[str, Path], say: Callable[[str], None]
+def _open_own_pool(
+    config: RunConfig,
+    placements: Sequence[Placement],
+    say: Callable[[str], None],
+    needed: Sequence[NeededAnswers],
 ) -> tuple[TeacherPool, list[TeacherInfo]]:
-    placements = make_placements(config, trained)
+    stored = open_stored_pool(placements, config.serving, needed) if needed else None
+    if stored is not None:
+        return stored, stored.open()
     processes = [
         {"CPU": g.num_cpus, "GPU": g.num_gpus, **g.resources}
         for g in group_placements(placements)

@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from raykd.config import Run
-from raykd.driver.jobs import Job
+from raykd.driver.jobs import Job, TaskJob
 from raykd.driver.pool import open_pools
 from raykd.driver.session import Session
 from raykd.driver.teacher_counts import TeacherCounts
 from raykd.scoring.several_tasks import Pools, review_all_teachers
 from raykd.scoring.teacher_scores import TeacherReview, record_reviews, refuse_poor_teachers
 from raykd.teachers.handle import PoolHandle
+from raykd.teachers.pools.stored_pool import NeededAnswers
 
 
 @dataclass
@@ -72,7 +73,13 @@ class TeacherStage:
 
 @contextlib.contextmanager
 def open_teachers(
-    config: Run, jobs: Sequence[Job], student: Job, session: Session, say: Callable[[str], None]
+    config: Run,
+    jobs: Sequence[Job],
+    student: Job,
+    session: Session,
+    say: Callable[[str], None],
+    *,
+    routed: bool = False,
 ) -> Iterator[TeacherStage]:
     """Open the teachers of every task while the body runs, without loading weights.
 
@@ -82,9 +89,28 @@ def open_teachers(
         student: The job whose rows they are reviewed on.
         session: The command's session; its folder keeps the counters.
         say: Shows lines.
+        routed: Whether the run's own weighting decides who is asked about training rows; False where trials may ask
+            others.
     """
     trained = {job.name: job.output for job in jobs}
-    with open_pools(config, trained, say) as pools:
+    needed = {
+        name: list_needed_answers(task, routed)
+        for name, task in student.tasks.items()
+        if not task.config.plain
+    }
+    with open_pools(config, trained, say, needed) as pools:
         counts = TeacherCounts(session.folder, [pool for pool, _ in pools.values()])
         with counts.watch():
             yield TeacherStage(config, student, session, say, pools, counts)
+
+
+def list_needed_answers(task: TaskJob, routed: bool) -> list[NeededAnswers]:
+    """Return what teachers are asked for a task: all rows that score them, and what they teach.
+
+    Args:
+        task: The student's task.
+        routed: As in `open_teachers`.
+    """
+    weighting = task.config.objective.weighting if routed else None
+    scored = [NeededAnswers(rows) for rows in (task.data.validation, task.data.test) if rows is not None]
+    return [NeededAnswers(task.data.train, weighting), *scored]

@@ -107,7 +107,9 @@ class TrainCommand(Command[Outcome]):
         progress = JobProgress(session.console, map_metrics(jobs.values()), curves, recorder.log)
         with progress.listen():
             train_teachers(self.teachers, folder, progress)
-            with open_teachers(config, self.teachers, self.students[-1], session, progress.say) as teachers:
+            with open_teachers(
+                config, self.teachers, self.students[-1], session, progress.say, routed=True
+            ) as teachers:
                 teachers.review()
                 teachers.counts.mark_filled()
                 teachers.refuse_poor()

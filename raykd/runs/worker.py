@@ -32,11 +32,13 @@ from raykd.runs.checkpoints import (
     make_checkpoint_saver,
 )
 from raykd.teachers.handle import PoolHandle
+from raykd.teachers.pool_source import PoolSource
 
 if TYPE_CHECKING:
     from ray import ObjectRef
 
     from raykd.data.rows import Rows
+    from raykd.student.loop import TrainingLoop
     from raykd.text.tokens import Tokenizer
 
 
@@ -163,10 +165,23 @@ def _run_job(payload: Payload, mailbox: Any, place: CheckpointPlace, host: Host)
         mailbox.put.remote(Event("started", payload.name, Point(loop.state.step, {}), loop.total_steps))
     loop.run(make_checkpoint_saver(place, wanted, attempt, points, host.report))
     if rank == 0:
+        for line in list_computed_answers(loop):
+            mailbox.put.remote(Event("note", payload.name, text=line))
         save_student(loop, Path(payload.output))
         # Wait: once this event has arrived, so have all points before it.
         ray.get(mailbox.put.remote(Event("done", payload.name, Point(loop.state.step, {}), loop.total_steps)))
     loop.engine.close()
+
+
+def list_computed_answers(loop: TrainingLoop) -> list[str]:
+    """Return a line for each teacher whose answers were computed in this process, where no other is there for it."""
+    return [
+        f"teacher {name}: {count} answers were gone from the store and were computed by the worker"
+        for trainer in loop.trainers.values()
+        if isinstance(trainer.source, PoolSource)
+        for name, count in trainer.source.count_computed_here().items()
+        if count
+    ]
 
 
 def _is_done(payload: Payload) -> bool:

@@ -10,7 +10,8 @@ from raykd.errors import ConfigError
 from raykd.teachers.groups import Group
 
 Replica = Any
-"""The handle of a `TeacherActor` or `ParkedActor` on Ray, which finds an actor's methods at run time."""
+"""The handle of a `TeacherActor` or `ParkedActor` on Ray, which finds an actor's methods at run time, or a
+`LocalReplica`."""
 
 
 @dataclass(frozen=True)

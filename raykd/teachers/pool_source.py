@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import ray
 from numpy.typing import NDArray
+from ray.actor import ActorHandle
 
 from raykd.answers.source import AnswerSlots, PendingBatch
 from raykd.answers.vocabularies import TeacherVocabulary
@@ -169,6 +170,12 @@ class PoolSource(RoutedSource):
         if store is None:
             return np.zeros(len(keys), dtype=bool)
         return np.asarray([body is not None for body in store.get(keys)], dtype=bool)
+
+    def count_computed_here(self) -> dict[str, int]:
+        """Count per teacher the answers that this process computed, as they were gone from the store."""
+        replicas = [r for actors in self.handle.replicas for r in actors if not isinstance(r, ActorHandle)]
+        counted = [ray.get(replica.counters.remote()) for replica in replicas]
+        return {name: n["computed_while_parked"] for each in counted for name, n in each.items()}
 
     def find_home(self, index: int, key: bytes) -> str | None:
         """Return the node that computes a text for a group; None where the group is on one node only."""

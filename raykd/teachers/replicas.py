@@ -10,6 +10,7 @@ import os
 from dataclasses import dataclass
 
 import ray
+from ray.actor import ActorHandle
 
 from raykd.answers.source import AnswerSlots
 from raykd.compat.ray_private import find_memory_kill, read_actor_row
@@ -30,7 +31,9 @@ class ReplicaState:
 
 
 def read_replica_state(actor: Replica) -> ReplicaState:
-    """Read the state of one replica."""
+    """Read the state of one replica; teachers in this process have no process of their own that could end."""
+    if not isinstance(actor, ActorHandle):
+        return ReplicaState(0, dead=False, restarting=False)
     row = read_actor_row(actor)
     state = row.get("State")
     return ReplicaState(int(row.get("NumRestarts", 0)), state == "DEAD", state not in ("ALIVE", "DEAD", None))

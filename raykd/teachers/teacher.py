@@ -30,6 +30,21 @@ from raykd.teachers.timing import Timing, read_timing
 from raykd.text.batch import TextBatch
 
 log = logging.getLogger("raykd.teachers")
+COUNTERS = (
+    "answered",
+    "forwarded",
+    "real_tokens",
+    "computed_tokens",
+    "loaded",
+    "unkept",
+    "computed_while_parked",
+)
+"""What `Teacher.counters` counts."""
+
+
+def count_nothing() -> dict[str, int]:
+    """Return the counters of a teacher that has done nothing yet."""
+    return dict.fromkeys(COUNTERS, 0)
 
 
 class Teacher:
@@ -90,6 +105,11 @@ class Teacher:
     def stored(self) -> int | None:
         """Number of answers in its store; None where it keeps none, or is not opened."""
         return None if self._store is None else len(self._store)
+
+    def holds(self, keys: Sequence[bytes]) -> bool:
+        """Return whether its store has an answer for every key (`make_text_keys`); reads none of them."""
+        self.open()
+        return self._store is not None and self._store.contains(keys)
 
     def counters(self) -> dict[str, int]:
         """Count what the teacher did so far.

@@ -360,7 +360,7 @@ def test_precision_is_bfloat16_only_where_it_was_measured_to_gain(monkeypatch: p
 
     monkeypatch.setattr(precision, "read_cpu_flags", lambda: {"avx512_bf16"})
     for gain, expected in ((3.4, "bfloat16"), (1.2, "float32"), (0.53, "float32")):
-        monkeypatch.setattr(precision, "measure_bfloat16_gain", lambda gain=gain: gain)
+        monkeypatch.setattr(precision, "find_bfloat16_gain", lambda gain=gain: gain)
         chosen = precision.choose_precision("auto", "bert", "cpu")
         assert chosen.name == expected and f"{gain:.1f} x" in chosen.reason
     monkeypatch.setattr(precision, "read_cpu_flags", set)

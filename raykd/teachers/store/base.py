@@ -52,6 +52,9 @@ class Store(Protocol):
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """Return the body of each key; None where there is none or its checksum does not fit."""
 
+    def contains(self, keys: Sequence[bytes]) -> list[bool]:
+        """Return whether there is a body for each key, which may turn out to be damaged; reads no body."""
+
     def put(self, bodies: Mapping[bytes, bytes]) -> None:
         """Keep these bodies by key, all of them or, where it fails, none."""
 

@@ -107,6 +107,15 @@ class SignalStore:
             log.debug("the signal store %s cannot be read now: %s", self.path, error)
         return [None] * len(keys)
 
+    def contains(self, keys: Sequence[bytes]) -> bool:
+        """Return whether there is a body for every key; reads none of them."""
+        if not keys:
+            return True
+        with contextlib.suppress(StoreBusyError, StoreDamagedError, StoreUnwritableError):
+            store = self._open()
+            return store is not None and store.count() >= len(set(keys)) and all(store.contains(keys))
+        return False
+
     def put(self, keys: Sequence[bytes], bodies: Sequence[bytes]) -> None:
         """Keep the body of each key where that is possible, and count the others in `unkept`.
 

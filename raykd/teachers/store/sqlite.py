@@ -23,7 +23,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from raykd.teachers.store.base import (
     StoreBusyError,
@@ -147,16 +147,25 @@ class SqliteStore:
 
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """Return the body of each key; None where there is none or its checksum does not fit."""
-        found: dict[int, object] = {}
         numbers = [read_key_number(key) for key in keys]
+        found: dict[int, object] = dict(self._select("key, value", numbers))
+        return [decode_value(key, found.get(number)) for key, number in zip(keys, numbers, strict=True)]
+
+    def contains(self, keys: Sequence[bytes]) -> list[bool]:
+        """Return whether there is a body for each key, which may turn out to be damaged; reads no body."""
+        numbers = [read_key_number(key) for key in keys]
+        there = {number for (number,) in self._select("key", numbers)}
+        return [number in there for number in numbers]
+
+    def _select(self, columns: str, numbers: Sequence[int]) -> list[tuple[Any, ...]]:
+        """Return these columns of the rows that are there."""
+        rows: list[tuple[Any, ...]] = []
         with self._lock, _translated(self._path):
             for begin in range(0, len(numbers), _KEYS_AT_ONCE):
                 part = numbers[begin : begin + _KEYS_AT_ONCE]
                 places = ",".join("?" * len(part))
-                found.update(
-                    self._database.execute(f"SELECT key, value FROM answers WHERE key IN ({places})", part)
-                )
-        return [decode_value(key, found.get(number)) for key, number in zip(keys, numbers, strict=True)]
+                rows += self._database.execute(f"SELECT {columns} FROM answers WHERE key IN ({places})", part)
+        return rows
 
     def put(self, bodies: Mapping[bytes, bytes]) -> None:
         """Keep these bodies by key, all of them or, where it fails, none."""
