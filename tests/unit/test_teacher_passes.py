@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import raykd
+from raykd import models
 from raykd.answers import codec
 from raykd.answers.answer import DenseAnswer, HiddenAnswer
 from raykd.answers.codec import decode_answers, encode_answer, encode_rows
@@ -23,9 +24,11 @@ from raykd.answers.compress import compute_hidden
 from raykd.models.lm import Headless
 from raykd.tasks import CausalLM, Classification, language
 from raykd.tasks.language import HiddenAnswers, SampledAnswers, TopKAnswers
+from raykd.teachers.backends import copies
 from raykd.teachers.backends import model as model_backend
 from raykd.teachers.backends.token_memory import TokenMemory
 from raykd.teachers.teacher import Teacher
+from raykd.text.buckets import make_buckets
 from tests.fakes import LABELS, model_spec, save_transformer, text_batch, texts_and_labels
 from tests.unit.test_tasks_language import batch, made
 
@@ -190,3 +193,76 @@ def test_the_memory_of_tokens_is_bounded_and_forgets_the_oldest() -> None:
     assert memory._held <= 400 and memory.hits == 2
     assert memory.encode(task, tokenizer, None, batches[0]) is not kept[0]  # type: ignore[arg-type]
     assert memory.hits == 2
+
+
+def test_copies_of_a_gpu_wait_for_its_passes_and_the_host_for_them_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The calls in their order; what a GPU does with them is not seen here."""
+    calls: list[str] = []
+
+    class Stream(Mock):
+        def wait_stream(self, other: object) -> None:
+            calls.append(f"wait for {other}")
+
+    class Event:
+        def record(self, stream: object) -> None:
+            calls.append("record")
+
+        def synchronize(self) -> None:
+            calls.append("synchronize")
+
+    own, empty = Stream(), torch.empty
+    copies._open_copy_stream.cache_clear()
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: own)
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: "passes")
+    monkeypatch.setattr(
+        torch.cuda, "stream", lambda stream: nullcontext(calls.append("on the stream of copies"))
+    )
+    monkeypatch.setattr(torch, "empty", lambda shape, dtype, pin_memory: empty(shape, dtype=dtype))
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: calls.append("keep"))
+    passes = [(torch.arange(3), torch.ones(2, 2)), (torch.zeros(1),)]
+    fetch = copies.start_copies(passes, torch.device("cuda"))
+    expected = ["wait for passes", "on the stream of copies", "keep", "keep", "keep", "record"]
+    assert calls == expected
+    found = fetch()
+    assert calls == [*expected, "synchronize"]
+    assert [[array.tolist() for array in arrays] for arrays in found] == [
+        [[0, 1, 2], [[1, 1], [1, 1]]],
+        [[0]],
+    ]
+    copies._open_copy_stream.cache_clear()
+
+
+def test_a_model_on_a_gpu_runs_each_shape_once_without_cudnns_attention(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = Classification(max_length=64)
+    teacher = Teacher(model_spec(name="t", path=str(directory), labels=LABELS, task=task, dtype="float32"))
+    rows = text_batch(["a", *texts_and_labels(20)[0]])
+    wanted = teacher.answer(rows).bodies
+    teacher.backend.has_few_shapes = True
+    passes: list[tuple[int, int]] = []
+    start = Classification.start_answers
+
+    def counted(self: Any, model: Any, encoded: Any, columns: Any) -> Any:
+        passes.append(tuple(encoded.inputs["input_ids"].shape))
+        return start(self, model, encoded, columns)
+
+    monkeypatch.setattr(Classification, "start_answers", counted)
+    found = teacher.answer(rows).bodies
+    shapes = make_buckets(64, 0, 16384).list_shapes()
+    assert [passes[at] for at in range(len(shapes))] == [(s.sequences, s.length) for s in shapes]
+    assert set(passes[len(shapes) :]) <= set(passes[: len(shapes)])
+    for body, other in zip(found, wanted, strict=True):
+        own, reference = (np.frombuffer(each or b"", np.float32, offset=14) for each in (body, other))
+        np.testing.assert_allclose(own, reference, atol=1e-6)
+    before = len(passes)
+    teacher.answer(rows)
+    assert len(passes) - before < len(shapes)
+    on_gpu = Teacher(model_spec(name="t", path=str(directory), labels=LABELS, task=task, device="cuda"))
+    switched: list[bool] = []
+    monkeypatch.setattr(torch.backends.cuda, "enable_cudnn_sdp", switched.append)
+    modules = on_gpu.backend._get_modules(models.load_model(directory))
+    assert switched == [False] and modules._most == 1 and on_gpu.backend.has_few_shapes
