@@ -11,6 +11,7 @@ Imports nothing heavy: the command line listens before it imports anything else.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import os
@@ -185,6 +186,7 @@ def listen_for_signals(say: Action) -> None:
     """
     global _listener
     _listener = _Listener(say)
+    atexit.register(_ignore_signals)  # the first that is registered is the last that is called
 
 
 def allow_unwinding(allowed: bool = True) -> None:
@@ -272,6 +274,15 @@ def _ending_signals() -> list[int]:
     """Return the signals that end a run; a SIGHUP that is ignored (nohup) stays ignored."""
     hangup = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
     return [signal.SIGINT, signal.SIGTERM, *hangup]
+
+
+def _ignore_signals() -> None:
+    """Let signals pass while the interpreter is taken down: all is written, and Python's own handlers go first.
+
+    A signal would otherwise end a command that has succeeded with the code of one that was killed.
+    """
+    for number in _ending_signals():
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _main_thread_id() -> int:

@@ -245,3 +245,29 @@ def test_a_signal_while_the_command_line_is_imported(number: signal.Signals) -> 
     finally:
         process.kill()
     assert (process.returncode, out, err) == (130, "", "interrupted\n")
+
+
+LATE = """
+import ctypes, sys
+from raykd.cluster.interrupts import allow_unwinding, listen_for_signals
+listen_for_signals(lambda: None)
+allow_unwinding()
+libc = ctypes.CDLL(None)
+libc.on_exit(ctypes.cast(libc.sleep, ctypes.c_void_p), None)  # sleeps as long as the exit code, after Python's end
+print("ready", flush=True)
+sys.exit(3)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_while_the_process_is_taken_down_leaves_the_commands_own_code(
+    number: signal.Signals,
+) -> None:
+    process = _started(LATE)
+    try:
+        time.sleep(1.5)  # Python has given its signal handlers back
+        process.send_signal(number)
+        assert process.wait(timeout=30.0) == 3
+    finally:
+        process.kill()
+        process.communicate()
