@@ -10,8 +10,7 @@ function for ray.tune that loads its teachers in every trial (float32, texts pad
 plain arm is measured for --plain-trials and follows its line beyond; raykd's sweeps are all run.
 
 All ratios are within one run of this command, or within the starts of one `--one`: each start makes the next measurement
-that is missing and ends, in less than ten minutes, and the table grows. `until python -m benchmarks.sweep ... --one; do
-:; done` goes on to the last (exit code 0; 1 while something is missing).
+that is missing, in less than ten minutes, and the table grows. It is given again and again while it ends with 1.
 
 Measured, and what each figure is: --only takes any of
   forwards   rows that teachers computed, in a sweep, after a kill of its driver, in a second sweep
