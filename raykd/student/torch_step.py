@@ -58,6 +58,7 @@ class TorchStep:
         if self._clipping > 0.0:
             torch.nn.utils.clip_grads_with_norm_(self._parameters, self._clipping, norm)
         found, *self.read = read_numbers([norm, *self.wanted])
+        self.wanted = ()  # they hold the step's graph
         self._optimizer.overflow = not math.isfinite(found)
         return None if self._optimizer.overflow else self._update(*arguments, **named)
 
