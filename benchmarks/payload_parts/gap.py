@@ -77,9 +77,7 @@ def _gradient(setting: Setting, form: Form, student: models.TextModel) -> torch.
     micro = member.make_micro_batch(rows, answers)
     module: Any = loop.engine.module
     module.eval()
-    counts = member.objective.counts(micro.encoded.labels_N, micro.signals)
-    outputs = module(**micro.encoded.inputs)
-    result = member.evaluate(module, outputs, micro.encoded, micro.signals, 0.0, counts)
+    result = member.evaluate(loop.engine, module(**micro.encoded.inputs), micro, 0.0, micro.counts)
     result.loss.backward()  # type: ignore[no-untyped-call]
     gradient = torch.cat([p.grad.double().flatten() for p in module.parameters() if p.grad is not None])
     loop.engine.close()
