@@ -1,9 +1,11 @@
 """What a distillation step costs: student alone, teachers in its own process, teachers in actors as raykd serves them.
 
-Usage: python -m benchmarks.step [--data DIR] [--rounds 9]
+Usage: python -m benchmarks.step [--data DIR] [--rounds 9] [--only stored]
 
 DIR holds sentiment/{zh,en,fr}/train.jsonl with text, label and lang; without it the embedded corpus is used.
 Teachers: three of 6 layers x 384, all asked for every row. Student: 2 layers x 128. Batch 32. All random weights.
+``--only stored`` compares single steps in turn over the same batches, by CPU seconds: with stored answers, bare (gold
+labels alone), and a plain torch loop; it starts no Ray and no teacher.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import ray
 import torch
 
 from benchmarks.measure import Rounds, alternate, show, timed
+from benchmarks.step_parts.stored import report_stored, run_stored_steps
 from raykd import models
 from raykd.answers.answer import DenseAnswer
 from raykd.answers.codec import encode_rows
@@ -244,10 +247,16 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, default=None)
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--only", choices=("stored",), default=None)
     options = parser.parse_args()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     config = config_of(options.data)
     data = load_data(config.data, Path.cwd(), config.form)
+    torch.set_num_threads(1)
+    loops = (make_loop(config, data, teachers) for teachers in (True, False))
+    report_stored(run_stored_steps(*loops, options.rounds))
+    if options.only == "stored":
+        return
 
     from raykd.cluster.connection import connect_ray
     from raykd.teachers.pools.own_pool import OwnPool, Placement

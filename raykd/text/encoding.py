@@ -148,8 +148,6 @@ class EncodedBatch:
 
     def to(self, device: torch.device) -> EncodedBatch:
         """Return the batch on another device; copies to a GPU are queued, not waited for."""
-        if device.type == self.labels_N.device.type == "cpu":
-            return self
         return replace(
             self,
             inputs={name: copy_to_device(value, device) for name, value in self.inputs.items()},
