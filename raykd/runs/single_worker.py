@@ -5,11 +5,16 @@ checkpoints, and asks its workers for news a few times a minute; one worker need
 is kept. A worker that dies, falls silent or raises is started again, at most ``max_failures`` times, and goes on from
 the newest whole checkpoint. A loss because the node was taken away does not count. A notice that the node will be
 taken away makes a checkpoint at once.
+
+The process is started as soon as Ray is there and imports while the driver opens teachers and MLflow (`ReadyWorker`).
+It goes from one group of jobs to the next where both ask for the same, on CPUs alone: on a GPU the allocator would keep
+what an earlier model needed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import os
 import time
@@ -36,6 +41,10 @@ from raykd.runs.worker import (
 log = logging.getLogger("raykd.runs")
 PING_S = 1.0
 """Seconds between two looks at the worker."""
+CALLS_AT_ONCE = 3
+"""Of the actor: the training, the imports ahead of it, a look at whether it is alive."""
+NEEDED = ("transformers.modeling_utils", "raykd.driver.loop")
+"""Modules that take seconds to import, beside DeepSpeed."""
 SILENT_S = 120.0
 """Seconds without an answer after which a worker is given up (as in Ray Train, whose variable is read too)."""
 
@@ -70,26 +79,101 @@ class SingleHost:
 
 
 class SingleWorker:
-    """The actor: one call trains, the other says that the process is alive."""
+    """The actor: one call trains, another says that the process is alive."""
 
-    def run(self, call: TrainingCall, num_gpus: float) -> None:
-        """Train the jobs in a process group of one, which DeepSpeed asks for."""
+    def warm_up(self, device: str) -> None:
+        """Import what every training needs."""
         import torch
 
-        os.environ["LOCAL_RANK"] = "0"
-        backend = "nccl" if num_gpus and torch.cuda.is_available() else "gloo"
-        store = torch.distributed.HashStore()  # type: ignore[attr-defined]
-        torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
+        from raykd.student.engine import import_deepspeed
+
+        for name in NEEDED:
+            importlib.import_module(name)
+        import_deepspeed(torch.device(device))
+
+    def run(self, call: TrainingCall) -> None:
+        """Train the jobs, in a process group of one."""
         run_jobs(call, SingleHost(call.place.storage.child(call.place.start)))
 
     def ping(self) -> None:
         """Answer."""
 
 
+class ReadyWorker:
+    """A worker that is there before its jobs, and stays for the next ones that ask for the same.
+
+    Used as a context manager, which ends it.
+
+    Args:
+        meanwhile: What the driver does as soon as the worker has something to do.
+    """
+
+    def __init__(self, meanwhile: Callable[[], None] = lambda: None) -> None:
+        self.meanwhile = meanwhile
+        self._workers: WorkersConfig | None = None
+        self._actor: Any = None
+
+    def __enter__(self) -> ReadyWorker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def prepare(self, workers: WorkersConfig) -> None:
+        """Start a worker, if one is enough and the cluster has what it asks for now; return at once."""
+        if workers.num_workers != 1 or self._actor is not None:
+            return
+        free = ray.available_resources()
+        if all(free.get(name, 0.0) >= amount for name, amount in list_worker_resources(workers).items()):
+            self._workers, self._actor = workers, start_worker(workers)
+            self._actor.warm_up.remote("cuda" if workers.num_gpus > 0 else "cpu")
+
+    def keep(self, workers: WorkersConfig, actor: Any) -> None:
+        """Take a worker for later jobs; one that has used a GPU is ended."""
+        self._workers, self._actor = workers, actor
+        if workers.num_gpus > 0:
+            self.end()
+
+    def take(self, workers: WorkersConfig) -> Any:
+        """Return the worker if it holds what these jobs ask for; else end it and return None."""
+        if self._workers != workers:
+            self.end()
+        actor, self._actor = self._actor, None
+        return actor
+
+    def end(self) -> None:
+        """End the worker, if there is one."""
+        if self._actor is not None:
+            end_worker(self._actor)
+        self._actor = None
+
+
+def start_worker(workers: WorkersConfig) -> Any:
+    """Start the actor, without waiting for it."""
+    needs = list_worker_resources(workers)
+    return (
+        ray.remote(SingleWorker)
+        .options(
+            num_cpus=needs.pop("CPU", 0),
+            num_gpus=needs.pop("GPU", 0),
+            resources=needs,
+            max_concurrency=CALLS_AT_ONCE,
+        )
+        .remote()
+    )
+
+
+def end_worker(actor: Any) -> None:
+    """End the actor's process, if it is alive."""
+    with contextlib.suppress(ray.exceptions.RayError):
+        ray.kill(actor)
+
+
 def run_single_worker(
     call: TrainingCall,
     workers: WorkersConfig,
     max_failures: int,
+    ready: ReadyWorker,
     wait: Callable[[], None],
     say: Callable[[str], None],
 ) -> None:
@@ -99,36 +183,41 @@ def run_single_worker(
         call: What the worker is called with.
         workers: What it holds.
         max_failures: Losses after which the worker is given up.
-        wait: Blocks until the cluster has what the worker holds; raises where it never comes.
+        ready: Has a worker that is there already, perhaps, and takes this one for later jobs.
+        wait: Blocks until the cluster has what a fresh worker holds; raises where it never comes.
         say: Takes a line for people.
 
     Raises:
         TrainingError: The worker was lost too often; the message holds the last cause.
         ResourceError: As ``wait``.
     """
-    failures = 0
+    failures, worker = 0, ready.take(workers)
     while True:
-        wait()
-        needs = list_worker_resources(workers)
-        worker: Any = (
-            ray.remote(SingleWorker)
-            .options(
-                num_cpus=needs.pop("CPU", 0), num_gpus=needs.pop("GPU", 0), resources=needs, max_concurrency=2
-            )
-            .remote()
-        )
+        if worker is None:
+            wait()
+            worker = start_worker(workers)
         try:
-            _watch(worker, worker.run.remote(call, workers.num_gpus))
+            _run_watched(worker, call, ready.meanwhile)
+            ready.keep(workers, worker)
             return
         except (ray.exceptions.RayError, TrainingError) as error:
             failures += not getattr(error, "preempted", False)
             if failures > max_failures:
                 raise make_training_error(error) from error
+            worker = None
             log.warning("the worker was lost and is started again", exc_info=error)
             say(f"the worker was lost and is started again: {describe_worker_error(error)}")
-        finally:
-            with contextlib.suppress(ray.exceptions.RayError):
-                ray.kill(worker)
+
+
+def _run_watched(worker: Any, call: TrainingCall, meanwhile: Callable[[], None]) -> None:
+    """Run the jobs; a worker that did not end them is ended."""
+    try:
+        running = worker.run.remote(call)
+        meanwhile()
+        _watch(worker, running)
+    except BaseException:
+        end_worker(worker)
+        raise
 
 
 def _watch(worker: Any, running: Any) -> None:

@@ -16,7 +16,7 @@ from raykd.errors import RaykdError
 from raykd.folders.folder import RunFolder
 from raykd.runs.checkpoints import CheckpointPlace
 from raykd.runs.ray_train import run_worker_group
-from raykd.runs.single_worker import run_single_worker
+from raykd.runs.single_worker import ReadyWorker, run_single_worker
 from raykd.runs.worker import TrainingCall, list_worker_resources, pack_job
 from raykd.scoring.several_tasks import Pools
 from raykd.student.prepare import fit_tokenizer
@@ -26,8 +26,15 @@ from raykd.teachers.pools.pool import TeacherPool
 log = logging.getLogger("raykd.runs")
 
 
-def train_teachers(jobs: Sequence[Job], folder: RunFolder, progress: JobProgress) -> None:
-    """Train the teachers, one worker group for all that ask for the same workers."""
+def train_teachers(jobs: Sequence[Job], folder: RunFolder, progress: JobProgress, ready: ReadyWorker) -> None:
+    """Train the teachers, one worker group for all that ask for the same workers.
+
+    Args:
+        jobs: The teachers.
+        folder: The run's folder.
+        progress: Shows the jobs.
+        ready: The worker of jobs that ask for one.
+    """
     for job in jobs:
         if job.is_done:
             progress.note(job.name, "kept from an earlier run", job.steps)
@@ -40,10 +47,12 @@ def train_teachers(jobs: Sequence[Job], folder: RunFolder, progress: JobProgress
     for workers, alike in by_workers.items():
         # Named by what it asks for, so that a resumed run finds the checkpoints of the same group.
         name = hashlib.sha256(workers.encode()).hexdigest()[:8]
-        fit_group(alike, f"teachers-{name}", folder, progress, {})
+        fit_group(alike, f"teachers-{name}", folder, progress, {}, ready)
 
 
-def train_students(jobs: Sequence[Job], folder: RunFolder, progress: JobProgress, pools: Pools) -> None:
+def train_students(
+    jobs: Sequence[Job], folder: RunFolder, progress: JobProgress, pools: Pools, ready: ReadyWorker
+) -> None:
     """Train baseline and student in one worker group.
 
     Args:
@@ -51,6 +60,7 @@ def train_students(jobs: Sequence[Job], folder: RunFolder, progress: JobProgress
         folder: The run's folder.
         progress: Shows the jobs.
         pools: The opened teachers, by task.
+        ready: The worker of jobs that ask for one.
     """
     for job in jobs:
         if job.is_done:
@@ -58,7 +68,7 @@ def train_students(jobs: Sequence[Job], folder: RunFolder, progress: JobProgress
         else:
             progress.expect(job.name, job.steps)
     handed = {task: pool for task, (pool, _) in pools.items()}
-    fit_group([job for job in jobs if not job.is_done], GROUP, folder, progress, handed)
+    fit_group([job for job in jobs if not job.is_done], GROUP, folder, progress, handed, ready)
 
 
 def fit_group(
@@ -67,6 +77,7 @@ def fit_group(
     folder: RunFolder,
     progress: JobProgress,
     pools: Mapping[str, TeacherPool],
+    ready: ReadyWorker,
 ) -> None:
     """Train jobs one after the other in one worker group.
 
@@ -76,6 +87,7 @@ def fit_group(
         folder: The run's folder.
         progress: Shows the jobs and receives their events.
         pools: The teachers that students ask, by task. A student with a union tokenizer joins their vocabularies.
+        ready: The worker of jobs that ask for one.
 
     Raises:
         RaykdError: The error of a worker, or that workers were lost too often.
@@ -103,8 +115,9 @@ def fit_group(
     given_up: RaykdError | None = None
     try:
         if workers.num_workers == 1:
-            run_single_worker(call, workers, max_failures, wait, progress.say)
+            run_single_worker(call, workers, max_failures, ready, wait, progress.say)
         else:
+            ready.end()
             wait()
             run_worker_group(call, workers, max_failures)
     except RaykdError as error:

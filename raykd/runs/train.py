@@ -1,12 +1,15 @@
 """Train one run: teachers, baseline and student, their scores, the report and the MLflow run.
 
 Decision record: folder, data, labels, resources and MLflow are checked before a worker is taken. Start-up is paid at
-most twice: one worker group trains the teachers, one the baseline and the student. The teachers are opened and scored
+most twice: one worker group trains the teachers, one the baseline and the student. A single worker starts as soon as
+Ray is there and does both, and what scoring needs is imported while it works. The teachers are opened and scored
 on the validation rows before the second group starts, so a broken or poor teacher stops the run first.
 """
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import logging
 from collections.abc import Sequence
 
@@ -27,6 +30,7 @@ from raykd.folders.folder import RESULTS, RunFolder, check_rows, find_run_path
 from raykd.point import Point
 from raykd.preflight.check import preflight
 from raykd.preflight.model_check import sign_notes
+from raykd.runs.single_worker import ReadyWorker
 from raykd.runs.stages import train_students, train_teachers
 from raykd.runs.teacher_stage import open_teachers
 from raykd.scoring.outcome import Outcome
@@ -34,6 +38,8 @@ from raykd.scoring.several_tasks import conclude_all
 from raykd.student.overrides import describe_overruled_keys
 
 log = logging.getLogger("raykd.runs")
+SCORING = ("transformers.modeling_utils", "mlflow.pyfunc", "matplotlib.backends.backend_svg")
+"""Modules that scoring, the report and the record of the student's model need, and that take seconds to import."""
 
 
 def run_training(
@@ -105,15 +111,19 @@ class TrainCommand(Command[Outcome]):
         for name, points in curves.by_job.items():
             recorder.log(name, *points)
         progress = JobProgress(session.console, map_metrics(jobs.values()), curves, recorder.log)
-        with progress.listen():
-            train_teachers(self.teachers, folder, progress)
+        with progress.listen(), ReadyWorker(import_for_scoring) as ready:
+            waiting = [job for job in (*self.teachers, *self.students) if not job.is_done]
+            if waiting:
+                ready.prepare(waiting[0].config.workers)
+            train_teachers(self.teachers, folder, progress, ready)
             with open_teachers(
                 config, self.teachers, self.students[-1], session, progress.say, routed=True
             ) as teachers:
                 teachers.review()
                 teachers.counts.mark_filled()
                 teachers.refuse_poor()
-                train_students(self.students, folder, progress, teachers.pools)
+                train_students(self.students, folder, progress, teachers.pools, ready)
+                ready.end()
                 progress.note("scoring", "held-out rows, report, MLflow")
                 outcome = conclude_all(
                     config,
@@ -128,6 +138,13 @@ class TrainCommand(Command[Outcome]):
                 progress.note("scoring", "done", steps=1)
         (folder.path / RESULTS).write_text(outcome.to_markdown(), encoding="utf-8")
         return outcome
+
+
+def import_for_scoring() -> None:
+    """Import what scoring needs, on the thread that would else wait: lazy modules of transformers allow no other."""
+    for name in SCORING:
+        with contextlib.suppress(ImportError):  # it is raised where it is needed
+            importlib.import_module(name)
 
 
 class PointRecorder:

@@ -77,7 +77,7 @@ class Engine:
     def __init__(
         self, model: nn.Module, train: TrainConfig, *, total_steps: int, world: int, device: torch.device
     ) -> None:
-        deepspeed = _import_deepspeed(device)
+        deepspeed = import_deepspeed(device)
         config = build_deepspeed_config(train, world, find_hidden_width(model))
         self._schedule: torch.optim.lr_scheduler.LambdaLR | None = None
         self.device, self.world, self.accumulation = device, world, train.gradient_accumulation
@@ -293,8 +293,11 @@ def _copy_to_cpu(tensor: torch.Tensor) -> torch.Tensor:
     return copy.float() if copy.is_floating_point() else copy
 
 
-def _import_deepspeed(device: torch.device) -> Any:
-    """Import DeepSpeed for the device, quietly and without compiling anything."""
+def import_deepspeed(device: torch.device) -> Any:
+    """Import DeepSpeed for the device, quietly and without compiling anything.
+
+    A host without a process group gets a group of this process alone.
+    """
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if device.type == "cuda" else "cpu")
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     with leaving_out_mlflow():
@@ -304,7 +307,6 @@ def _import_deepspeed(device: torch.device) -> Any:
     if device.type == "cpu":
         compile_nothing(deepspeed)
     if not torch.distributed.is_initialized():
-        # A host without a process group (a test, a trial of one worker) gets a group of this process alone.
         os.environ.setdefault("LOCAL_RANK", "0")
         backend = "nccl" if device.type == "cuda" else "gloo"
         store = torch.distributed.HashStore()  # type: ignore[attr-defined]

@@ -21,6 +21,7 @@ from raykd.driver.progress import JobProgress
 from raykd.driver.session import Session
 from raykd.runs.label_progress import show_progress
 from raykd.runs.labelling import LabelReport, label_rows
+from raykd.runs.single_worker import ReadyWorker
 from raykd.runs.stages import train_teachers
 from raykd.runs.teacher_stage import TeacherStage, open_teachers
 from raykd.runs.worker import list_worker_resources
@@ -167,10 +168,12 @@ class SweepDriver:
         curves = Curves(self.folder.path / TEACHER_CURVES)
         progress = JobProgress(self.console, map_metrics(self.teacher_jobs), curves, lambda job, point: None)
         if all(job.is_done for job in self.teacher_jobs):
-            train_teachers(self.teacher_jobs, self.folder, progress)  # says that they are there
+            train_teachers(
+                self.teacher_jobs, self.folder, progress, ReadyWorker()
+            )  # says that they are there
             return
-        with progress.listen():
-            train_teachers(self.teacher_jobs, self.folder, progress)
+        with progress.listen(), ReadyWorker() as ready:
+            train_teachers(self.teacher_jobs, self.folder, progress, ready)
 
     def _answer(self, teachers: TeacherStage) -> None:
         """Let the teachers answer all texts, then hand their resources to the trials. Does nothing on demand."""

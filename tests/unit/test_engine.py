@@ -331,8 +331,8 @@ def test_a_notice_ends_the_window_between_two_evaluations_without_an_evaluation(
 
 def test_engine_process_does_not_import_mlflow_through_deepspeed():
     code = (
-        "import sys, torch; from raykd.student.engine import _import_deepspeed; "
-        "found = _import_deepspeed(torch.device('cpu')); "
+        "import sys, torch; from raykd.student.engine import import_deepspeed; "
+        "found = import_deepspeed(torch.device('cpu')); "
         "print(found.__name__, sorted(n for n in sys.modules if n.split('.')[0] == 'mlflow')); import mlflow"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
