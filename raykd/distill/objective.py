@@ -247,13 +247,13 @@ class Objective(Spec):
             hard = compute_gold_loss(logits_NC, labels_N, self.label_smoothing, open_NC)
             sums["hard"] = hard.detach()
             # Without a labelled unit the sum is 0 with its graph, and 0 / 1 is 0 where 0 / 0 is NaN.
-            shares.append(values.alpha * hard / max(totals.hard, 1))
+            shares.append(hard * (values.alpha / max(totals.hard, 1)))
         if signals is not None and values.alpha < 1.0:
             weights_MN = self.weighting.weights(signals)
             weights_M = weights_MN.sum(dim=1)
             parts = make_parts(logits_NC, signals, weights_MN, values.temperature, self.mixture)
             soft = self._soft(logits_NC, labels_N, parts, values, sums, fall_back=counts.uncovered > 0)
-            shares.append((1.0 - values.alpha) * soft / max(totals.soft, 1))
+            shares.append(soft * ((1.0 - values.alpha) / max(totals.soft, 1)))
         return ObjectiveResult(
             loss=functools.reduce(operator.add, shares), sums=sums, weights_M=weights_M, counts=counts
         )

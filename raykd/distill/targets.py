@@ -11,6 +11,7 @@ nearest to all teachers, by their weights, under one of the two KL divergences:
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -61,8 +62,8 @@ def combine_logits(
         weights_MN1 = weights_MN.float().unsqueeze(-1)
         covered_N = used_MN1.any(dim=0).squeeze(-1)
         logp_NK = _mix_teachers(soften(logits_MNC, temperature), weights_MN1, mixture)
-        uniform_NK = torch.zeros_like(logp_NK).log_softmax(dim=-1)
-        logp_NK = torch.where(covered_N.unsqueeze(-1), logp_NK, uniform_NK).clamp_min(LOG_FLOOR)
+        uniform = -math.log(logp_NK.shape[-1])
+        logp_NK = torch.where(covered_N.unsqueeze(-1), logp_NK, uniform).clamp_min(LOG_FLOOR)
         # A constant added to all logits of a teacher changes no softmax. Centred, it reaches no loss on logits either.
         centred_MNC = logits_MNC - logits_MNC.mean(dim=-1, keepdim=True)
         return Target(
