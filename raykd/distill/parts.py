@@ -85,7 +85,9 @@ def make_parts(
         if answer is None and not has_logits:
             continue  # a language model that was asked for no row of the batch
         student_NC, units_N = rows.get(members[0], (logits_NC, None))
-        weights = weights_MN[members] if units_N is None else weights_MN[members][:, units_N]
+        # Row by row: a list as an index is an array of the host, whose copy would wait for the device.
+        weights = torch.stack([weights_MN[m] for m in members])
+        weights = weights if units_N is None else weights[:, units_N]
         share_N = weights.sum(dim=0)
         inside = torch.where(share_N > 0.0, weights / share_N, 0.0)
         if not _has_own_support(answer):
