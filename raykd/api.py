@@ -60,6 +60,7 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     smoke: bool = False,
+    profile: bool = False,
     progress: Progress = True,
     **keys: object,
 ) -> Run:
@@ -68,10 +69,10 @@ def train(
     Args:
         config: The run; see the module.
         overrides: Keys to change.
-        resume: Continue from the last checkpoint of this run, or start it where there is none. A run that has
-            finished is returned as it is.
+        resume: Continue from the last checkpoint, or start where there is none; a finished run is returned.
         overwrite: Empty the run's folder and start anew.
         smoke: Run all of it in short, in output/NAME-smoke: few rows and steps.
+        profile: Record parts of each step as well in the run's timeline.json, and print where the time went.
         progress: Whether progress is shown.
         **keys: Keys to change, as `overrides`.
 
@@ -104,7 +105,7 @@ def train(
     console = _console(progress)
     if resume:
         _announce_start(console, config, run)
-    outcome = run_training(run, resume=resume, overwrite=overwrite, console=console)
+    outcome = run_training(run, resume=resume, overwrite=overwrite, console=console, profile=profile)
     return replace(Run.read(find_run_path(run)), shown=outcome.tables, lines=outcome.lines)
 
 

@@ -64,6 +64,10 @@ Smoke = Annotated[
     bool,
     typer.Option("--smoke", help="Run all of it in short, in output/NAME-smoke: few rows, steps and trials."),
 ]
+Profile = Annotated[
+    bool,
+    typer.Option("--profile", help="Record parts of each step, too, and print where the time went."),
+]
 
 
 def show_result(result: Run | SweepResult | ConfirmationResult) -> None:

@@ -16,6 +16,7 @@ from raykd.cli.app import (
     OutputFolder,
     Overrides,
     Overwrite,
+    Profile,
     Resume,
     RunFile,
     RunOrSpace,
@@ -41,10 +42,12 @@ def run_train(
     resume: Resume = False,
     overwrite: Overwrite = False,
     smoke: Smoke = False,
+    profile: Profile = False,
 ) -> None:
     """Train the student of RUN.yaml, and first the teachers that do not exist yet.
 
-    Everything is written to output/name: student/, report.html, results.md, run.yaml as resolved, log.txt.
+    Everything is written to output/name: student/, report.html, results.md, run.yaml as resolved, log.txt,
+    timeline.json.
 
     Trained teachers are kept in output/teachers. Every run that asks for the same ones reuses them.
 
@@ -52,8 +55,19 @@ def run_train(
 
     Exit codes: 0 done, 2 configuration, 3 data or model, 5 infrastructure, 130 interrupted.
     """
+    from raykd.timeline import note_process_start
+
+    note_process_start()
     show_result(
-        api.train(run, overrides or (), resume=resume, overwrite=overwrite, smoke=smoke, progress=console)
+        api.train(
+            run,
+            overrides or (),
+            resume=resume,
+            overwrite=overwrite,
+            smoke=smoke,
+            profile=profile,
+            progress=console,
+        )
     )
 
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from raykd.errors import RaykdError, TeacherError
 from raykd.point import Point
+from raykd.timeline import Span
 
 
 @dataclass(frozen=True)
@@ -29,14 +30,16 @@ class Event:
         total_steps: Optimizer steps of the job, of kinds started, point and done.
         error: Of kind error.
         text: Of kind note.
+        spans: Of kind spans: what the worker's time went to since the last ones.
     """
 
-    kind: Literal["started", "point", "done", "note", "error"]
+    kind: Literal["started", "point", "done", "note", "error", "spans"]
     job: str
     point: Point | None = None
     total_steps: int = 0
     error: RaykdError | None = None
     text: str = ""
+    spans: Sequence[Span] = ()
 
 
 class Mailbox:

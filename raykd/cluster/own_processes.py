@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from raykd.cluster.interrupts import is_ending, run_before_exit
+from raykd.timeline import stage
 
 log = logging.getLogger("raykd.runs")
 KILLED_S = 0.8
@@ -69,7 +70,8 @@ def ending_own_ray() -> Iterator[None]:
     finally:
         _is_scoped = outer
         if not before and not is_ending():  # else it is killed as the last thing that this process does
-            end_own_ray()
+            with stage("Ray ended"):
+                end_own_ray()
 
 
 def begin_ending_own_ray() -> None:

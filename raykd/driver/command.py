@@ -36,6 +36,7 @@ from raykd.folders.folder import (
 from raykd.folders.lock import lock_folder
 from raykd.folders.log_file import log_to_file
 from raykd.parse import JsonObject
+from raykd.timeline import stage
 from raykd.tracking import Experiment, Tracker, describe_environment, resolve_tracking_uri
 
 log = logging.getLogger("raykd.runs")
@@ -143,7 +144,8 @@ def run_command(
         RaykdError: The command failed. What it wrote before stays.
     """
     shown = console or Console(emoji=False)
-    print_notes(shown, command.check())
+    with stage("check"):
+        print_notes(shown, command.check())
     with lock_folder(find_run_path(command.owner)):
         # Everything that can refuse the command comes before an old run is overwritten.
         earlier = check_run_folder(
@@ -153,7 +155,8 @@ def run_command(
             compare=command.compare,
             explain=command.explain,
         )
-        contents = command.prepare(earlier)
+        with stage("rows read"):
+            contents = command.prepare(earlier)
         folder = open_run_folder(
             command.owner,
             contents.rows,
@@ -184,7 +187,8 @@ def _run_recorded(command: Command[Result], folder: RunFolder, console: Console)
     except BaseException as error:
         session.end(error)
         raise
-    session.end()
+    with stage("MLflow ended"):
+        session.end()
     folder.write_state(status="finished", lines=list(result.lines))
     return result
 
@@ -192,13 +196,14 @@ def _run_recorded(command: Command[Result], folder: RunFolder, console: Console)
 def _start_tracker(command: Command[Result], folder: RunFolder) -> Tracker:
     """Open the MLflow run, on a thread of its own while Ray is being connected."""
     tracking, run = command.base.tracking, command.record()
-    return Tracker.start(
-        resolve_tracking_uri(tracking, Path(command.base.output).resolve()),
-        Experiment.of(tracking),
-        run.name,
-        params=run.params,
-        tags={**describe_environment(), **make_smoke_tags(command.base), **run.tags},
-        run_id=folder.state.get("mlflow_run_id"),
-        directory=folder.path,
-        required=tracking.required,
-    )
+    with stage("MLflow opened"):
+        return Tracker.start(
+            resolve_tracking_uri(tracking, Path(command.base.output).resolve()),
+            Experiment.of(tracking),
+            run.name,
+            params=run.params,
+            tags={**describe_environment(), **make_smoke_tags(command.base), **run.tags},
+            run_id=folder.state.get("mlflow_run_id"),
+            directory=folder.path,
+            required=tracking.required,
+        )

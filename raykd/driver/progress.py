@@ -23,6 +23,7 @@ from raykd.cluster.wait import HEARTBEAT_S
 from raykd.driver.ending import find_ending
 from raykd.errors import RaykdError
 from raykd.point import Point
+from raykd.timeline import get_active
 
 log = logging.getLogger("raykd.runs")
 SETTLE_S = 60.0
@@ -128,6 +129,11 @@ class JobProgress:
         if event.kind == "note":
             log.warning("%s: %s", event.job, event.text)
             self.say(f"{event.job}: {event.text}")
+            return
+        if event.kind == "spans":
+            timeline = get_active()
+            if timeline is not None:
+                timeline.extend(event.spans)
             return
         assert event.point is not None  # other kinds of events carry a point
         self.expect(event.job, event.total_steps)

@@ -20,6 +20,7 @@ from raykd.config import RayConfig
 from raykd.errors import RaykdError
 from raykd.folders.folder import RunFolder
 from raykd.folders.log_file import silence_libraries
+from raykd.timeline import stage
 from raykd.tracking import Tracker, redact
 from raykd.tracking.tracker import Status
 
@@ -61,13 +62,14 @@ class Session:
         self, config: RayConfig, folder: RunFolder, console: Console, start_tracker: Callable[[], Tracker]
     ) -> None:
         self.folder, self.console = folder, console
-        self._background = ThreadPoolExecutor(max_workers=1)
+        self._background = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mlflow")
         self._starting = self._background.submit(start_tracker)
         self._tracker: Tracker | None = None
         self._children: list[ChildRuns] = []
         run_at_interrupt(lambda: self._end_run(KeyboardInterrupt()))
         try:
-            connect_ray(config)
+            with stage("Ray connected"):
+                connect_ray(config)
         except BaseException as error:
             self.end(error)
             raise
@@ -81,7 +83,8 @@ class Session:
             TrackingError: It cannot be opened.
         """
         if self._tracker is None:
-            self._tracker = self._starting.result()
+            with stage("waiting for MLflow"):
+                self._tracker = self._starting.result()
             self._background.shutdown(wait=False)
             silence_libraries()
             log.info("MLflow run %s at %s", self._tracker.run_id, redact(self._tracker.uri))

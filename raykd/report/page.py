@@ -27,6 +27,7 @@ from raykd.report.plots import (
 )
 from raykd.report.results import Predictions, Score, compute_agreement
 from raykd.report.table import ResultTable, format_system
+from raykd.report.time_bar import TIME_TITLE, TimeBar
 from raykd.tasks.scores.metrics import find_metric_title, is_rate
 
 CAPTIONS: Mapping[str, str] = {
@@ -82,6 +83,7 @@ class RunReport:
         notes: What a reader must know, for example uncovered units or skipped rows.
         metric: The metric by which the run is judged.
         costs: The student beside its teachers; None in a run without teachers.
+        times: Where the time went; None where it was not recorded.
     """
 
     title: str
@@ -97,6 +99,7 @@ class RunReport:
     created: str = ""
     metric: str | None = None
     costs: CostTable | None = None
+    times: TimeBar | None = None
 
     @property
     def table(self) -> ResultTable:
@@ -156,6 +159,7 @@ def write_run_page(report: RunReport, path: Path, pictures: Pictures) -> Path:
         headline=summarize_run(table),
         table=table,
         costs_title=COST_TITLE,
+        times_title=TIME_TITLE,
         monolingual=any(
             s.by_language and len(s.by_language) < len(table.languages) for _, s in table.systems
         ),

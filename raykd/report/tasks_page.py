@@ -8,6 +8,7 @@ from pathlib import Path
 
 from raykd.report.html import write_html
 from raykd.report.table import ResultTable
+from raykd.report.time_bar import TIME_TITLE, TimeBar
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,9 @@ class TaskResult:
     notes: tuple[str, ...] = ()
 
 
-def write_tasks_page(title: str, summary: str, parts: Mapping[str, TaskResult], path: Path) -> Path:
+def write_tasks_page(
+    title: str, summary: str, parts: Mapping[str, TaskResult], path: Path, times: TimeBar | None = None
+) -> Path:
     """Write the page and return its path.
 
     Args:
@@ -32,7 +35,13 @@ def write_tasks_page(title: str, summary: str, parts: Mapping[str, TaskResult], 
         summary: One sentence that says what was run.
         parts: What is shown of each task, by its name.
         path: The file.
+        times: Where the time of the run went; None where it was not recorded.
     """
     return write_html(
-        path, "tasks.html.j2", report={"title": title, "summary": summary, "created": ""}, parts=parts
+        path,
+        "tasks.html.j2",
+        report={"title": title, "summary": summary, "created": ""},
+        parts=parts,
+        times=times,
+        times_title=TIME_TITLE,
     )

@@ -22,6 +22,7 @@ from raykd.scoring.several_tasks import Pools
 from raykd.student.prepare import fit_tokenizer
 from raykd.teachers.pool_source import PoolSource
 from raykd.teachers.pools.pool import TeacherPool
+from raykd.timeline import TRAINING, is_profiled, stage
 
 log = logging.getLogger("raykd.runs")
 
@@ -106,7 +107,7 @@ def fit_group(
     max_failures = jobs[0].config.train.max_failures
     storage = StorageFolder(str(folder.path / STORAGE))
     place = CheckpointPlace(storage, name, next_start(storage, name))
-    call = TrainingCall(payloads, progress.mailbox, place, workers.threads)
+    call = TrainingCall(payloads, progress.mailbox, place, workers.threads, is_profiled())
 
     def wait() -> None:
         needed = [list_worker_resources(workers)] * workers.num_workers
@@ -114,12 +115,13 @@ def fit_group(
 
     given_up: RaykdError | None = None
     try:
-        if workers.num_workers == 1:
-            run_single_worker(call, workers, max_failures, ready, wait, progress.say)
-        else:
-            ready.end()
-            wait()
-            run_worker_group(call, workers, max_failures)
+        with stage(TRAINING):
+            if workers.num_workers == 1:
+                run_single_worker(call, workers, max_failures, ready, wait, progress.say)
+            else:
+                ready.end()
+                wait()
+                run_worker_group(call, workers, max_failures)
     except RaykdError as error:
         given_up = error
     progress.settle()

@@ -19,6 +19,7 @@ from raykd.scoring.several_tasks import Pools, review_all_teachers
 from raykd.scoring.teacher_scores import TeacherReview, record_reviews, refuse_poor_teachers
 from raykd.teachers.handle import PoolHandle
 from raykd.teachers.pools.stored_pool import NeededAnswers
+from raykd.timeline import stage
 
 
 @dataclass
@@ -54,9 +55,10 @@ class TeacherStage:
         Args:
             asked_alike: Whether the run's own weighting decides who is asked; False where trials differ in that.
         """
-        self.reviews = review_all_teachers(
-            self.config, self.student, self.pools, self.say, asked_alike=asked_alike
-        )
+        with stage("teachers reviewed"):
+            self.reviews = review_all_teachers(
+                self.config, self.student, self.pools, self.say, asked_alike=asked_alike
+            )
         record_reviews(self.reviews, self.session.open_tracker(), self.session.folder)
 
     def refuse_poor(self, key: str = "teachers") -> None:
@@ -98,7 +100,9 @@ def open_teachers(
         for name, task in student.tasks.items()
         if not task.config.plain
     }
-    with open_pools(config, trained, say, needed) as pools:
+    with contextlib.ExitStack() as stack:
+        with stage("teachers opened"):
+            pools = stack.enter_context(open_pools(config, trained, say, needed))
         counts = TeacherCounts(session.folder, [pool for pool, _ in pools.values()])
         with counts.watch():
             yield TeacherStage(config, student, session, say, pools, counts)

@@ -33,9 +33,11 @@ from raykd.preflight.model_check import sign_notes
 from raykd.runs.single_worker import ReadyWorker
 from raykd.runs.stages import train_students, train_teachers
 from raykd.runs.teacher_stage import open_teachers
+from raykd.runs.times import RunTimes
 from raykd.scoring.outcome import Outcome
 from raykd.scoring.several_tasks import conclude_all
 from raykd.student.overrides import describe_overruled_keys
+from raykd.timeline import stage
 
 log = logging.getLogger("raykd.runs")
 SCORING = ("transformers.modeling_utils", "mlflow.pyfunc", "matplotlib.backends.backend_svg")
@@ -43,7 +45,12 @@ SCORING = ("transformers.modeling_utils", "mlflow.pyfunc", "matplotlib.backends.
 
 
 def run_training(
-    config: Run, *, resume: bool = False, overwrite: bool = False, console: Console | None = None
+    config: Run,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    console: Console | None = None,
+    profile: bool = False,
 ) -> Outcome:
     """Train a run and return its outcome.
 
@@ -52,11 +59,14 @@ def run_training(
         resume: Whether to go on from the last checkpoint in the run's folder.
         overwrite: Whether to empty the folder first.
         console: Where progress is shown; None makes one.
+        profile: Whether parts of steps are recorded, too, and the stages are printed at the end.
 
     Raises:
         RaykdError: The run failed. What it wrote before stays.
     """
-    return run_command(TrainCommand(config), resume=resume, overwrite=overwrite, console=console)
+    times = RunTimes(profile=profile)
+    with times.record(console):
+        return run_command(TrainCommand(config, times), resume=resume, overwrite=overwrite, console=console)
 
 
 class TrainCommand(Command[Outcome]):
@@ -64,10 +74,12 @@ class TrainCommand(Command[Outcome]):
 
     Args:
         config: The run.
+        times: Where the time goes; None records nothing.
     """
 
-    def __init__(self, config: Run) -> None:
+    def __init__(self, config: Run, times: RunTimes | None = None) -> None:
         self.owner = self.base = self.config = config
+        self._times = times
 
     def check(self) -> Sequence[str]:
         """Check models, combinations, resources and places."""
@@ -85,6 +97,8 @@ class TrainCommand(Command[Outcome]):
 
     def introduce(self, folder: RunFolder, console: Console) -> None:
         """Print the rows of each task, and what the run's settings overrule."""
+        if self._times is not None:
+            self._times.follow(folder.path)
         for task in [task for job in self.students for task in job.tasks.values()]:
             log.info("data read: %s: %s", task.name, task.data.train.summary())
         for task in self.students[-1].tasks.values():
@@ -125,16 +139,17 @@ class TrainCommand(Command[Outcome]):
                 train_students(self.students, folder, progress, teachers.pools, ready)
                 ready.end()
                 progress.note("scoring", "held-out rows, report, MLflow")
-                outcome = conclude_all(
-                    config,
-                    folder,
-                    self.students,
-                    teachers.pools,
-                    teachers.reviews,
-                    curves.by_job.get("student", ()),
-                    tracker,
-                    teachers.counts.totals,
-                )
+                with stage("scoring and report"):
+                    outcome = conclude_all(
+                        config,
+                        folder,
+                        self.students,
+                        teachers.pools,
+                        teachers.reviews,
+                        curves.by_job.get("student", ()),
+                        tracker,
+                        teachers.counts.totals,
+                    )
                 progress.note("scoring", "done", steps=1)
         (folder.path / RESULTS).write_text(outcome.to_markdown(), encoding="utf-8")
         return outcome

@@ -9,6 +9,7 @@ agree, and the error travels in the mailbox.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from raykd.runs.checkpoints import (
 )
 from raykd.teachers.handle import PoolHandle
 from raykd.teachers.pool_source import PoolSource
+from raykd.timeline import WORKER, Timeline, recording, stage
 
 if TYPE_CHECKING:
     from ray import ObjectRef
@@ -100,12 +102,14 @@ class TrainingCall:
         mailbox: Actor that takes events.
         place: Where the checkpoints are.
         threads: Threads of torch per worker.
+        profile: Whether parts of steps are recorded.
     """
 
     jobs: Sequence[Payload]
     mailbox: Any
     place: CheckpointPlace
     threads: int
+    profile: bool = False
 
 
 def run_jobs(call: TrainingCall, host: Host) -> None:
@@ -120,8 +124,10 @@ def run_jobs(call: TrainingCall, host: Host) -> None:
     for payload in call.jobs:
         if _is_done(payload):
             continue
+        timeline = Timeline(WORKER if host.rank == 0 else f"{WORKER} {host.rank}", profile=call.profile)
         try:
-            _run_job(payload, call.mailbox, call.place, host)
+            with recording(timeline):
+                _run_job(payload, call.mailbox, call.place, host)
         except RaykdError as error:
             # Wait: this process may end before a call that nobody waits for is sent.
             ray.get(call.mailbox.put.remote(Event("error", payload.name, error=error)))
@@ -130,11 +136,15 @@ def run_jobs(call: TrainingCall, host: Host) -> None:
             if host.world == 1 and not isinstance(error, TeacherError):
                 return
             raise
+        finally:
+            with contextlib.suppress(ray.exceptions.RayError):  # wait: this process may end now
+                ray.get(call.mailbox.put.remote(Event("spans", payload.name, spans=timeline.take())))
 
 
 def _run_job(payload: Payload, mailbox: Any, place: CheckpointPlace, host: Host) -> None:
-    from raykd.driver.loop import make_loop, save_student
-    from raykd.student.prepare import prepare_rows
+    with stage("worker's imports"):
+        from raykd.driver.loop import make_loop, save_student
+        from raykd.student.prepare import prepare_rows
 
     config, rank = payload.config, host.rank
     points: list[Point] = []
@@ -143,16 +153,18 @@ def _run_job(payload: Payload, mailbox: Any, place: CheckpointPlace, host: Host)
         points.append(point)
         mailbox.put.remote(Event("point", payload.name, point, loop.total_steps))
 
-    tokenizer = ray.get(payload.tokenizer)
-    prepared = {
-        task: prepare_rows(config.members[task], ray.get(train), ray.get(validation), tokenizer)
-        for task, (train, validation) in payload.rows.items()
-    }
+    with stage("tokens"):
+        tokenizer = ray.get(payload.tokenizer)
+        prepared = {
+            task: prepare_rows(config.members[task], ray.get(train), ray.get(validation), tokenizer)
+            for task, (train, validation) in payload.rows.items()
+        }
     device = host.find_device() if config.workers.num_gpus else "cpu"
-    loop = make_loop(
-        config, prepared, tokenizer, payload.pools, rank=rank, world=host.world, device=device, publish=publish,
-        noticed=host.has_notice,
-    )  # fmt: skip
+    with stage("student made"):
+        loop = make_loop(
+            config, prepared, tokenizer, payload.pools, rank=rank, world=host.world, device=device, publish=publish,
+            noticed=host.has_notice,
+        )  # fmt: skip
     wanted = CheckpointInfo(payload.name, config.fingerprint(), host.world)
     attempt = begin_attempt(place, wanted, rank, world=find_required_world(loop))
     for line in attempt.passed_over if rank == 0 else ():
@@ -167,7 +179,8 @@ def _run_job(payload: Payload, mailbox: Any, place: CheckpointPlace, host: Host)
     if rank == 0:
         for line in list_computed_answers(loop):
             mailbox.put.remote(Event("note", payload.name, text=line))
-        save_student(loop, Path(payload.output))
+        with stage("student saved"):
+            save_student(loop, Path(payload.output))
         # Wait: once this event has arrived, so have all points before it.
         ray.get(mailbox.put.remote(Event("done", payload.name, Point(loop.state.step, {}), loop.total_steps)))
     loop.engine.close()

@@ -26,6 +26,7 @@ from raykd.report.fitted_table import FittedTable
 from raykd.report.page import RunReport, draw_run_figures, write_run_page
 from raykd.report.plots import collect_curves
 from raykd.report.table import ResultTable
+from raykd.report.time_bar import make_time_bar
 from raykd.scoring.notes import collect_notes
 from raykd.scoring.score import System, score_student
 from raykd.scoring.teacher_results import Counters, TeacherResults, collect_teacher_results
@@ -171,6 +172,7 @@ def _make_report(
         metric=config.metric,
         created=time.strftime("%Y-%m-%d %H:%M:%S %Z"),
         costs=teachers.costs,
+        times=make_time_bar(),
     )
 
 

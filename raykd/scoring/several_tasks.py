@@ -19,6 +19,7 @@ from raykd.driver.recording import describe_results
 from raykd.folders.folder import RunFolder
 from raykd.point import Point
 from raykd.report.tasks_page import TaskResult, write_tasks_page
+from raykd.report.time_bar import make_time_bar
 from raykd.scoring.outcome import Outcome, conclude_task
 from raykd.scoring.teacher_results import Counters
 from raykd.scoring.teacher_scores import TeacherReview, review_teachers
@@ -134,7 +135,7 @@ def _conclude_run(
         task: TaskResult(part.table, f"{TASKS}/{task}/{part.report.name}", part.notes)
         for task, part in parts.items()
     }
-    page = write_tasks_page(config.name, summary, shown, folder.path / "report.html")
+    page = write_tasks_page(config.name, summary, shown, folder.path / "report.html", make_time_bar())
     tracker.log_file(page)
     tracker.log_text(dump_run(config), "run.yaml")
     notes = [f"{task}: {note}" for task, part in parts.items() for note in part.notes]

@@ -56,6 +56,7 @@ from raykd.student.task_trainer import (
     get_trained_module,
 )
 from raykd.tasks.scores.ranking import build_rank_key
+from raykd.timeline import EpochStages, stage, step_part
 
 log = logging.getLogger("raykd.student")
 LOGGED_WINDOWS = 200
@@ -126,6 +127,7 @@ class TrainingLoop:
         self._nonfinite: str | None = None
         self._wants_checkpoint, self._last_check = False, time.monotonic()
         self._rate = 0.0
+        self._epochs = EpochStages(self.task_order.steps_per_epoch)
         self._enter_phase(0)
 
     @property
@@ -144,15 +146,22 @@ class TrainingLoop:
             self._enter_phase(work.step)
         seed_generators(_make_step_seed(self.config.seed, work.step, self.rank), self.device)
         answers: Sequence[list[AnswerSlots] | None] = work.answers or [None] * len(work.rows)
-        micros = [trainer.make_micro_batch(rows, own) for rows, own in zip(work.rows, answers, strict=True)]
-        totals = self._global_counts(micros)
+        with step_part("rows and answers"):
+            micros = [
+                trainer.make_micro_batch(rows, own) for rows, own in zip(work.rows, answers, strict=True)
+            ]
+            totals = self._global_counts(micros)
         self._rate = self.engine.learning_rate()
         results: list[ObjectiveResult] = []
         for micro in micros:
-            outputs = micro.encoded.run(partial(self.engine.forward, trainer.name))
-            results.append(trainer.evaluate(self.engine, outputs, micro, progress, totals))
-            self.engine.backward(guard_loss(results[-1]))
-            applied, read = self.engine.step(list_numbers(results) if len(results) == len(micros) else ())
+            with step_part("forward"):
+                outputs = micro.encoded.run(partial(self.engine.forward, trainer.name))
+            with step_part("objective"):
+                results.append(trainer.evaluate(self.engine, outputs, micro, progress, totals))
+            with step_part("backward"):
+                self.engine.backward(guard_loss(results[-1]))
+            with step_part("update"):
+                applied, read = self.engine.step(list_numbers(results) if len(results) == len(micros) else ())
         self.state.step = work.step + 1
         found = split_numbers(results, read)
         if applied:
@@ -224,7 +233,8 @@ class TrainingLoop:
             checkpoint: Writes one and returns where it is, for a run that has to go back to it.
         """
         while self.advance():
-            self.kept = checkpoint(self) or self.kept
+            with stage("checkpoints"):
+                self.kept = checkpoint(self) or self.kept
         return self.state
 
     def advance(self) -> bool:
@@ -234,7 +244,12 @@ class TrainingLoop:
                 self.engine.train()
                 ahead = Prefetcher(self.ask, self.config.serving.prefetch)
                 self._works = ahead.steps(self.state.step, self.total_steps)
-            self.step(next(self._works))
+            self._epochs.begin_step(self.state.step)
+            with step_part("wait for answers"):
+                work = next(self._works)
+            self.step(work)
+            is_last = self.state.step in self._evaluate_at or self._wants_checkpoint or self._works is None
+            self._epochs.end_step(self.state.step, work.waited_s, is_last=is_last)
             if self._works is None:
                 continue  # the step was skipped and the run went back
             done = self.state.step
@@ -286,7 +301,7 @@ class TrainingLoop:
         # Under ZeRO-3 each forward gathers parameters from all ranks, so all ranks must run the same ones.
         shared = self.engine.zero_stage == 3
         begin, every = (0, 1) if shared else (self.rank, self.world)
-        with self.engine.evaluating() as module:
+        with stage("evaluation"), self.engine.evaluating() as module:
             found = {
                 name: trainer.scores(module, begin, every, shared=shared)
                 for name, trainer in self.trainers.items()

@@ -13,6 +13,7 @@ from raykd.config.loading import flatten_run
 from raykd.errors import ConfigError, ModelError, NonFiniteError
 from raykd.runs.train import run_training
 from raykd.scoring.outcome import Outcome
+from raykd.timeline import OTHER, TRAINING, compute_shares, read_trace
 from tests.e2e.conftest import CANARY, World, still_held
 from tests.fakes import BAD, GOOD, LABELS
 
@@ -215,3 +216,23 @@ def test_a_loss_that_is_not_finite_names_step_and_rows_and_keeps_what_was_writte
     client, _ = recorded
     assert client.get_run(world.state("overflow")["mlflow_run_id"]).info.status == "FAILED"
     assert still_held() == [], "though the error that holds the run's frames is still here"
+
+
+def test_the_time_of_the_run_adds_up_and_is_on_the_page(first: Outcome, world: World) -> None:
+    spans = read_trace(world.run("first") / "timeline.json")
+    shares = {share.name: share.seconds for share in compute_shares(spans)}
+    driver = [span for span in spans if span.process == "driver" and span.thread == "main"]
+    wall = max(span.end_s for span in driver) - min(span.begin_s for span in driver)
+    assert sum(shares.values()) == pytest.approx(wall, rel=1e-3)
+    assert shares[OTHER] < 0.1 * wall
+    assert {
+        "check", "rows read", "Ray connected", "teachers opened", "teachers reviewed", "worker's imports", "tokens",
+        "student made", "training steps", "evaluation", "checkpoints", "student saved", "scoring and report",
+        "MLflow ended", TRAINING,
+    } <= set(shares)  # fmt: skip
+    assert not any(span.is_part for span in spans)  # no profile was asked for
+    (opened,) = [span for span in spans if span.name == "MLflow opened"]
+    assert opened.thread.startswith("mlflow")
+    page = first.report.read_text(encoding="utf-8")
+    widths = [float(width) for width in re.findall(r'<div style="width: ([\d.]+)%; background', page)]
+    assert sum(widths) == pytest.approx(100.0, abs=0.01)
