@@ -1,11 +1,11 @@
 """Whether a teacher in int8 pays on this CPU: texts/s, added KL, companions, loading and memory beside float types.
 
-    python -m benchmarks.int8 [--data DIR] [--sizes 6x384 12x768] [--threads 1 2] [--rounds 5] [--train 90]
+    python -m benchmarks.int8 [--data DIR] [--sizes 6x384 12x768] [--threads 1 2] [--rounds 5] [--train 90] [--texts 400]
 
 Teachers are BERT encoders that are trained here first, for `--train` CPU seconds on texts cut at 48 tokens, because the
 answers of random weights are all alike. DIR holds sentiment/{zh,en,fr}/{train,validation}.jsonl with text, label and
-lang; without it the embedded corpus is used. Everything is measured on validation texts, tokenisation included. Arms
-strictly alternate; loading and memory are of a process of their own for each arm.
+lang; without it the embedded corpus is used. Everything is measured on up to `--texts` validation texts, tokenisation
+included. Arms strictly alternate; loading and memory are of a process of their own for each arm.
 
 - dynamic: torch's dynamic quantisation, one scale for all tokens of a batch; so is ONNX Runtime's.
 - rows: a scale for each token (`RowLinear`); the rest of the model in the float type.
@@ -352,6 +352,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--train", type=float, default=90.0)
+    parser.add_argument("--texts", type=int, default=400)
     parser.add_argument("--load", nargs=2, default=None, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -360,6 +361,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print_load(Path(options.load[0]), options.load[1])
         return
     rows, held_out = load_rows(options.data)
+    held_out = held_out.take(range(0, len(held_out), -(-len(held_out) // options.texts)))
     for size in options.sizes:
         measure_size(size, options, rows, held_out)
 

@@ -24,6 +24,7 @@ from raykd.timeline import (
 )
 from raykd.timeline.recording import add_process_start, note_process_start
 from raykd.timeline.shares import TRAINING
+from tests.worlds import build_loop, run_config
 
 
 def make_span(name: str, begin_s: float, end_s: float, process: str = "driver", **kept: object) -> Span:
@@ -187,3 +188,26 @@ def test_a_trace_is_what_viewers_open_and_is_read_back(tmp_path: Path) -> None:
         path.write_text(bad, encoding="utf-8")
         assert read_trace(path) == ()
     assert read_trace(tmp_path / "none.json") == ()
+
+
+@pytest.mark.parametrize("profile", [False, True])
+def test_a_training_loop_has_epochs_evaluations_and_parts_of_steps(profile: bool) -> None:
+    loop = build_loop(run_config(evaluations=3))  # 12 steps
+    with recording(Timeline("worker", profile=profile)) as timeline:
+        begun = time.perf_counter()
+        loop.run()
+        wall_s = time.perf_counter() - begun
+    stages = [span for span in timeline.spans if not span.is_part]
+    epochs = [span for span in stages if span.name.startswith("epoch")]
+    assert sum(span.values["steps"] for span in epochs) == 12
+    assert {"evaluation", "checkpoints"} <= {span.name for span in stages}
+    assert 0.5 * wall_s < sum(span.seconds for span in stages) <= wall_s
+    parts: dict[str, list[Span]] = {}
+    for span in timeline.spans:
+        if span.is_part:
+            parts.setdefault(span.name, []).append(span)
+    names = {"wait for answers", "rows and answers", "forward", "objective", "backward", "update"}
+    assert {name: len(found) for name, found in parts.items()} == dict.fromkeys(names if profile else (), 12)
+    if profile:
+        inside = sum(span.seconds for found in parts.values() for span in found)
+        assert 0.0 < inside <= sum(span.seconds for span in epochs)
