@@ -3,7 +3,8 @@
 Decision record: the driver ends the mailbox, and does not leave it to the last reference to it: the error of a run
 that failed holds its frames, so in a process that goes on (a notebook) the actor would live as long as that error.
 It is placed on the head node, whose loss ends the run anyway: without CPUs it would fit any node, and a lost worker's
-node would take all news with it.
+node would take all news with it. A run's only worker keeps its mailbox itself, and is asked for it: what is lost with
+its process is in the checkpoint that the next attempt goes on from, or comes again.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import contextlib
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from raykd.errors import RaykdError, TeacherError
 from raykd.point import Point
@@ -42,8 +43,18 @@ class Event:
     spans: Sequence[Span] = ()
 
 
+class Outbox(Protocol):
+    """Where a worker puts its events."""
+
+    def put(self, *events: Event, wait: bool = False) -> None:
+        """Add events; ``wait`` returns once they have arrived."""
+
+    def hopeless(self) -> bool:
+        """Return whether a worker met an error that another attempt meets again."""
+
+
 class Mailbox:
-    """Events on their way from workers to the driver; an actor without CPU."""
+    """Events on their way from workers to the driver; an actor without CPU, or a part of the only worker."""
 
     def __init__(self) -> None:
         self._events: list[Event] = []
@@ -51,8 +62,8 @@ class Mailbox:
         self._sent = 0
         self._lock = threading.Lock()
 
-    def put(self, *events: Event) -> None:
-        """Add events."""
+    def put(self, *events: Event, wait: bool = False) -> None:
+        """Add events, at once."""
         with self._lock:
             self._events.extend(events)
             self._sent += len(events)
@@ -74,6 +85,31 @@ class Mailbox:
         with self._lock:
             events, self._events = self._events, []
         return events
+
+
+@dataclass(frozen=True)
+class RemoteMailbox:
+    """A mailbox on the cluster, as a worker sees it.
+
+    Attributes:
+        actor: The actor's handle.
+    """
+
+    actor: Any
+
+    def put(self, *events: Event, wait: bool = False) -> None:
+        """Send events; ``wait`` returns once they have arrived."""
+        import ray
+
+        sent = self.actor.put.remote(*events)
+        if wait:
+            ray.get(sent)
+
+    def hopeless(self) -> bool:
+        """Return whether a worker met an error that another attempt meets again."""
+        import ray
+
+        return bool(ray.get(self.actor.hopeless.remote()))
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -18,7 +19,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 from raykd.checkpoint.curves import Curves
 from raykd.cluster.listening import listen
-from raykd.cluster.mailbox import Event, mailbox_on_cluster
+from raykd.cluster.mailbox import Event
 from raykd.cluster.wait import HEARTBEAT_S
 from raykd.driver.ending import find_ending
 from raykd.errors import RaykdError
@@ -28,6 +29,14 @@ from raykd.timeline import get_active
 log = logging.getLogger("raykd.runs")
 SETTLE_S = 60.0
 """Longest wait for the driver to process all events that workers have sent."""
+
+
+@dataclass
+class _Inbox:
+    """A mailbox, and how many of its events were processed."""
+
+    mailbox: Any
+    taken: int = 0
 
 
 class JobProgress:
@@ -40,7 +49,6 @@ class JobProgress:
         on_point: Records a point of a job; called once for each value.
 
     Attributes:
-        mailbox: The actor that workers send events to, while `listen` runs.
         error: The first error of a worker since the last start of the worker group.
     """
 
@@ -64,9 +72,9 @@ class JobProgress:
         )
         self._tasks: dict[str, TaskID] = {}
         self._begun: dict[str, float] = {}
-        self.mailbox: Any = None
+        self._inbox: _Inbox | None = None
         self.error: RaykdError | None = None
-        self._taken, self._beat = 0, time.monotonic()
+        self._beat = time.monotonic()
 
     def expect(self, job: str, steps: int) -> None:
         """Show a job that has not started yet."""
@@ -89,31 +97,49 @@ class JobProgress:
 
     @contextlib.contextmanager
     def listen(self) -> Iterator[None]:
-        """Open a mailbox for workers, and process what they send while the body runs."""
+        """Process what the attached mailbox receives while the body runs."""
         with (
-            mailbox_on_cluster() as self.mailbox,
             self._bars if self._console.is_terminal else contextlib.nullcontext(),
             listen(self._drain, name="raykd-progress", patience_s=5.0),
         ):
             yield
 
+    def attach(self, mailbox: Any) -> None:
+        """Listen to another mailbox from now on.
+
+        Args:
+            mailbox: Handle of an actor with `drain` and `sent`: a `Mailbox`, or a run's only worker.
+        """
+        if self._inbox is None or self._inbox.mailbox is not mailbox:
+            self._inbox = _Inbox(mailbox)
+
     def settle(self) -> None:
-        """Wait until all events that workers have sent are processed."""
-        sent = ray.get(self.mailbox.sent.remote())
-        deadline = time.monotonic() + SETTLE_S
-        while self._taken < sent and time.monotonic() < deadline:
-            time.sleep(0.1)
+        """Wait until all events that workers have sent are processed, or their mailbox is gone."""
+        inbox = self._inbox
+        if inbox is None:
+            return
+        with contextlib.suppress(ray.exceptions.RayError):
+            sent = ray.get(inbox.mailbox.sent.remote(), timeout=SETTLE_S)
+            deadline = time.monotonic() + SETTLE_S
+            while inbox.taken < sent and time.monotonic() < deadline:
+                time.sleep(0.02)
 
     def _drain(self) -> None:
-        for event in ray.get(self.mailbox.drain.remote()):
+        inbox = self._inbox
+        if inbox is not None:
+            with contextlib.suppress(ray.exceptions.RayError):  # a lost worker is noticed where it is watched
+                self._empty(inbox)
+        if not self._console.is_terminal and time.monotonic() - self._beat > HEARTBEAT_S:
+            self._beat = time.monotonic()
+            self._heartbeat()
+
+    def _empty(self, inbox: _Inbox) -> None:
+        for event in ray.get(inbox.mailbox.drain.remote()):
             try:
                 self._take(event)
             except Exception:  # an outage of MLflow or a full disk must not stop the thread
                 log.exception("a point of %s was not recorded", event.job)
-            self._taken += 1
-        if not self._console.is_terminal and time.monotonic() - self._beat > HEARTBEAT_S:
-            self._beat = time.monotonic()
-            self._heartbeat()
+            inbox.taken += 1
 
     def _heartbeat(self) -> None:
         for job, task in self._tasks.items():

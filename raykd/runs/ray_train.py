@@ -91,7 +91,9 @@ def _ray_checkpoint(folder: StorageFolder) -> Checkpoint:
 
 def _run_rank(config: dict[str, TrainingCall]) -> None:
     """The function that Ray Train calls on every rank."""
-    run_jobs(config["call"], RayTrainHost())
+    call = config["call"]
+    assert call.mailbox is not None
+    run_jobs(call, RayTrainHost(), call.mailbox)
 
 
 def run_worker_group(call: TrainingCall, workers: WorkersConfig, max_failures: int) -> None:

@@ -14,6 +14,7 @@ what an earlier model needed.
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import logging
 import os
@@ -26,8 +27,10 @@ import ray
 from raykd.checkpoint.find import keep_newest
 from raykd.checkpoint.manifest import CheckpointInfo
 from raykd.checkpoint.storage import StorageFolder
+from raykd.cluster.mailbox import Event, Mailbox
 from raykd.compat.ray_private import list_draining_nodes
 from raykd.config import WorkersConfig
+from raykd.driver.progress import JobProgress
 from raykd.errors import ResourceError, TrainingError
 from raykd.runs.checkpoints import KEPT_CHECKPOINTS
 from raykd.runs.worker import (
@@ -41,8 +44,8 @@ from raykd.runs.worker import (
 log = logging.getLogger("raykd.runs")
 PING_S = 1.0
 """Seconds between two looks at the worker."""
-CALLS_AT_ONCE = 3
-"""Of the actor: the training, the imports ahead of it, a look at whether it is alive."""
+CALLS_AT_ONCE = 5
+"""Of the actor: the training, the imports ahead of it, a look at whether it is alive, two at what it has to tell."""
 NEEDED = ("transformers.modeling_utils", "raykd.driver.loop")
 """Modules that take seconds to import, beside DeepSpeed."""
 SILENT_S = 120.0
@@ -79,7 +82,10 @@ class SingleHost:
 
 
 class SingleWorker:
-    """The actor: one call trains, another says that the process is alive."""
+    """The actor: one call trains, others say that the process is alive and what it has to tell."""
+
+    def __init__(self) -> None:
+        self._mailbox = Mailbox()
 
     def warm_up(self, device: str) -> None:
         """Import what every training needs."""
@@ -87,13 +93,24 @@ class SingleWorker:
 
         from raykd.student.engine import import_deepspeed
 
+        gc.disable()  # what is imported stays, and looking through it again and again takes a tenth of the time
         for name in NEEDED:
             importlib.import_module(name)
         import_deepspeed(torch.device(device))
+        gc.freeze()
+        gc.enable()
 
     def run(self, call: TrainingCall) -> None:
         """Train the jobs, in a process group of one."""
-        run_jobs(call, SingleHost(call.place.storage.child(call.place.start)))
+        run_jobs(call, SingleHost(call.place.storage.child(call.place.start)), self._mailbox)
+
+    def drain(self) -> list[Event]:
+        """Take what the training has told."""
+        return self._mailbox.drain()
+
+    def sent(self) -> int:
+        """Return the number of events so far, taken or not."""
+        return self._mailbox.sent()
 
     def ping(self) -> None:
         """Answer."""
@@ -174,8 +191,8 @@ def run_single_worker(
     workers: WorkersConfig,
     max_failures: int,
     ready: ReadyWorker,
+    progress: JobProgress,
     wait: Callable[[], None],
-    say: Callable[[str], None],
 ) -> None:
     """Run the jobs on one actor and block until they are done.
 
@@ -184,8 +201,8 @@ def run_single_worker(
         workers: What it holds.
         max_failures: Losses after which the worker is given up.
         ready: Has a worker that is there already, perhaps, and takes this one for later jobs.
+        progress: Receives what the worker has to tell.
         wait: Blocks until the cluster has what a fresh worker holds; raises where it never comes.
-        say: Takes a line for people.
 
     Raises:
         TrainingError: The worker was lost too often; the message holds the last cause.
@@ -197,7 +214,8 @@ def run_single_worker(
             wait()
             worker = start_worker(workers)
         try:
-            _run_watched(worker, call, ready.meanwhile)
+            progress.attach(worker)
+            _run_watched(worker, call, progress, ready.meanwhile)
             ready.keep(workers, worker)
             return
         except (ray.exceptions.RayError, TrainingError) as error:
@@ -206,15 +224,22 @@ def run_single_worker(
                 raise make_training_error(error) from error
             worker = None
             log.warning("the worker was lost and is started again", exc_info=error)
-            say(f"the worker was lost and is started again: {describe_worker_error(error)}")
+            progress.say(f"the worker was lost and is started again: {describe_worker_error(error)}")
 
 
-def _run_watched(worker: Any, call: TrainingCall, meanwhile: Callable[[], None]) -> None:
-    """Run the jobs; a worker that did not end them is ended."""
+def _run_watched(
+    worker: Any, call: TrainingCall, progress: JobProgress, meanwhile: Callable[[], None]
+) -> None:
+    """Run the jobs, and hear all that the worker tells; one that did not end them is ended."""
     try:
         running = worker.run.remote(call)
         meanwhile()
         _watch(worker, running)
+        progress.settle()
+    except ray.exceptions.RayTaskError:  # the process is alive
+        progress.settle()
+        end_worker(worker)
+        raise
     except BaseException:
         end_worker(worker)
         raise

@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from raykd.checkpoint.find import next_start
 from raykd.checkpoint.storage import StorageFolder
+from raykd.cluster.mailbox import RemoteMailbox, mailbox_on_cluster
 from raykd.cluster.wait import wait_for_resources
+from raykd.config import WorkersConfig
 from raykd.driver.growth import GROUP, STORAGE
 from raykd.driver.jobs import Job
 from raykd.driver.progress import JobProgress
@@ -107,7 +110,7 @@ def fit_group(
     max_failures = jobs[0].config.train.max_failures
     storage = StorageFolder(str(folder.path / STORAGE))
     place = CheckpointPlace(storage, name, next_start(storage, name))
-    call = TrainingCall(payloads, progress.mailbox, place, workers.threads, is_profiled())
+    call = TrainingCall(payloads, None, place, workers.threads, is_profiled())
 
     def wait() -> None:
         needed = [list_worker_resources(workers)] * workers.num_workers
@@ -117,14 +120,13 @@ def fit_group(
     try:
         with stage(TRAINING):
             if workers.num_workers == 1:
-                run_single_worker(call, workers, max_failures, ready, wait, progress.say)
+                run_single_worker(call, workers, max_failures, ready, progress, wait)
             else:
                 ready.end()
                 wait()
-                run_worker_group(call, workers, max_failures)
+                given_up = _run_group(call, workers, max_failures, progress)
     except RaykdError as error:
         given_up = error
-    progress.settle()
     if progress.error is not None:
         # Raised outside the except block and without `given_up` as context: the frames of that error hold Ray Train's
         # actors, which would then stay alive.
@@ -133,3 +135,18 @@ def fit_group(
     if given_up is not None:
         raise given_up
     log.info("trained %s", ", ".join(job.name for job in jobs))
+
+
+def _run_group(
+    call: TrainingCall, workers: WorkersConfig, max_failures: int, progress: JobProgress
+) -> RaykdError | None:
+    """Run the jobs in Ray Train, and hear all that its workers tell; return why they were given up."""
+    with mailbox_on_cluster() as mailbox:
+        progress.attach(mailbox)
+        given_up: RaykdError | None = None
+        try:
+            run_worker_group(replace(call, mailbox=RemoteMailbox(mailbox)), workers, max_failures)
+        except RaykdError as error:
+            given_up = error
+        progress.settle()
+        return given_up

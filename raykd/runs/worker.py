@@ -1,7 +1,7 @@
 """Train job after job on a worker, whatever hosts it: Ray Train's worker group, or one plain actor.
 
 Decision record: everything that a worker needs travels with the call (rows and tokenizers once, through the object
-store), so workers read no file outside the run's folder. Points of the curves go to a mailbox actor, which the driver
+store), so workers read no file outside the run's folder. Points of the curves go to a mailbox, which the driver
 empties. Checkpoints are written into the run's folder, one per evaluation (`raykd.runs.checkpoints`); after a loss the
 workers go on from them. Training that is not finite is not tried again: the loop has gone back by itself, all ranks
 agree, and the error travels in the mailbox.
@@ -14,14 +14,14 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import ray
 
 from raykd.checkpoint.manifest import CheckpointInfo
 from raykd.checkpoint.save import load_checkpoint
 from raykd.checkpoint.storage import StorageFolder
-from raykd.cluster.mailbox import Event
+from raykd.cluster.mailbox import Event, Outbox
 from raykd.config import Run, WorkersConfig
 from raykd.driver.jobs import Job
 from raykd.errors import RaykdError, TeacherError, TrainingError
@@ -99,27 +99,27 @@ class TrainingCall:
 
     Attributes:
         jobs: The jobs, in order.
-        mailbox: Actor that takes events.
+        mailbox: Takes events; None where the host has its own.
         place: Where the checkpoints are.
         threads: Threads of torch per worker.
         profile: Whether parts of steps are recorded.
     """
 
     jobs: Sequence[Payload]
-    mailbox: Any
+    mailbox: Outbox | None
     place: CheckpointPlace
     threads: int
     profile: bool = False
 
 
-def run_jobs(call: TrainingCall, host: Host) -> None:
+def run_jobs(call: TrainingCall, host: Host, mailbox: Outbox) -> None:
     """Train every job whose model does not exist yet. Runs on every rank."""
     import torch
 
     torch.set_num_threads(call.threads)
     # Threads of the tokenizers library would compete with torch's, and warn at every fork.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    if ray.get(call.mailbox.hopeless.remote()):
+    if mailbox.hopeless():
         return  # restarted after an error that would come again
     for payload in call.jobs:
         if _is_done(payload):
@@ -127,10 +127,10 @@ def run_jobs(call: TrainingCall, host: Host) -> None:
         timeline = Timeline(WORKER if host.rank == 0 else f"{WORKER} {host.rank}", profile=call.profile)
         try:
             with recording(timeline):
-                _run_job(payload, call.mailbox, call.place, host)
+                _run_job(payload, mailbox, call.place, host)
         except RaykdError as error:
             # Wait: this process may end before a call that nobody waits for is sent.
-            ray.get(call.mailbox.put.remote(Event("error", payload.name, error=error)))
+            mailbox.put(Event("error", payload.name, error=error), wait=True)
             # A single worker may end quietly, which spares it another attempt. Others must not wait for this rank,
             # and after the loss of a teacher another attempt may succeed.
             if host.world == 1 and not isinstance(error, TeacherError):
@@ -138,10 +138,10 @@ def run_jobs(call: TrainingCall, host: Host) -> None:
             raise
         finally:
             with contextlib.suppress(ray.exceptions.RayError):  # wait: this process may end now
-                ray.get(call.mailbox.put.remote(Event("spans", payload.name, spans=timeline.take())))
+                mailbox.put(Event("spans", payload.name, spans=timeline.take()), wait=True)
 
 
-def _run_job(payload: Payload, mailbox: Any, place: CheckpointPlace, host: Host) -> None:
+def _run_job(payload: Payload, mailbox: Outbox, place: CheckpointPlace, host: Host) -> None:
     with stage("worker's imports"):
         from raykd.driver.loop import make_loop, save_student
         from raykd.student.prepare import prepare_rows
@@ -151,7 +151,7 @@ def _run_job(payload: Payload, mailbox: Any, place: CheckpointPlace, host: Host)
 
     def publish(point: Point) -> None:
         points.append(point)
-        mailbox.put.remote(Event("point", payload.name, point, loop.total_steps))
+        mailbox.put(Event("point", payload.name, point, loop.total_steps))
 
     with stage("tokens"):
         tokenizer = ray.get(payload.tokenizer)
@@ -168,21 +168,21 @@ def _run_job(payload: Payload, mailbox: Any, place: CheckpointPlace, host: Host)
     wanted = CheckpointInfo(payload.name, config.fingerprint(), host.world)
     attempt = begin_attempt(place, wanted, rank, world=find_required_world(loop))
     for line in attempt.passed_over if rank == 0 else ():
-        mailbox.put.remote(Event("note", payload.name, text=line))
+        mailbox.put(Event("note", payload.name, text=line))
     if attempt.found is not None:
         earlier = load_checkpoint(loop, attempt.found)
         for point in earlier if rank == 0 else ():
             publish(point)
     if rank == 0:
-        mailbox.put.remote(Event("started", payload.name, Point(loop.state.step, {}), loop.total_steps))
+        mailbox.put(Event("started", payload.name, Point(loop.state.step, {}), loop.total_steps))
     loop.run(make_checkpoint_saver(place, wanted, attempt, points, host.report))
     if rank == 0:
         for line in list_computed_answers(loop):
-            mailbox.put.remote(Event("note", payload.name, text=line))
+            mailbox.put(Event("note", payload.name, text=line))
         with stage("student saved"):
             save_student(loop, Path(payload.output))
         # Wait: once this event has arrived, so have all points before it.
-        ray.get(mailbox.put.remote(Event("done", payload.name, Point(loop.state.step, {}), loop.total_steps)))
+        mailbox.put(Event("done", payload.name, Point(loop.state.step, {}), loop.total_steps), wait=True)
     loop.engine.close()
 
 

@@ -84,7 +84,7 @@ def train(path: Path) -> set[str]:
 def test_a_second_run_loads_no_teacher_and_starts_no_process_for_one(world: World, loads: Path) -> None:
     actors = train(world.write("stored", baseline=False, ray={"num_cpus": 2}))
     assert not any("Teacher" in name for name in actors), actors
-    assert "SingleWorker" in actors
+    assert actors == {"SingleWorker"}
     # The student's saved model is scored like a teacher, in the driver, and timed beside its teachers.
     assert set(loads.read_text().split()) == {"student"}
     assert "every answer is stored" in (world.run("stored") / "log.txt").read_text(encoding="utf-8")
