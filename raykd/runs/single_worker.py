@@ -18,6 +18,7 @@ import gc
 import importlib
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -86,22 +87,31 @@ class SingleWorker:
 
     def __init__(self) -> None:
         self._mailbox = Mailbox()
+        self._importing, self._is_warm = threading.Lock(), False
 
     def warm_up(self, device: str) -> None:
-        """Import what every training needs."""
-        import torch
+        """Import what every training needs, once; a second call waits for the first.
 
-        from raykd.student.engine import import_deepspeed
+        Two threads must not import at once: transformers' lazy modules then miss names that the other is about to add.
+        """
+        with self._importing:
+            if self._is_warm:
+                return
+            gc.disable()  # what is imported stays, and looking through it again and again takes a tenth of the time
+            import torch
 
-        gc.disable()  # what is imported stays, and looking through it again and again takes a tenth of the time
-        for name in NEEDED:
-            importlib.import_module(name)
-        import_deepspeed(torch.device(device))
-        gc.freeze()
-        gc.enable()
+            from raykd.student.engine import import_deepspeed
 
-    def run(self, call: TrainingCall) -> None:
+            for name in NEEDED:
+                importlib.import_module(name)
+            import_deepspeed(torch.device(device))
+            gc.freeze()
+            gc.enable()
+            self._is_warm = True
+
+    def run(self, call: TrainingCall, device: str) -> None:
         """Train the jobs, in a process group of one."""
+        self.warm_up(device)
         run_jobs(call, SingleHost(call.place.storage.child(call.place.start)), self._mailbox)
 
     def drain(self) -> list[Event]:
@@ -143,7 +153,7 @@ class ReadyWorker:
         free = ray.available_resources()
         if all(free.get(name, 0.0) >= amount for name, amount in list_worker_resources(workers).items()):
             self._workers, self._actor = workers, start_worker(workers)
-            self._actor.warm_up.remote("cuda" if workers.num_gpus > 0 else "cpu")
+            self._actor.warm_up.remote(choose_device_kind(workers))
 
     def keep(self, workers: WorkersConfig, actor: Any) -> None:
         """Take a worker for later jobs; one that has used a GPU is ended."""
@@ -163,6 +173,11 @@ class ReadyWorker:
         if self._actor is not None:
             end_worker(self._actor)
         self._actor = None
+
+
+def choose_device_kind(workers: WorkersConfig) -> str:
+    """Return the kind of device that a worker trains on."""
+    return "cuda" if workers.num_gpus > 0 else "cpu"
 
 
 def start_worker(workers: WorkersConfig) -> Any:
@@ -215,7 +230,9 @@ def run_single_worker(
             worker = start_worker(workers)
         try:
             progress.attach(worker)
-            _run_watched(worker, call, progress, ready.meanwhile)
+            _run_watched(
+                worker, worker.run.remote(call, choose_device_kind(workers)), progress, ready.meanwhile
+            )
             ready.keep(workers, worker)
             return
         except (ray.exceptions.RayError, TrainingError) as error:
@@ -227,12 +244,9 @@ def run_single_worker(
             progress.say(f"the worker was lost and is started again: {describe_worker_error(error)}")
 
 
-def _run_watched(
-    worker: Any, call: TrainingCall, progress: JobProgress, meanwhile: Callable[[], None]
-) -> None:
+def _run_watched(worker: Any, running: Any, progress: JobProgress, meanwhile: Callable[[], None]) -> None:
     """Run the jobs, and hear all that the worker tells; one that did not end them is ended."""
     try:
-        running = worker.run.remote(call)
         meanwhile()
         _watch(worker, running)
         progress.settle()
