@@ -43,7 +43,7 @@ class Event:
     spans: Sequence[Span] = ()
 
 
-class Outbox(Protocol):
+class EventSink(Protocol):
     """Where a worker puts its events."""
 
     def put(self, *events: Event, wait: bool = False) -> None:

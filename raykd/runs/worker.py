@@ -21,7 +21,7 @@ import ray
 from raykd.checkpoint.manifest import CheckpointInfo
 from raykd.checkpoint.save import load_checkpoint
 from raykd.checkpoint.storage import StorageFolder
-from raykd.cluster.mailbox import Event, Outbox
+from raykd.cluster.mailbox import Event, EventSink
 from raykd.config import Run, WorkersConfig
 from raykd.driver.jobs import Job
 from raykd.errors import RaykdError, TeacherError, TrainingError
@@ -106,13 +106,13 @@ class TrainingCall:
     """
 
     jobs: Sequence[Payload]
-    mailbox: Outbox | None
+    mailbox: EventSink | None
     place: CheckpointPlace
     threads: int
     profile: bool = False
 
 
-def run_jobs(call: TrainingCall, host: Host, mailbox: Outbox) -> None:
+def run_jobs(call: TrainingCall, host: Host, mailbox: EventSink) -> None:
     """Train every job whose model does not exist yet. Runs on every rank."""
     import torch
 
@@ -141,7 +141,7 @@ def run_jobs(call: TrainingCall, host: Host, mailbox: Outbox) -> None:
                 mailbox.put(Event("spans", payload.name, spans=timeline.take()), wait=True)
 
 
-def _run_job(payload: Payload, mailbox: Outbox, place: CheckpointPlace, host: Host) -> None:
+def _run_job(payload: Payload, mailbox: EventSink, place: CheckpointPlace, host: Host) -> None:
     with stage("worker's imports"):
         from raykd.driver.loop import make_loop, save_student
         from raykd.student.prepare import prepare_rows
