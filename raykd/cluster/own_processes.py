@@ -33,10 +33,7 @@ SHUTDOWN_S, ENDING_S = 10.0, 1.0
 """How long Ray may take to shut down, and its processes to end by themselves after that."""
 _SUBREAPER = 36
 _own = False
-_is_scoped = False
-"""Whether the innermost body of `ending_own_ray` began without a Ray, so that its Ray ends with it."""
 _ended = threading.Event()
-_shutting_down = threading.Lock()
 
 
 def started_here() -> bool:
@@ -62,36 +59,20 @@ def _end_with_process() -> None:
 @contextlib.contextmanager
 def ending_own_ray() -> Iterator[None]:
     """End the Ray that the body started, however the body ends."""
-    global _is_scoped
-    before, outer = started_here(), _is_scoped
-    _is_scoped = not before
+    before = started_here()
     try:
         yield
     finally:
-        _is_scoped = outer
         if not before and not is_ending():  # else it is killed as the last thing that this process does
             with stage("Ray ended"):
                 end_own_ray()
 
 
-def begin_ending_own_ray() -> None:
-    """Begin to end the Ray that the body of `ending_own_ray` started, and return at once.
-
-    It takes seconds, in which the body does what is left without Ray; then `ending_own_ray` waits for the rest.
-    """
-    if _own and _is_scoped:
-        threading.Thread(target=end_own_ray, name="raykd-ray-end", daemon=True).start()
-
-
 def end_own_ray() -> None:
     """Shut the own Ray down, look for what it left, end that and say so."""
-    with _shutting_down:  # whoever comes second waits for the first
-        if _own:
-            _end_own_ray()
-
-
-def _end_own_ray() -> None:
     global _own
+    if not _own:
+        return
     ray = sys.modules.get("ray")
     if ray is not None:
         ending = threading.Thread(target=_run_quietly, args=(ray.shutdown,), daemon=True)

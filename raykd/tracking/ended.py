@@ -23,6 +23,7 @@ from raykd.tracking.client import (
     make_metrics,
     truncate_text,
 )
+from raykd.tracking.delivery.heartbeat import make_heartbeat_tag
 from raykd.tracking.delivery.operations import LONGEST_PARAM, LONGEST_TAG, now_ms, redact_params
 from raykd.tracking.delivery.outbox import describe_error, logger
 
@@ -70,7 +71,7 @@ def record_ended_run(
     metrics, odd = make_metrics(run.points, KeyNames())
     if odd or not _is_taken_as_it_is(params, len(metrics)):
         return None, False
-    tags = {key: truncate_text(value, LONGEST_TAG) for key, value in tags.items()}
+    tags = {key: truncate_text(value, LONGEST_TAG) for key, value in tags.items()} | make_heartbeat_tag()
     run_id = None
     try:
         from mlflow.entities import Param

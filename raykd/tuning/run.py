@@ -15,7 +15,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from raykd.cluster.own_processes import begin_ending_own_ray
 from raykd.config import Run
 from raykd.config.loading import dump_run, flatten_run
 from raykd.driver.command import Command, FolderContents, TrackedRun, run_command
@@ -112,7 +111,6 @@ class SweepCommand(Command[SweepOutcome]):
         driver = SweepDriver(plan.base, self.teachers, self.student, session, plan.config.label, weightings)
         trials = self._plan_trials(driver)  # refuses what cannot start before the teachers work for it
         journal = driver.run(trials)
-        begin_ending_own_ray()  # the page is drawn meanwhile
         outcome = conclude_sweep(plan, folder, journal, session.open_tracker(), (*plan.notes, *driver.notes))
         if not journal.cut_off:
             shutil.rmtree(folder.path / CHECKPOINTS, ignore_errors=True)

@@ -11,12 +11,10 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from raykd.cluster import address as rayaddress
-from raykd.cluster import own_processes
 from raykd.cluster.address import check_ray, ray_address
 from raykd.cluster.startup import SOCKET_BYTES, check_ray_start, clean_environment
 from raykd.config import RayConfig
@@ -167,7 +165,6 @@ def test_what_would_mislead_rays_processes_is_kept_from_them(monkeypatch: pytest
 LEFT = """
 import os, subprocess, sys, time
 from pathlib import Path
-from types import SimpleNamespace
 from raykd.cluster import own_processes as ownray
 
 logs = Path(sys.argv[1]) / f"session_2026-01-01_00-00-00_000000_{os.getpid()}" / "logs"
@@ -242,27 +239,3 @@ def test_a_file_of_pythonpath_that_is_taken_for_a_library_is_named(tmp_path: Pat
     )  # fmt: skip
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert str(tmp_path / "torch.py") in done.stderr and "PYTHONPATH" in done.stderr
-
-
-def test_the_own_ray_is_ended_once_while_the_command_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls, may_end = [], threading.Event()
-
-    def shutdown() -> None:
-        calls.append("begun")
-        assert may_end.wait(10.0)
-        calls.append("ended")
-
-    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(shutdown=shutdown))
-    monkeypatch.setattr(own_processes, "find_own_processes", dict)
-    with own_processes.ending_own_ray():
-        monkeypatch.setattr(own_processes, "_own", True)
-        with own_processes.ending_own_ray():  # whose body found a Ray, and leaves it
-            own_processes.begin_ending_own_ray()
-            assert calls == []
-        own_processes.begin_ending_own_ray()
-        while not calls:
-            time.sleep(0.01)
-        calls.append("page")
-        may_end.set()
-    assert calls == ["begun", "page", "ended"]
-    assert not own_processes.started_here()

@@ -68,9 +68,8 @@ def read(mlflow_uri: str, parent: Tracker) -> Callable[[], dict[str, list[Any]]]
                 key: [(m.step, m.timestamp, m.value) for m in client.get_metric_history(run.info.run_id, key)]
                 for key in run.data.metrics
             }
-            tags = {
-                k: v for k, v in run.data.tags.items() if k.startswith("raykd.") and k != "raykd.heartbeat"
-            }
+            tags = {k: v for k, v in run.data.tags.items() if k.startswith("raykd.")}
+            assert tags.pop("raykd.heartbeat").isdigit()
             best = {key: curves.pop(key)[0][2] for key in ("objective", "best_step") if key in curves}
             found.setdefault(run.info.run_name, []).append(
                 (run.info.status, run.data.params, tags, curves, best)
