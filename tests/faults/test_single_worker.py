@@ -38,7 +38,7 @@ def strike(how: signal.Signals) -> None:
 @pytest.fixture(scope="module")
 def whole(world: World, ray_cluster: None) -> Outcome:
     """The run without a fault."""
-    return run_training(world.config("whole", **ALONE))
+    return run_training(world.config("whole-alone", **ALONE))
 
 
 def test_it_is_killed(whole: Outcome, world: World, capsys: pytest.CaptureFixture[str]) -> None:

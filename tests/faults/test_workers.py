@@ -62,7 +62,7 @@ def worker_pids() -> list[int]:
 
 
 def checkpoints(world: World, name: str) -> list[Path]:
-    return sorted(world.run(name).glob("ray/student-*/checkpoint_*"))
+    return sorted(path for path in world.run(name).glob("ray/student-*/checkpoint_*") if path.is_dir())
 
 
 def finished(world: World, name: str, ranks: int = 2) -> list[Path]:
@@ -107,7 +107,9 @@ def same(outcome: Outcome, whole: Outcome, world: World, name: str) -> None:
     assert a.keys() == b.keys()
     for weight in a:
         assert b[weight].numpy() == pytest.approx(a[weight].numpy(), abs=1e-6), weight
-    curves = [Curves(world.run(run) / "curves.jsonl").by_job["student"] for run in ("whole", name)]
+    curves = [
+        Curves(world.run(run) / "curves.jsonl").by_job["student"] for run in (whole.report.parent.name, name)
+    ]
     for metric in ("train/loss", "eval/mean/nll"):
         unbroken, broken = ({p.step: p.values[metric] for p in c if metric in p.values} for c in curves)
         assert broken == pytest.approx(unbroken, abs=1e-6)
