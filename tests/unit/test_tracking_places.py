@@ -251,13 +251,13 @@ def test_an_experiment_is_read_as_mlflow_reads_it_and_what_is_unusual_is_left_to
     path = changed(made, tmp_path / "mlflow.db")
     client = client_of(build_sqlite_uri(path))
     client.create_experiment("own", artifact_location=(tmp_path / "art").as_uri())
-    client.delete_experiment(client.create_experiment("gone"))
+    client.delete_experiment(client.create_experiment("put away"))
 
     def read(asked):
         with contextlib.closing(sqlite3.connect(path)) as database:
             return read_experiment(database, asked)
 
-    for name in ("raykd", "own", "gone", "Default"):
+    for name in ("raykd", "own", "put away", "Default"):
         theirs = client.get_experiment_by_name(name)
         for asked in (Experiment(name), Experiment("", theirs.experiment_id)):
             ours = read(asked)[0]
