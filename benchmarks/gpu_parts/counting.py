@@ -72,6 +72,11 @@ class Operators(TorchDispatchMode):
         """Number of operators that compute or copy something: about the kernels of an accelerator."""
         return sum(count for name, count in self.counts.items() if name not in VIEWS)
 
+    @property
+    def reads(self) -> int:
+        """How often a value, or a size that depends on values, was read, wherever the tensor lies."""
+        return sum(self.counts[name] for name in (*WAITING, "is_nonzero"))
+
     def count_chunks(self, vocabulary: int) -> int:
         """Return how many products with an output head there were: 1 where logits of a batch are made at once."""
         return sum(count for shape, count in self.products.items() if shape[-1] == vocabulary)

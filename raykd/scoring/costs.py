@@ -102,7 +102,7 @@ def _describe_conditions(times: Times) -> str:
     return (
         f"times: median over passes of {_either(rows)} held-out texts in the languages that a teacher taught, "
         f"tokenisation included, {_either(threads)} thread{several}, {_either(devices)}; "
-        f"teachers in {_either(dtypes)}, the student in float32 in each teacher's process"
+        f"teachers in {_either(dtypes)}, the student in float32 beside each of them"
     )
 
 

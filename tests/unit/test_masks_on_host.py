@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel, GPT2Config, GPT2Model
 
+from benchmarks.gpu_parts.counting import Operators
 from raykd.compat.transformers_private import knowing_padding
-from tests.counting import OperatorCount
 
 SIZES: dict[str, Any] = {"vocab_size": 50, "max_position_embeddings": 16}
 
@@ -32,9 +32,9 @@ def test_a_mask_is_not_read_back_and_the_output_stays(kind: str, padded: bool) -
     if padded:
         mask[1, 4:] = 0
     with torch.no_grad():
-        with OperatorCount() as before:
+        with Operators() as before:
             expected = model(input_ids=ids, attention_mask=mask).last_hidden_state
-        with knowing_padding(padded), OperatorCount() as after:
+        with knowing_padding(padded), Operators() as after:
             got = model(input_ids=ids, attention_mask=mask).last_hidden_state
     assert before.reads >= 1 and after.reads == 0
     assert torch.equal(got, expected)
@@ -45,6 +45,6 @@ def test_outside_of_it_a_mask_is_looked_at_again() -> None:
     with torch.no_grad():
         with knowing_padding(True):
             model(input_ids=ids, attention_mask=torch.ones_like(ids))
-        with knowing_padding(None), OperatorCount() as count:
+        with knowing_padding(None), Operators() as count:
             model(input_ids=ids, attention_mask=torch.ones_like(ids))
     assert count.reads == 1

@@ -9,17 +9,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from benchmarks.gpu_parts.counting import Operators
 from raykd.distill.weighting import ByLanguage
 from raykd.errors import TrainingError
 from raykd.student import torch_step
 from raykd.student.loop import TrainingLoop
 from raykd.student.prefetch import Prefetcher, StepWork
-from tests.counting import OperatorCount
 from tests.worlds import build_loop, run_config
 
 
-def count(loop: TrainingLoop, works: list[StepWork]) -> OperatorCount:
-    with OperatorCount() as counted:
+def count(loop: TrainingLoop, works: list[StepWork]) -> Operators:
+    with Operators() as counted:
         for work in works:
             loop.step(work)
     return counted
@@ -48,9 +48,9 @@ def test_a_step_calls_the_operators_of_plain_torch_and_few_more(precision: str) 
     works = list(Prefetcher(loop.ask, 1).steps(0, 5))
     step = plain_step(loop, precision)
     count(loop, works[:2]), step(works[0])
-    with OperatorCount() as plain:
+    with Operators() as plain:
         step(works[2])
-    assert count(loop, works[2:3]).total <= 1.1 * plain.total
+    assert count(loop, works[2:3]).kernels <= 1.1 * plain.kernels
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -67,7 +67,7 @@ def test_a_step_reads_from_the_device_once_and_after_the_backward_pass(
     monkeypatch.setattr(torch_step, "read_numbers", lambda tensors: (met.append("read"), read(tensors))[1])
     counted = count(loop, works[2:])
     assert met == (["backward"] * micro + ["read"]) * 3
-    assert counted.reads == 0, counted.calls  # `tolist` of the one reading is not an operator
+    assert counted.reads == 0, counted.counts  # `tolist` of the one reading is not an operator
 
 
 def test_masks_of_languages_are_built_once_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
