@@ -35,7 +35,7 @@ CSV: dict[str, bytes] = {
     "empty file": b"", "header only": b"text,label,lang\n", "name twice": b"text,text,lang\na,b,en\n",
     "wide row": b"text,label,lang\na,negative,en,more\n", "narrow row": b"text,label,lang\na\n",
     "open quote": b'text,label,lang\n"a,negative,en\n', "not UTF-8": b"text,label,lang\ncaf\xe9,negative,en\n",
-    "wrong delimiter": b"text;label;lang\na;negative;en\n", "NULs": b"\0\0", "no label column": b"text,lang\na,en\n",
+    "wrong delimiter": b"text~label~lang\na~negative~en\n", "NULs": b"\0\0", "no label column": b"text,lang\na,en\n",
 }  # fmt: skip
 TASK_ROWS: dict[str, tuple[Tree, list[str], Tree]] = {
     "tags too few": ({"kind": "token_classification"}, ["O", "B-X", "I-X"], {"tokens": ["a", "b"], "tags": ["O"]}),
