@@ -1,6 +1,7 @@
 """raykd distils several frozen teachers, monolingual and multilingual, into one small student on Ray.
 
-The public functions are defined in `raykd.api`. They are imported on first use, so that `import raykd` is fast.
+The public functions are defined in `raykd.api` and `raykd.saved_models`. They are imported on first use, so that
+`import raykd` is fast.
 """
 
 from __future__ import annotations
@@ -8,8 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from raykd.api import check, confirm, label, label_sequences, load, plan, predict, sweep, train
+    from raykd.api import check, confirm, label, label_sequences, plan, sweep, train
     from raykd.results import ConfirmationResult, Run, SweepResult
+    from raykd.saved_models import load, predict
 
 __version__ = "0.1.0"
 __all__ = [
@@ -32,9 +34,10 @@ def __getattr__(name: str) -> object:
     """Import a public name when it is first used."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from raykd import api, results
+    from raykd import api, results, saved_models
 
-    return getattr(results if name[0].isupper() else api, name)
+    place = next(module for module in (api, saved_models, results) if hasattr(module, name))
+    return getattr(place, name)
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""Provide the public functions of raykd: train, sweep, confirm, label, predict, load, check, plan.
+"""Provide the public functions of raykd: train, sweep, confirm, label, check, plan.
 
     import raykd
 
@@ -6,7 +6,8 @@
     print(run.metrics["test/mean/accuracy"])
     raykd.load(run.student).predict(["the room was good"])
 
-The commands of the same names are a thin shell on these functions.
+The commands of the same names are a thin shell on these functions. Those that ask a saved model are defined in
+`raykd.saved_models`.
 
 A configuration is the path of a YAML file, the folder of an earlier run, a mapping with the keys of such a file, or a
 `RunConfig` or `SweepConfig`. Relative paths in it begin at the file's folder; in a mapping or a model they begin at the
@@ -26,10 +27,10 @@ program's handlers of signals are back. Importing this module imports neither to
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from raykd.errors import ConfigError
 
@@ -38,11 +39,9 @@ if TYPE_CHECKING:
 
     from raykd.config.loading import ConfigSource, Override
     from raykd.config.multi import Run as RunConfigs
-    from raykd.parse import JsonObject
     from raykd.preflight.finding import Finding
     from raykd.results import ConfirmationResult, Run, SweepResult
     from raykd.runs.labelling import LabelReport
-    from raykd.scoring.model import Model
     from raykd.tuning.config import Sweep
 
     Overrides = str | Sequence[Override] | Mapping[str, object]
@@ -280,51 +279,6 @@ def label_sequences(
 
     run = load_run(config, _overrides(overrides, keys))
     return write_sequences(run, Path(path), _console(progress), beams=beams)
-
-
-def load(model: str | os.PathLike[str], *, task: str | None = None) -> Model:
-    """Load a saved student, or any model with a head that raykd serves.
-
-    Args:
-        model: Folder of the model, or of a run, whose student is meant.
-        task: Name of the task, of a student of several tasks.
-
-    Returns:
-        The model; its `predict` takes texts.
-
-    Raises:
-        ModelError: There is no model, or it must not be loaded (pickled weights, code of its own).
-    """
-    from raykd.scoring.model import Model
-
-    return Model.load(model, task=task)
-
-
-def predict(
-    model: str | os.PathLike[str],
-    inputs: str | Iterable[str | Mapping[str, object]],
-    pairs: Sequence[str] | None = None,
-    *,
-    task: str | None = None,
-    **options: Any,
-) -> list[JsonObject]:
-    """Load a model and predict a row for each input, in order.
-
-    Args:
-        model: As for `load`; load it once where you predict more than once.
-        inputs: Texts, or mappings such as ``{"question": ..., "context": ...}``.
-        pairs: Second texts, or contexts, one for each text.
-        task: Name of the task, of a student of several tasks.
-        **options: As for `Model.predict`.
-
-    Returns:
-        Plain values by task, for example ``{"text": ..., "label": ..., "probabilities": {...}}``.
-
-    Raises:
-        ModelError: As `load`.
-        DataError: The inputs are not of the model's task.
-    """
-    return load(model, task=task).predict(inputs, pairs, **options)
 
 
 def check(config: ConfigSource | Sweep, overrides: Overrides = (), **keys: object) -> list[Finding]:

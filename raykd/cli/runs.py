@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from raykd import api
+from raykd import api, saved_models
 from raykd.cli.app import (
     OutputFolder,
     Overrides,
@@ -171,7 +171,7 @@ def predict_command(
     rows = read_inputs(
         [recover_text(text) for text in texts or ()], jsonl, column, pair, sys.stdin, decode_lines
     )
-    answers = api.load(model, task=task).iterate(
+    answers = saved_models.load(model, task=task).iterate(
         rows,
         no_answer=no_answer,
         max_length=max_length,
