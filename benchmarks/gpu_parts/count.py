@@ -1,7 +1,7 @@
 """What `benchmarks.gpu --count` counts for a step on a CPU, beside the goals of an accelerator.
 
 Decision record: what raykd chooses by the device is counted as it chooses on a GPU: chunks of the size that a GPU with
-free memory takes, and a teacher's passes of few shapes.
+free memory takes, and batches of a student and passes of a teacher of few shapes.
 """
 
 from __future__ import annotations
@@ -151,8 +151,10 @@ def _count_shapes(folder: Path, steps: int = 100, batches: int = 12) -> list[Cou
     source = StoredSource(LocalSource([teacher]))
     source.fill(world.prepared.train, at_once=size.texts)
     stepper = build_stepper(world, source, CPU)
+    stepper.loop.trainer.has_few_shapes = True
     with recording_shapes(vocabulary) as student:
         stepper.run(steps)
+        stepper.loop.evaluate()
     stepper.close()
     backend = cast("ModelBackend", teacher.backend)
     backend.has_few_shapes = True
@@ -161,7 +163,7 @@ def _count_shapes(folder: Path, steps: int = 100, batches: int = 12) -> list[Cou
             texts = make_texts(size.texts, mean=16, longest=60, seed=100 + number)
             backend.compute(make_rows(texts).without_labels())
     return [
-        _shapes(f"student, {steps} steps of 32 reviews", student),
+        _shapes(f"student, {steps} steps of 32 reviews and scoring", student),
         _shapes(f"teacher, {batches} batches of {size.texts} reviews", served),
     ]
 

@@ -92,11 +92,25 @@ class BatchStream:
         """Return the row indices of a global step (0-based over the run), shortest first when grouped by length."""
         if step < 0:
             raise ValueError(f"step {step}")
-        epoch, at = divmod(step, self.steps_per_epoch)
+        batch: Index = self._list_batches(step)[step % self.steps_per_epoch]
+        return batch
+
+    def _list_batches(self, step: int) -> Index:
+        """Return the batches of the epoch that a step is in, ``[steps_per_epoch, global_batch]``."""
+        epoch = step // self.steps_per_epoch
         if self._plan is None or self._plan[0] != epoch:
             self._plan = (epoch, self._epoch(epoch))
-        batch: Index = self._plan[1][at]
-        return batch
+        return self._plan[1]
+
+    def list_pieces(self, step: int, pieces: int) -> list[Index]:
+        """Return the rows of each piece of each batch of the epoch that a step is in.
+
+        Args:
+            step: Of the run, counted from 0.
+            pieces: Ranks times micro-batches.
+        """
+        parts = np.array_split(self._list_batches(step), pieces, axis=1)
+        return [rows for part in parts for rows in part]
 
     def shard(self, step: int, rank: int, world: int, micro_batches: int) -> list[Index]:
         """Return the ``micro_batches`` pieces of `batch` that this rank runs; sizes differ by one row at most.

@@ -16,6 +16,7 @@ from raykd.distill.signals import MASKED
 from raykd.keys import make_key_part
 from raykd.tasks import EncodedRows, SystemAnswers, Task
 from raykd.text.padding import Padding, split_passes
+from raykd.text.shapes import FittedShapes, fit_shapes
 
 T = TypeVar("T")
 EVALUATION_TOKENS = 16384
@@ -38,11 +39,32 @@ def answer_rows(
     picked: Sequence[int],
     device: torch.device,
     padding: Padding,
+    most_shapes: int | None = None,
 ) -> SystemAnswers:
-    """Return the model's answers to the picked rows, in their order, run in passes of rows of similar length."""
+    """Return the model's answers to the picked rows, in their order, run in passes of rows of similar length.
+
+    Args:
+        model: The model, called with keyword arguments.
+        task: Its task.
+        rows: Rows in its tokens.
+        picked: Which of them.
+        device: Where the model is.
+        padding: How its rows are padded.
+        most_shapes: How many padded shapes the passes may have; None is as many as there are.
+    """
     parts: list[tuple[list[int], SystemAnswers]] = []
-    for part in split_passes(rows.lengths_B[np.asarray(picked, dtype=np.int64)], EVALUATION_TOKENS):
-        encoded = task.collate(rows, [picked[at] for at in part], padding).to(device)
+    lengths = rows.lengths_B[np.asarray(picked, dtype=np.int64)]
+    shapes: FittedShapes | None = None
+    if most_shapes is None or padding.shapes != "longest" or not len(picked):
+        passes = split_passes(lengths, EVALUATION_TOKENS)
+    else:
+        # Fewer passes, because a GPU computes a padded token in no time and waits for the start of each pass.
+        passes = split_passes(lengths, EVALUATION_TOKENS, much_shorter=0.0)
+        shapes = fit_shapes(rows, [[picked[at] for at in part] for part in passes], most_shapes)
+    for part in passes:
+        chosen = [picked[at] for at in part]
+        own = padding if shapes is None else shapes.find(chosen).apply(padding)
+        encoded = task.collate(rows, chosen, own).to(device)
         parts.append((part, task.evaluate_batch(model, encoded)))
     if not parts:
         return SystemAnswers(np.empty((0, 0), np.float32), np.empty(0, np.int64), np.empty(0, bool))

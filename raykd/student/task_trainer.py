@@ -40,7 +40,9 @@ from raykd.student.prefetch import PendingStep
 from raykd.student.prepare import PreparedRows, get_language_codes
 from raykd.student.vocabulary_matching import match_vocabularies
 from raykd.tasks import EncodedBatch
+from raykd.text.buckets import MOST_SHAPES
 from raykd.text.padding import Padding
+from raykd.text.shapes import FittedShapes, fit_shapes
 
 log = logging.getLogger("raykd.student")
 
@@ -72,6 +74,10 @@ class TaskTrainer:
         student: The model of this task.
         source: Its teachers, or None for plain training.
         device: Where the student is.
+        most_shapes: How many padded shapes its batches may have where few are wanted, those of scoring among them.
+
+    Attributes:
+        has_few_shapes: Whether they have few shapes (`raykd.text.shapes`), as on a GPU.
 
     Raises:
         DataError: The batch is larger than the data.
@@ -86,12 +92,17 @@ class TaskTrainer:
         student: models.TextModel,
         source: SignalSource | None,
         device: torch.device,
+        most_shapes: int = MOST_SHAPES,
     ) -> None:
         self.name, self.config, self.task, self.objective = name, config, config.task, config.objective
         self.prepared, self.device = prepared, device
         self.rows, self.tokens = prepared.train, prepared.train_tokens
         self.source = None if config.plain else source
         self.padding = find_student_padding(config, prepared.train, student)
+        self.has_few_shapes = device.type == "cuda"
+        self._scored_shapes = max(1, most_shapes // 4)
+        self._trained_shapes = max(1, most_shapes - self._scored_shapes)
+        self._shapes: FittedShapes | None = None
         self.stream = BatchStream(
             prepared.train,
             prepared.train_tokens.lengths_B,
@@ -132,14 +143,19 @@ class TaskTrainer:
             rank: Of this process.
             world: Number of ranks.
         """
-        rows = self.stream.shard(step, rank, world, self.config.train.gradient_accumulation)
+        micro_batches = self.config.train.gradient_accumulation
+        rows = self.stream.shard(step, rank, world, micro_batches)
+        if self._shapes is None and self.has_few_shapes and self.padding.shapes == "longest":
+            pieces = self.stream.list_pieces(step, world * micro_batches)
+            self._shapes = fit_shapes(self.tokens, pieces, self._trained_shapes)
         if self.source is None:
             return PendingStep(rows, None)
         return PendingStep(rows, [self.source.submit(self.rows.take(part.tolist())) for part in rows])
 
     def make_micro_batch(self, rows: NDArray[np.int64], answers: list[AnswerSlots] | None) -> MicroBatch:
         """Put a micro-batch on the device, with the teachers' answers laid out over its units."""
-        encoded, signals = self.task.collate(self.tokens, rows.tolist(), self.padding), None
+        padding = self.padding if self._shapes is None else self._shapes.find(rows).apply(self.padding)
+        encoded, signals = self.task.collate(self.tokens, rows.tolist(), padding), None
         if answers is not None:
             signals = self.objective.prepare(self.signals(answers, encoded, rows.tolist()))
             self.meter.add_signals(answers, signals, encoded)
@@ -254,7 +270,13 @@ class TaskTrainer:
         mine = list(range(begin, len(rows), every))
         own_module = partial(module, self.name) if self.name else module
         answers = answer_rows(
-            own_module, self.task, self.prepared.validation_tokens, mine, self.device, self.padding
+            own_module,
+            self.task,
+            self.prepared.validation_tokens,
+            mine,
+            self.device,
+            self.padding,
+            self._scored_shapes if self.has_few_shapes else None,
         )
         parts = [(mine, answers)] if shared else gather_ranks((mine, answers))
         order = np.concatenate([np.asarray(picked, dtype=np.int64) for picked, _ in parts])
@@ -335,7 +357,8 @@ def build_task_trainers(
     rows = {"": prepared} if isinstance(prepared, PreparedRows) else prepared
     sources = source if isinstance(source, Mapping) else {"": source}
     parts = student.parts if isinstance(student, MultiModel) else {"": student}
+    most = max(2, MOST_SHAPES // len(config.members))
     return {
-        name: TaskTrainer(name, member, rows[name], parts[name], sources.get(name), device)
+        name: TaskTrainer(name, member, rows[name], parts[name], sources.get(name), device, most)
         for name, member in config.members.items()
     }

@@ -40,6 +40,10 @@ MUCH_SHORTER = 0.85
 """Share of the longest row's length below which a row begins a pass of its own."""
 
 
+TARGETS = ("labels", "decoder_input_ids")
+"""Inputs of an encoder-decoder that are as long as its targets."""
+
+
 @dataclass(frozen=True)
 class Padding:
     """How the sequences of one model are padded. Made by `read_padding`, refined by the self-test.
@@ -67,7 +71,7 @@ class Padding:
 
     def width(self, longest: int, name: str = "input_ids") -> int:
         """Return the length to which an input is padded whose longest sequence has ``longest`` tokens."""
-        buckets = self.target_buckets if name == "labels" else self.buckets
+        buckets = self.target_buckets if name in TARGETS else self.buckets
         return next((bucket for bucket in buckets if bucket >= longest), max(1, longest))
 
     def takes(self, name: str) -> bool:
@@ -246,18 +250,20 @@ def _stitch(values: Sequence[torch.Tensor], order: torch.Tensor) -> torch.Tensor
     return torch.cat(wide)[order.to(wide[0].device)]
 
 
-def split_passes(lengths_B: NDArray[np.int64], max_tokens: int) -> list[list[int]]:
+def split_passes(
+    lengths_B: NDArray[np.int64], max_tokens: int, *, much_shorter: float = MUCH_SHORTER
+) -> list[list[int]]:
     """Return rows sorted by length and cut into forward passes that are padded little.
 
     A pass holds at most ``max_tokens`` padded tokens (one row always fits), and of `ENOUGH_ROWS` or more rows none
-    that is shorter than `MUCH_SHORTER` times the longest: a pass costs in proportion to its padded tokens, and
+    that is shorter than ``much_shorter`` times the longest: a pass costs in proportion to its padded tokens, and
     hardly less a row where it has more rows than that.
     """
     passes: list[list[int]] = []
     for i in np.argsort(-lengths_B, kind="stable").tolist():
         longest = int(lengths_B[passes[-1][0]]) if passes else 0
         full = not passes or (len(passes[-1]) + 1) * longest > max_tokens
-        if full or (len(passes[-1]) >= ENOUGH_ROWS and int(lengths_B[i]) < MUCH_SHORTER * longest):
+        if full or (len(passes[-1]) >= ENOUGH_ROWS and int(lengths_B[i]) < much_shorter * longest):
             passes.append([i])
         else:
             passes[-1].append(i)

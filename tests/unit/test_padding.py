@@ -213,6 +213,8 @@ def test_parts_give_the_gradients_of_rows_that_run_alone() -> None:
 def test_buckets_decide_the_width_and_what_is_longer_keeps_its_own() -> None:
     padding = Padding(buckets=(8, 16))
     assert [padding.width(n) for n in (1, 8, 9, 16, 17)] == [8, 8, 16, 16, 17]
+    targets = Padding(buckets=(8,), target_buckets=(4,))
+    assert [targets.width(3, name) for name in ("labels", "decoder_input_ids", "input_ids")] == [4, 4, 8]
     encoded = TASK.encode(tokenizer(), rows(TEXTS))
     assert pad_sequences(encoded, [0], padding)["input_ids"].shape == (1, 8)
     assert pad_sequences(encoded, [0, 1], padding)["attention_mask"].sum() == encoded.lengths_B[:2].sum()
