@@ -1,0 +1,1 @@
+"""Measure an ensemble of teachers over stored answers: contributions, agreement, calibration, advice. No training."""
