@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from raykd.config.data import DataConfig
 from raykd.config.overlay import check_name, overlay
-from raykd.config.run import RayConfig, RunBase, RunConfig, TrackingConfig
+from raykd.config.run import RayConfig, ReportConfig, RunBase, RunConfig, TrackingConfig
 from raykd.config.teachers import ServingConfig, TeacherConfig
 from raykd.config.train import TrainConfig, WorkersConfig
 from raykd.distill.objective import Objective
@@ -97,6 +97,7 @@ class MultiRun(RunBase):
     serving: ServingConfig = ServingConfig()
     ray: RayConfig = RayConfig()
     tracking: TrackingConfig = TrackingConfig()
+    report: ReportConfig = ReportConfig()
     smoke: str | None = None
 
     @model_validator(mode="after")
@@ -145,7 +146,18 @@ class MultiRun(RunBase):
         return {name: self._member(name, spec) for name, spec in self.task.tasks.items()}
 
     def _member(self, name: str, spec: MemberTask) -> RunConfig:
-        own = ("student", "output", "seed", "baseline", "workers", "serving", "ray", "tracking", "smoke")
+        own = (
+            "student",
+            "output",
+            "seed",
+            "baseline",
+            "workers",
+            "serving",
+            "ray",
+            "tracking",
+            "report",
+            "smoke",
+        )
         tree: dict[str, object] = self.model_dump(mode="json", include=set(own))
         teachers = [
             t.model_dump(mode="json", exclude={"task"}) for t in self.active_teachers if t.task == name

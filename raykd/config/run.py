@@ -56,6 +56,13 @@ class TrackingConfig(Spec):
     """Log the student as an MLflow model."""
 
 
+class ReportConfig(Spec):
+    """What the pages of a run show."""
+
+    texts: bool = True
+    """Whether they show texts of the data (the hardest rows). False keeps them out of pages, of JSON and of MLflow."""
+
+
 class Phase(Spec):
     """Other values of a few keys from a progress on. Repeats a schedule that population based training found."""
 
@@ -145,6 +152,7 @@ class RunConfig(RunBase):
     serving: ServingConfig = ServingConfig()
     ray: RayConfig = RayConfig()
     tracking: TrackingConfig = TrackingConfig()
+    report: ReportConfig = ReportConfig()
     smoke: str | None = None
     """Name of the original run, in the short copy that `--smoke` makes. Set by that option."""
 
@@ -333,10 +341,7 @@ class RunConfig(RunBase):
 
         Paths of files are left out. Rows have their own fingerprint, and model folders are compared by content.
         """
-        tree = self.model_dump(
-            mode="json",
-            exclude={"name", "output", "ray", "tracking", "workers", "serving", "teacher_defaults", "smoke"},
-        )
+        tree = self.model_dump(mode="json", exclude=_CHANGE_NOTHING)
         tree["train"].pop("max_skipped_steps")  # decides when a failing run ends, not what it learns
         for source in tree["data"].values():
             if isinstance(source, dict):
@@ -360,6 +365,9 @@ class RunConfig(RunBase):
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
 
+_CHANGE_NOTHING = {
+    *("name", "output", "ray", "tracking", "report", "workers", "serving", "teacher_defaults", "smoke")
+}
 _EMPTY_TEACHER_KEYS = {"path": None, "revision": None, "trust_remote_code": False, "training": None}
 
 

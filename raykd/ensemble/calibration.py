@@ -51,7 +51,9 @@ def compute_gold_nll(
     return np.asarray(-logp_NC[np.arange(len(gold_N)), gold_N])
 
 
-def fit_temperature(logits_NC: NDArray[np.floating], gold_N: NDArray[np.integer]) -> float:
+def fit_temperature(
+    logits_NC: NDArray[np.floating], gold_N: NDArray[np.integer], rounds: int = ROUNDS
+) -> float:
     """Return the temperature of the lowest NLL, found by golden-section search over its logarithm.
 
     The NLL is convex in 1 / T, so it has one minimum.
@@ -59,6 +61,7 @@ def fit_temperature(logits_NC: NDArray[np.floating], gold_N: NDArray[np.integer]
     Args:
         logits_NC: Raw logits or log-probabilities.
         gold_N: Gold labels.
+        rounds: Steps of the search.
     """
 
     def cost(log_t: float) -> float:
@@ -67,7 +70,7 @@ def fit_temperature(logits_NC: NDArray[np.floating], gold_N: NDArray[np.integer]
     low, high = float(np.log(COLDEST)), float(np.log(HOTTEST))
     left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
     at_left, at_right = cost(left), cost(right)
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         if at_left <= at_right:
             high, right, at_right = right, left, at_left
             left = high - _GOLDEN * (high - low)

@@ -26,8 +26,8 @@ class ScoreParts:
     """What each coalition earned with each item: its score over some items is ``sum(top) / sum(bottom)``.
 
     Attributes:
-        top_SI: Accuracy: 1 where right. F1: twice the entities found. NLL: the negative NLL, so that more is better.
-        bottom_SI: Accuracy and NLL: 1. F1: entities found or given.
+        top_SI: 1 where right (accuracy), twice the entities found (F1), or the negative NLL, so that more is better.
+        bottom_SI: 1 (accuracy), entities found plus entities given (F1), or units (NLL).
         row_I: The row of each item.
         class_I: The class of each item.
         languages_B: Language of each row.
@@ -51,12 +51,12 @@ class ScoreParts:
 
     def pick_language(self, language: str) -> NDArray[np.bool_]:
         """Return which items are in this language, ``[I]``."""
-        picked_I: NDArray[np.bool_] = (np.asarray(self.languages_B, dtype=object) == language)[self.row_I]
-        return picked_I
+        there_B = np.asarray([own == language for own in self.languages_B], dtype=bool)
+        return there_B[self.row_I]
 
     def pick_class(self, number: int) -> NDArray[np.bool_]:
         """Return which items are of this class, ``[I]``."""
-        return self.class_I == number
+        return np.asarray(self.class_I == number)
 
     def score(
         self, picked_I: NDArray[np.bool_], counts_RB: NDArray[np.float64] | None = None

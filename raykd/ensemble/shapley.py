@@ -42,7 +42,7 @@ class Game:
     @property
     def players(self) -> int:
         """M."""
-        return self.members_SM.shape[1]
+        return int(self.members_SM.shape[1])
 
     @property
     def exact(self) -> bool:

@@ -21,7 +21,7 @@ from raykd.answers.source import AnswerSlots
 from raykd.config import ModelTeacher, RunConfig
 from raykd.data.rows import Rows
 from raykd.distill.signals import MASKED, UNLABELLED, Signals
-from raykd.distill.targets import Mixture, combine_logits
+from raykd.ensemble.mixing import mix_weighted
 from raykd.errors import RaykdError
 from raykd.report.results import Predictions, Role, Score, score_by_language
 from raykd.scoring.language_answers import collect_student_answers, collect_teacher_answers
@@ -213,7 +213,7 @@ def score_ensemble(
     """
     weighting = config.objective.weighting
     weights_MN, mixture = weighting.weights(signals), config.objective.mixture
-    target = combine_logits(complete_logits(signals, weights_MN, mixture), weights_MN, 1.0, mixture)
+    target = mix_weighted(signals, weights_MN, mixture)
     names, spoken = signals.teachers, signals.teacher_languages
     times = [t.ms_per_1000 for t in teachers]
     shares = np.asarray([weighting.may_need(lang, names, spoken) for lang in rows.languages]).mean(axis=0)
@@ -227,45 +227,6 @@ def score_ensemble(
     known = [t * share for t, share in needed if t is not None]
     spent = sum(known) if len(known) == len(needed) else None
     return measure_system("teacher ensemble", "ensemble", config, answers, asked_B, rows, parameters, spent)
-
-
-def complete_logits(signals: Signals, weights_MN: torch.Tensor, mixture: Mixture) -> torch.Tensor:
-    """Fill in the labels that teachers of a subset do not know, from the teachers that know all labels.
-
-    A filled label gets the probability that those teachers give it. The teacher's own labels share what is left.
-    Without such a teacher the unknown labels get no probability.
-
-    Args:
-        signals: Of M teachers and N units; C labels.
-        weights_MN: Teacher weights per unit.
-        mixture: How teachers are combined.
-
-    Returns:
-        Logits [M, N, C] that rule no label out for lack of knowledge.
-    """
-    logits_MNC = signals.logits_MNC.float().clone()
-    whole = [m for m in range(len(logits_MNC)) if signals.columns(m) is None]
-    # Where these teachers have no weight (or do not cover the unit), nobody can fill the labels.
-    sum_N = weights_MN[whole].sum(dim=0)
-    helped_N1 = (sum_N > 0.0).unsqueeze(1)
-    known = (
-        combine_logits(logits_MNC[whole], weights_MN[whole] / sum_N.clamp_min(1e-9), 1.0, mixture)
-        if whole
-        else None
-    )
-    for m, logits_NC in enumerate(logits_MNC):
-        columns = signals.columns(m)
-        if columns is None:
-            continue
-        own_NK = logits_NC[:, list(columns)].log_softmax(dim=1)
-        filled_NC = torch.full_like(logits_NC, MASKED)
-        if known is not None:
-            filled_NC = torch.where(helped_N1, known.logp_NK, filled_NC)
-            mass_N1 = known.logp_NK[:, list(columns)].logsumexp(dim=1, keepdim=True)
-            own_NK = torch.where(helped_N1, own_NK + mass_N1, own_NK)
-        filled_NC[:, list(columns)] = own_NK
-        logits_MNC[m] = filled_NC
-    return logits_MNC
 
 
 def make_student_spec(directory: Path, config: RunConfig) -> TeacherSpec:

@@ -18,12 +18,12 @@ from raykd.data.rows import Rows
 from raykd.distill.objective import Objective
 from raykd.distill.signals import MASKED, Signals
 from raykd.distill.targets import combine_logits
+from raykd.ensemble.mixing import complete_logits
 from raykd.errors import ConfigError, DataError, ModelError
 from raykd.models import LinearStudent, LSTMStudent, PretrainedStudent
 from raykd.point import Point
 from raykd.preflight.check import check_teacher
 from raykd.scoring.notes import collect_notes
-from raykd.scoring.score import complete_logits
 from raykd.student.prepare import check_long_rows, fit_tokenizer, prepare_rows
 from raykd.tasks import Classification, QuestionAnswering, TokenClassification
 from raykd.tasks.scores import entities
