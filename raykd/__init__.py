@@ -9,16 +9,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from raykd.api import check, confirm, label, label_sequences, plan, sweep, train
-    from raykd.results import ConfirmationResult, Run, SweepResult
+    from raykd.api import check, compare, confirm, label, label_sequences, plan, sweep, train
+    from raykd.results import ComparisonResult, Run, SweepResult
     from raykd.saved_models import load, predict
 
 __version__ = "0.1.0"
 __all__ = [
-    "ConfirmationResult",
+    "ComparisonResult",
     "Run",
     "SweepResult",
     "check",
+    "compare",
     "confirm",
     "label",
     "label_sequences",

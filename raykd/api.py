@@ -1,4 +1,4 @@
-"""Provide the public functions of raykd: train, sweep, confirm, label, check, plan.
+"""Provide the public functions of raykd: train, sweep, compare, confirm, label, check, plan.
 
     import raykd
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from raykd.config.loading import ConfigSource, Override
     from raykd.config.multi import Run as RunConfigs
     from raykd.preflight.finding import Finding
-    from raykd.results import ConfirmationResult, Run, SweepResult
+    from raykd.results import ComparisonResult, Run, SweepResult
     from raykd.runs.labelling import LabelReport
     from raykd.tuning.config import Sweep
 
@@ -187,7 +187,7 @@ def confirm(
     resume: bool = False,
     overwrite: bool = False,
     progress: Progress = True,
-) -> ConfirmationResult:
+) -> ComparisonResult:
     """Train a sweep's winner and its base again with fresh seeds and compare them on the test rows.
 
     Args:
@@ -204,14 +204,63 @@ def confirm(
         ConfigError: The folder holds no finished sweep, or `seeds` is less than 2.
         RaykdError: As `train`.
     """
-    from raykd.experiments.confirmation import run_confirmation
-    from raykd.results import ConfirmationResult, SweepResult
+    from raykd.experiments.confirmation import read_confirmation
+    from raykd.experiments.run import run_comparison
+    from raykd.results import ComparisonResult, SweepResult
 
     if seeds < 2:
         raise ConfigError("a confirmation needs seeds to compare", got=seeds, wanted="at least 2 seeds")
     folder = sweep.folder if isinstance(sweep, SweepResult) else Path(sweep)
-    found = run_confirmation(folder, seeds, resume=resume, overwrite=overwrite, console=_console(progress))
-    return ConfirmationResult.of(found)
+    experiment = read_confirmation(folder, seeds)
+    found = run_comparison(experiment, resume=resume, overwrite=overwrite, console=_console(progress))
+    return ComparisonResult.of(found)
+
+
+def compare(
+    config: ConfigSource,
+    overrides: Overrides = (),
+    *,
+    preset: str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress = True,
+    **keys: object,
+) -> ComparisonResult:
+    """Train arms, each with the same seeds, over teachers that answer each text once, and compare them seed by seed.
+
+    Args:
+        config: The experiment; see the module. With `preset` a run.
+        overrides: Keys of the experiment to change, for example ``{"seeds": 10, "set.train.epochs": 2}``.
+        preset: ensemble, weighting, data_budget or student_size: the experiment over the run. tuned_against_default
+            searches alpha, temperature and the lambda schedule first; `overrides` are then keys of that sweep, and
+            `seeds` the number of fresh seeds.
+        resume: Continue an experiment that was cut off, or start it where there is none. Finished trainings stay;
+            seeds and arms may be added.
+        overwrite: Empty the experiment's folder and start anew.
+        progress: Whether progress is shown.
+        **keys: Keys to change, as `overrides`.
+
+    Returns:
+        Every arm's mean and its paired difference, with intervals. Failed trainings raise nothing: see
+        `ComparisonResult.failed`.
+
+    Raises:
+        ConfigError: A key or an arm is wrong, or the folder exists and neither `resume` nor `overwrite` was asked for.
+        SweepError: No training could be scored.
+        RaykdError: As `train`.
+    """
+    from raykd.experiments.config import load_experiment
+    from raykd.experiments.presets import TUNED, load_preset, run_tuning
+    from raykd.experiments.run import run_comparison
+    from raykd.results import ComparisonResult
+
+    changes, console = _overrides(overrides, keys), _console(progress)
+    if preset == TUNED:
+        experiment = run_tuning(config, changes, resume=resume, overwrite=overwrite, console=console)
+    else:
+        experiment = load_preset(preset, config, changes) if preset else load_experiment(config, changes)
+    found = run_comparison(experiment, resume=resume, overwrite=overwrite, console=console)
+    return ComparisonResult.of(found)
 
 
 def label(

@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from raykd.config import MultiRun, RunConfig
-    from raykd.experiments.comparison import Confirmation
+    from raykd.experiments.run import ComparisonOutcome
     from raykd.parse import JsonObject
-    from raykd.report.sweeps.confirmation import PairedDifference
+    from raykd.report.comparisons.differences import PairedDifference
+    from raykd.report.comparisons.results import ArmScore
     from raykd.scoring.model import Model
     from raykd.tuning.outcome import SweepOutcome
 
@@ -205,31 +206,50 @@ class SweepResult(Result):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConfirmationResult(Result):
-    """Whether a sweep's winner is better than its base, over seeds that no trial had.
+class ComparisonResult(Result):
+    """How the arms of an experiment, or a sweep's winner and its base, compare over the same seeds.
 
-    Its table has one row per split, language and metric, unrounded.
+    Its table has one row per arm, split, language and metric, unrounded, with the paired difference to the arm that it
+    is compared with. Rates are in [0, 1], NLL is in nats.
 
     Attributes:
-        difference: Winner minus base in the sweep's metric, mean over languages, on the test rows (else the validation
-            rows): mean, interval, wins. None if no seed was scored for both.
+        arms: Mean and interval of each arm in the run's metric, mean over languages, on the test rows (else the
+            validation rows). An arm without a finished training is missing.
+        differences: The paired difference of each compared arm in that score: mean, intervals, p-values, wins.
         failed: Number of trainings that failed.
+        mlflow_run_id: Its run in MLflow; each training is a child of it.
+        path: Everything that was measured, with every seed, as JSON.
     """
 
-    difference: PairedDifference | None
+    arms: dict[str, ArmScore] = field(repr=False)
+    differences: tuple[PairedDifference, ...]
     failed: int
+    mlflow_run_id: str
+    path: Path
+
+    @property
+    def difference(self) -> PairedDifference | None:
+        """The first difference: winner minus base of a confirmation. None if no seed was scored for both."""
+        return self.differences[0] if self.differences else None
 
     @classmethod
-    def of(cls, confirmation: Confirmation) -> ConfirmationResult:
-        """Return the result of a confirmation."""
-        report = confirmation.report
+    def of(cls, comparison: ComparisonOutcome) -> ComparisonResult:
+        """Return the result of an experiment or a confirmation."""
+        from raykd.experiments.run import RESULT
+        from raykd.report.comparisons.tables import ComparisonTables
+
+        report = comparison.report
+        scores = {arm.name: report.average(arm) for arm in report.arms}
         return cls(
-            folder=confirmation.page.parent,
-            difference=report.main_difference,
-            table=report.to_rows(),
-            report=confirmation.page,
-            failed=confirmation.failed,
+            folder=comparison.page.parent,
+            arms={name: score for name, score in scores.items() if score is not None},
+            differences=tuple(report.main_differences),
+            table=ComparisonTables(report).to_rows(),
+            report=comparison.page,
+            failed=comparison.failed,
+            mlflow_run_id=comparison.mlflow_run_id,
+            path=comparison.page.parent / RESULT,
             notes=report.notes,
-            shown=confirmation.tables,
-            lines=confirmation.lines,
+            shown=comparison.tables,
+            lines=comparison.lines,
         )

@@ -1,4 +1,4 @@
-"""Write docs/configuration.md: every key of a run file and of a search space, from the models that read them.
+"""Write docs/configuration.md: every key of run files, search spaces and experiments, from the models that read them.
 
     python -m tools.configuration_page            # prints the page
     python -m tools.configuration_page --write    # writes docs/configuration.md (make reference)
@@ -24,6 +24,7 @@ from pydantic_core import PydanticUndefined
 
 from raykd.config import RunConfig
 from raykd.config.multi import MultiRun
+from raykd.experiments.config import ExperimentConfig
 from raykd.spec import KindUnion
 from raykd.tuning.config import SweepConfig
 
@@ -33,6 +34,7 @@ FILES: tuple[tuple[str, str, type[BaseModel]], ...] = (
     ("run", "A run file", RunConfig),
     ("run of several tasks", "A run file of several tasks", MultiRun),
     ("space", "A search space", SweepConfig),
+    ("experiment", "An experiment", ExperimentConfig),
 )
 """What each kind of file is called in the page, the heading of its part, and the model that reads it."""
 
@@ -46,7 +48,7 @@ and mappings. A path is relative to the file that holds it. In keys of this page
 `NAME` for a name that you choose. On the command line a teacher goes by its name: `teachers.en.actor.replicas=2`.
 
 This page is made from the code by `make reference`; a test compares the two. What may stand in a search space is in
-[sweeps.md](sweeps.md).
+[sweeps.md](sweeps.md), what an experiment does in [experiments.md](experiments.md).
 """
 
 Group = tuple[type[BaseModel], ...]

@@ -28,7 +28,7 @@ def _is_the_program() -> bool:
 
 
 def _say_interrupted() -> None:
-    again = sys.argv[1:2] in (["train"], ["sweep"], ["confirm"])
+    again = sys.argv[1:2] in (["train"], ["sweep"], ["compare"], ["confirm"])
     cursor = "\x1b[?25h" if sys.stderr.isatty() else ""  # progress bars hide the cursor
     next_step = "; --resume goes on from the last checkpoint" if again else ""
     print(f"{cursor}interrupted{next_step}", file=sys.stderr, flush=True)
@@ -51,6 +51,7 @@ from raykd.cli.terminal import escape_unencodable, redirect_to_null  # noqa: E40
 from raykd.cli import runs  # noqa: E402, F401  # isort: skip
 from raykd.cli import planning  # noqa: E402, F401  # isort: skip
 from raykd.cli import sweeps  # noqa: E402, F401  # isort: skip
+from raykd.cli import comparisons  # noqa: E402, F401  # isort: skip
 from raykd.cli import answers  # noqa: E402, F401  # isort: skip
 from raykd.cli import teachers  # noqa: E402, F401  # isort: skip
 from raykd.cli import records  # noqa: E402, F401  # isort: skip

@@ -11,7 +11,7 @@ from rich.console import Console
 from raykd.cli.terminal import Terminal
 
 if TYPE_CHECKING:
-    from raykd.results import ConfirmationResult, Run, SweepResult
+    from raykd.results import ComparisonResult, Run, SweepResult
 
 app = typer.Typer(
     name="raykd",
@@ -25,6 +25,7 @@ Ray actors serve the teachers, DeepSpeed trains the student in Ray workers, MLfl
 [bold]A first look:[/bold]   raykd demo
 [bold]Your own run:[/bold]   raykd check RUN.yaml   then   raykd train RUN.yaml
 [bold]A search:[/bold]       raykd sweep SPACE.yaml   then   raykd confirm runs/NAME
+[bold]An experiment:[/bold] raykd compare RUN.yaml --preset ensemble
 [bold]Its student:[/bold]    raykd predict runs/NAME/student "some text"
 """,
 )
@@ -70,7 +71,7 @@ Profile = Annotated[
 ]
 
 
-def show_result(result: Run | SweepResult | ConfirmationResult) -> None:
+def show_result(result: Run | SweepResult | ComparisonResult) -> None:
     """Show the tables and lines of a result."""
     for part in result.shown:
         console.print(part, markup=False, highlight=False)

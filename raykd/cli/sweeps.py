@@ -1,4 +1,4 @@
-"""Define `raykd sweep` and `raykd confirm`."""
+"""Define `raykd sweep`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from raykd.cli.app import (
     OutputFolder,
     Overrides,
     Overwrite,
-    Resume,
     Smoke,
     app,
     console,
@@ -69,21 +68,3 @@ def sweep_command(
     )
     show_result(result)
     exit_with(FAILED if result.failed and not allow_failed_trials else 0)
-
-
-@app.command("confirm")
-def confirm_command(
-    sweep_folder: Annotated[
-        Path, typer.Argument(metavar="SWEEP", help="The folder of a finished sweep: runs/NAME.")
-    ],
-    seeds: Annotated[int, typer.Option(min=2, help="Number of fresh seeds for each of the two.")] = 5,
-    resume: Resume = False,
-    overwrite: Overwrite = False,
-) -> None:
-    """Train a sweep's winner and its base again with fresh seeds, and show the paired difference with its interval.
-
-    The test rows are read here for the first time. A winner's validation score alone includes the luck of the search.
-    """
-    result = api.confirm(sweep_folder, seeds, resume=resume, overwrite=overwrite, progress=console)
-    show_result(result)
-    exit_with(FAILED if result.failed else 0)

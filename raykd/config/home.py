@@ -21,6 +21,9 @@ from raykd.parse import JsonObject, check_path
 STATE = "run.json"
 SPACE = "space.yaml"
 RUN = "run.yaml"
+EXPERIMENT = "experiment.yaml"
+ARMS = "arms.yaml"
+"""File in the folder of an experiment or a confirmation with the runs of all arms."""
 
 
 def is_raykd_folder(folder: Path) -> bool:
@@ -113,7 +116,7 @@ def relocate_tree(tree: JsonObject, path: Path) -> JsonObject:
         base = tree.get("base")
         own = {"base": {**base, "output": output}} if isinstance(base, Mapping) else {}
         return {**tree, "name": _check_folder_name(folder), **own}
-    if path.name != RUN or (folder / SPACE).is_file() or (folder / "winner.yaml").is_file():
+    if path.name != RUN or (folder / SPACE).is_file() or (folder / ARMS).is_file():
         return {**tree, "output": output}  # another run than the folder's own, such as the best of a sweep
     return {**tree, "output": output, "name": _check_folder_name(folder)}
 

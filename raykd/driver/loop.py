@@ -48,7 +48,7 @@ def make_loop(
             pools[name],
             member.objective.weighting,
             rank,
-            member.select_teachers,
+            [teacher.name for teacher in member.active_teachers],
             idle_threads=torch.get_num_threads(),
         )
         for name, member in config.members.items()

@@ -1,97 +1,252 @@
-"""Choose what a confirmation trains: a sweep's winner and its default, with seeds that no trial has used."""
+"""Hold an experiment: its arms, its seeds, and which training comes next.
+
+Decision record: all arms of a seed follow one another, so that an experiment that is cut off has whole seeds. A
+training is known by its arm and seed, not by its number. So a resume may add seeds and arms, and what is finished is
+kept. The teachers are the union over all arms. An arm with fewer selects its own among them, so that every answer has
+one place.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import itertools
-from collections.abc import Mapping
-from dataclasses import dataclass
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
-from raykd.config import Run
-from raykd.config.loading import load_any_run
-from raykd.distill.weighting import Weighting
+from raykd.config import Run, RunConfig, TeacherConfig
+from raykd.data.load import Dataset, load_data
 from raykd.errors import ConfigError
 from raykd.spaces.domains import Scalar
-from raykd.spaces.search import Sampler
+from raykd.spaces.search import Mode, Sampler
 from raykd.spaces.space import Sample
-from raykd.tuning.config import Sweep, load_sweep
-from raykd.tuning.driver import TaskWeightings
-from raykd.tuning.journal import JOURNAL, Journal
-from raykd.tuning.outcome import BEST
-
-ARMS = ("winner", "default")
-FIRST_SEED = 1001
-"""First fresh seed. Seeds that a trial has used are skipped."""
+from raykd.tasks.scores.metrics import is_higher_better
+from raykd.teachers.pools.stored_pool import NeededAnswers
 
 
 @dataclass(frozen=True)
-class Arms(Sampler):
-    """Winner and default, each trained with every seed. Samples both arms of a seed in turn.
+class Arm:
+    """One setting of an experiment.
 
     Attributes:
-        winner: The best run of the sweep.
-        default: The base of the sweep.
-        seeds: Seeds that no trial has used.
-        name: Name of the confirmation's folder.
-        output: The sweep's folder, which holds it.
+        name: Its name.
+        run: The run; every seed is laid over it.
+        changes: What differs from the base, for people.
+        against: The arm that it is compared with; None takes the experiment's baseline.
+        labelled: Labelled rows per language, of an arm of a budget curve.
+        is_reference: Whether it is compared with no other arm.
     """
 
-    winner: Run
-    default: Run
-    seeds: tuple[int, ...]
+    name: str
+    run: Run
+    changes: str = ""
+    against: str | None = None
+    labelled: int | None = None
+    is_reference: bool = False
+
+
+@dataclass(frozen=True)
+class ExperimentPlan:
+    """Arms x seeds over one base run. Made by `load_experiment` and `read_confirmation`.
+
+    Attributes:
+        name: Name of the experiment's folder.
+        output: The folder above.
+        base: The run that names the cluster, MLflow and the rows.
+        arms: The arms.
+        seeds: Seeds of every arm.
+        baseline: The arm that others are compared with; None where each names its own.
+        equal: What arms have in common (see `ExperimentConfig`).
+        resample_labelled: Whether a seed also draws the labelled rows.
+        label: Whether teachers answer before the first training.
+        max_concurrent_trials: Most trainings at one time; None sets no limit.
+        max_failures: How often a crashed training is tried again.
+        checkpoint_s: Least seconds between two checkpoints of a training.
+        yaml: The experiment as YAML, for its folder.
+        role: What MLflow calls it.
+        title: Title of its page; empty is its name.
+    """
+
     name: str
     output: str
+    base: Run
+    arms: tuple[Arm, ...]
+    seeds: tuple[int, ...]
+    baseline: str | None = None
+    equal: Literal["steps", "as_written"] = "as_written"
+    resample_labelled: bool = False
+    label: Literal["ahead", "on_demand"] = "ahead"
+    max_concurrent_trials: int | None = None
+    max_failures: int = 1
+    checkpoint_s: float = 30.0
+    yaml: str = ""
+    role: Literal["comparison", "confirmation"] = "comparison"
+    title: str = ""
+
+    def describe(self) -> str:
+        """Return the number of arms, seeds and trainings, and what arms have in common, as text."""
+        count = f"{len(self.arms)} arms x {len(self.seeds)} seeds, {self.trainings} trainings"
+        return count + ("; all train equally many steps" if self.equal == "steps" else "")
+
+    @property
+    def metric(self) -> str:
+        """Name of the score that arms are compared by."""
+        return self.base.metric
+
+    @property
+    def mode(self) -> Mode:
+        """Direction of `metric`."""
+        return "max" if is_higher_better(self.metric) else "min"
+
+    @property
+    def trainings(self) -> int:
+        """Number of runs to train."""
+        return len(self.arms) * len(self.seeds)
+
+    def find_arm(self, name: str) -> Arm:
+        """Return the arm of this name."""
+        return next(arm for arm in self.arms if arm.name == name)
+
+    def find_reference(self, arm: Arm) -> str | None:
+        """Return the arm that an arm is compared with; None if it is compared with none."""
+        against = arm.against or self.baseline
+        return None if arm.is_reference or against == arm.name else against
+
+    def fingerprint(self) -> str:
+        """Return the sha256 of all arms. The seeds are left out, so that a resume may add some."""
+        parts = [[arm.name, arm.run.fingerprint()] for arm in self.arms]
+        return hashlib.sha256(json.dumps([parts, self.equal, self.resample_labelled]).encode()).hexdigest()
 
     def build_run(self, sample: Mapping[str, Scalar]) -> Run:
         """Return the run of an arm with a seed."""
-        run = self.winner if sample["arm"] == "winner" else self.default
-        return run.model_copy(update={"seed": sample["seed"]})
+        run, seed = self.find_arm(str(sample["arm"])).run, int(str(sample["seed"]))
+        update: dict[str, object] = {"seed": seed}
+        if self.resample_labelled and isinstance(run, RunConfig):
+            update["data"] = run.data.model_copy(update={"labelled_seed": seed})
+        return run.model_copy(update=update)
 
-    def fingerprint(self) -> str:
-        """Return the sha256 of both runs. The seeds are left out, so that a resume may add some."""
-        return hashlib.sha256((self.winner.fingerprint() + self.default.fingerprint()).encode()).hexdigest()
+    def fix_steps(self, steps: int) -> ExperimentPlan:
+        """Return the experiment in which every arm trains as long as `equal` says.
 
-    def weightings(self) -> TaskWeightings:
-        """Return the weightings of both arms by task; None if the arms choose different teachers."""
-        differs = self.winner.select_teachers != self.default.select_teachers
-        found: dict[str, list[Weighting | None]] = {}
-        for task, default in self.default.members.items():
-            one, other = self.winner.members[task].objective.weighting, default.objective.weighting
-            found[task] = [None] if differs else [one] if one == other else [one, other]
+        Args:
+            steps: Optimizer steps of the base.
+        """
+        if self.equal == "as_written":
+            return self
+        return replace(
+            self,
+            arms=tuple(
+                replace(
+                    arm,
+                    run=arm.run.model_copy(
+                        update={"train": arm.run.train.model_copy(update={"steps": steps, "epochs": None})}
+                    ),
+                )
+                for arm in self.arms
+            ),
+        )
+
+    def share_teachers(self) -> ExperimentPlan:
+        """Return the experiment in which base and arms have all teachers, and each arm selects its own.
+
+        Raises:
+            ConfigError: Two arms have different teachers under one name.
+        """
+        union = tuple(_join_teachers(self.arms))
+        if not union:
+            return self
+        names = tuple(teacher.name for teacher in union)
+        arms = []
+        for arm in self.arms:
+            own = tuple(teacher.name for teacher in arm.run.active_teachers)
+            chosen = {"teachers": union, "select_teachers": None if own == names else own}
+            # An arm without teachers stays so: it is trained on the labelled rows alone.
+            arms.append(replace(arm, run=arm.run.model_copy(update=chosen)) if own else arm)
+        taught = next((arm.run for arm in arms if not arm.run.plain), self.base)
+        objective = taught.objective if self.base.plain else self.base.objective
+        base = self.base.model_copy(
+            update={"teachers": union, "select_teachers": None, "objective": objective}
+        )
+        return replace(self, base=base, arms=tuple(arms))
+
+    def list_needed_answers(self, data: Mapping[str, Dataset]) -> dict[str, list[NeededAnswers]]:
+        """Return which training rows the arms ask which teachers about, by task.
+
+        Args:
+            data: The base's rows, by task; arms with other `data` read their own.
+        """
+        known = {member.data.model_dump_json(): data[task] for task, member in self.base.members.items()}
+        found: dict[str, list[NeededAnswers]] = {}
+        for sample in self._samples:
+            for task, member in self.build_run(sample).members.items():
+                if member.plain:
+                    continue
+                key = member.data.model_dump_json()
+                if key not in known:
+                    known[key] = load_data(member.data, Path.cwd(), member.form)
+                names = tuple(teacher.name for teacher in member.active_teachers)
+                needed = NeededAnswers(known[key].train, member.objective.weighting, names)
+                if not any(needed.is_same(other) for other in found.setdefault(task, [])):
+                    found[task].append(needed)
         return found
 
-    @property
-    def trials(self) -> int:
-        """Number of runs to train."""
-        return len(ARMS) * len(self.seeds)
+    @cached_property
+    def _samples(self) -> list[Sample]:
+        return [{"arm": arm.name, "seed": seed} for seed in self.seeds for arm in self.arms]
+
+    def build_sampler(self) -> PairSampler:
+        """Return what hands out the trainings."""
+        return PairSampler(self._samples)
+
+
+@dataclass
+class PairSampler(Sampler):
+    """Hands out every arm with every seed once.
+
+    Attributes:
+        waiting: Pairs that were not trained yet.
+    """
+
+    waiting: list[Sample]
+    _given: list[Sample] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.waiting = list(self.waiting)
 
     def ask(self, index: int) -> Sample | None:
-        """Return sample ``index``."""
-        if index >= self.trials:
-            return None
-        return {"arm": ARMS[index % len(ARMS)], "seed": self.seeds[index // len(ARMS)]}
+        """Return the next pair, whatever its number."""
+        return self.waiting.pop(0) if self.waiting else None
+
+    def restore(self, index: int, sample: Mapping[str, Scalar], score: float | None, finished: bool) -> None:
+        """Leave out a pair that an earlier start began."""
+        self.waiting = [pair for pair in self.waiting if pair != dict(sample)]
+
+    def name_trial(self, index: int, sample: Mapping[str, Scalar]) -> str:
+        """Return the name of a training: its arm and its seed."""
+        return name_training(str(sample["arm"]), int(str(sample["seed"])))
 
 
-def read_arms(folder: Path, count: int) -> tuple[Sweep, Arms]:
-    """Read a finished sweep and choose the seeds.
+def name_training(arm: str, seed: int) -> str:
+    """Return the name of a training in progress, journal and MLflow."""
+    return f"{arm}-seed{seed}"
 
-    Args:
-        folder: The sweep's folder.
-        count: Number of seeds.
+
+def _join_teachers(arms: Iterable[Arm]) -> Sequence[TeacherConfig]:
+    """Return the teachers of all arms in the order of their first arm.
 
     Raises:
-        ConfigError: The folder holds no finished sweep.
+        ConfigError: One name means two teachers.
     """
-    space, best = folder / "space.yaml", folder / BEST
-    if not space.is_file() or not best.is_file():
-        raise ConfigError(
-            f"{folder} holds no finished sweep",
-            got=f"no {(space if not space.is_file() else best).name}",
-            wanted="the folder of a sweep, output/name",
-            next_step="raykd sweep SPACE.yaml, or raykd sweep --resume NAME",
-        )
-    plan, winner = load_sweep(space, check=False), load_any_run(best)
-    used = {plan.base.seed, *(t.sample.get("seed") for t in Journal(folder / JOURNAL).trials.values())}
-    fresh = (seed for seed in itertools.count(FIRST_SEED) if seed not in used)
-    return plan, Arms(winner, plan.base, tuple(itertools.islice(fresh, count)), "confirm", str(folder))
+    found: dict[str, TeacherConfig] = {}
+    for arm in arms:
+        for teacher in arm.run.active_teachers:
+            if found.setdefault(teacher.name, teacher) != teacher:
+                raise ConfigError(
+                    f"two arms have different teachers under the name {teacher.name}",
+                    got=f"{arm.name} changes the teacher {teacher.name}",
+                    wanted="one teacher a name, since each answers once for all arms",
+                    next_step="give the changed teacher a name of its own",
+                )
+    return list(found.values())

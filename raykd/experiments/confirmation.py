@@ -1,136 +1,64 @@
-"""Run `raykd confirm`: compare a sweep's winner with its default, over seeds that no trial has used.
+"""Read a finished sweep as an experiment of two arms: `raykd confirm`.
 
 Decision record: the winner was chosen by its validation score, so that score is too high by the luck of the search.
-Winner and default are trained again with the same fresh seeds, as trials over the teachers' stored answers. Then each
-student reads the test rows once, and the report shows the paired differences.
+Winner and default are trained again with the same fresh seeds, as a comparison of two arms. Then each student reads the
+test rows once, and the report shows the paired differences.
 """
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Mapping, Sequence
+import itertools
 from pathlib import Path
 
-from rich.console import Console
-
-from raykd.config import Run
 from raykd.config.home import find_folder
-from raykd.config.loading import dump_run, flatten_run
-from raykd.driver.command import Command, FolderContents, TrackedRun, run_command
-from raykd.driver.session import Session
+from raykd.config.loading import load_any_run
 from raykd.errors import ConfigError
-from raykd.experiments.arms import Arms, read_arms
-from raykd.experiments.comparison import Confirmation, compare_students, conclude_confirmation
-from raykd.experiments.resume import compare_arms, explain_arm_changes
-from raykd.folders.changes import Changes
-from raykd.folders.earlier_start import EarlierStart
-from raykd.folders.folder import RunFolder
-from raykd.preflight.check import preflight
-from raykd.spaces.schedulers import Fifo
-from raykd.tuning.config import Sweep
-from raykd.tuning.driver import CHECKPOINTS, SweepDriver, read_base_jobs
-from raykd.tuning.tuner import TrialPlan
+from raykd.experiments.arms import Arm, ExperimentPlan
+from raykd.tuning.config import load_sweep
+from raykd.tuning.journal import JOURNAL, Journal
+from raykd.tuning.outcome import BEST
+
+WINNER, DEFAULT = "winner", "default"
+FIRST_SEED = 1001
+"""First fresh seed. Seeds that a trial has used are skipped."""
 
 
-def run_confirmation(
-    sweep_folder: Path,
-    seeds: int = 5,
-    *,
-    resume: bool = False,
-    overwrite: bool = False,
-    console: Console | None = None,
-) -> Confirmation:
-    """Train winner and default with fresh seeds and compare them on the held-out rows.
+def read_confirmation(sweep_folder: Path, count: int) -> ExperimentPlan:
+    """Read a finished sweep and choose the seeds.
 
     Args:
-        sweep_folder: output/name of a finished sweep.
-        seeds: Number of seeds; an interval needs two.
-        resume: Continue an earlier confirmation; more seeds may be added.
-        overwrite: Empty the folder first.
-        console: Where progress is shown; None creates one.
+        sweep_folder: The sweep's folder.
+        count: Number of seeds.
 
     Raises:
-        RaykdError: The confirmation cannot start or cannot go on.
+        ConfigError: The folder holds no finished sweep.
     """
-    plan, arms = read_arms(find_folder(sweep_folder).resolve(), seeds)
-    return run_command(ConfirmCommand(plan, arms), resume=resume, overwrite=overwrite, console=console)
-
-
-class ConfirmCommand(Command[Confirmation]):
-    """Trains winner and default as trials with fresh seeds, and compares them on the held-out rows.
-
-    Args:
-        plan: The finished sweep.
-        arms: Winner, default and seeds.
-    """
-
-    title = "the confirmation"
-
-    def __init__(self, plan: Sweep, arms: Arms) -> None:
-        self.plan, self.arms, self.owner, self.base = plan, arms, arms, plan.base
-
-    def check(self) -> Sequence[str]:
-        """Check the sweep's base as a run."""
-        return preflight(self.base, together=self.plan.config.label == "on_demand")
-
-    def compare(self, path: Path, state: Mapping[str, object]) -> tuple[Changes, Run | None]:
-        """Compare both arms with those in the folder."""
-        return compare_arms(self.arms, path, state)
-
-    def explain(self, path: Path, changes: Changes) -> ConfigError:
-        """Say which changed settings stop the resume."""
-        return explain_arm_changes(path, changes)
-
-    def prepare(self, earlier: EarlierStart) -> FolderContents:
-        """Read the base's rows."""
-        self.teachers, self.student = read_base_jobs(self.base)
-        runs = {"winner": self.arms.winner, "default": self.arms.default, "run": self.base}
-        files = {f"{name}.yaml": dump_run(run) for name, run in runs.items()}
-        return FolderContents(self.student.fingerprints(), files)
-
-    def introduce(self, folder: RunFolder, console: Console) -> None:
-        """Print the arms and the number of seeds."""
-        seeds = len(self.arms.seeds)
-        console.print(
-            f"[bold]{self.plan.name}[/bold]  winner and default, {seeds} fresh seeds each", highlight=False
+    folder = find_folder(sweep_folder).resolve()
+    space, best = folder / "space.yaml", folder / BEST
+    if not space.is_file() or not best.is_file():
+        raise ConfigError(
+            f"{folder} holds no finished sweep",
+            got=f"no {(space if not space.is_file() else best).name}",
+            wanted="the folder of a sweep, output/name",
+            next_step="raykd sweep SPACE.yaml, or raykd sweep --resume NAME",
         )
-
-    def record(self) -> TrackedRun:
-        """Record the default's settings, and the winner's where they differ."""
-        plan, arms = self.plan, self.arms
-        default = flatten_run(arms.default)
-        differing = {
-            f"winner.{key}": value
-            for key, value in flatten_run(arms.winner).items()
-            if default.get(key) != value
-        }
-        params = {**default, **differing, "confirm.seeds": str(list(arms.seeds))}
-        tags = {"raykd.role": "confirmation", "raykd.tuning": plan.name}
-        return TrackedRun(f"{plan.name}-confirm", params, tags)
-
-    def run(self, session: Session) -> Confirmation:
-        """Let the teachers answer, train every arm with every seed, and compare the arms."""
-        plan, arms = self.plan, self.arms
-        driver = SweepDriver(
-            plan.base, self.teachers, self.student, session, plan.config.label, arms.weightings()
-        )
-        students = session.folder.path / "students"
-        journal = driver.run(self._plan_trials(driver, students))
-        report = compare_students(plan, arms, self.student, journal, students, driver.notes)
-        result = conclude_confirmation(report, session.folder, journal, session.open_tracker())
-        shutil.rmtree(session.folder.path / CHECKPOINTS, ignore_errors=True)
-        return result
-
-    def _plan_trials(self, driver: SweepDriver, students: Path) -> TrialPlan:
-        plan, arms, config = self.plan, self.arms, self.plan.config
-        return TrialPlan(
-            run_factory=arms,
-            sampler=arms,
-            scheduler=Fifo().build(plan.space, plan.base.train.evaluations, plan.mode),
-            trials=arms.trials,
-            mode=plan.mode,
-            concurrent=driver.count_concurrent_trials(config.max_concurrent_trials),
-            max_failures=config.max_failures,
-            checkpoint_s=config.checkpoint_s,
-            students=students,
-        )
+    plan, winner = load_sweep(space, check=False), load_any_run(best)
+    used = {plan.base.seed, *(t.sample.get("seed") for t in Journal(folder / JOURNAL).trials.values())}
+    fresh = (seed for seed in itertools.count(FIRST_SEED) if seed not in used)
+    return ExperimentPlan(
+        name="confirm",
+        output=str(folder),
+        base=plan.base,
+        arms=(
+            Arm(WINNER, winner, "the best run of the sweep"),
+            Arm(DEFAULT, plan.base, "the base of the sweep"),
+        ),
+        seeds=tuple(itertools.islice(fresh, count)),
+        baseline=DEFAULT,
+        label=plan.config.label,
+        max_concurrent_trials=plan.config.max_concurrent_trials,
+        max_failures=plan.config.max_failures,
+        checkpoint_s=plan.config.checkpoint_s,
+        role="confirmation",
+        title=f"{plan.name}: winner against default",
+    )

@@ -10,9 +10,10 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.measure import Measurement
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 UNLIMITED = 100_000
@@ -41,7 +42,7 @@ class FittedTable:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         for form in self.forms:
-            # The minimum of a column is its whole width if it may not wrap, else its longest word.
+            # The minimum of a column is its whole width if it may not wrap (`add_row`), else its longest word.
             if Measurement.get(console, options.update_width(UNLIMITED), form).minimum <= options.max_width:
                 yield form
                 return
@@ -106,6 +107,7 @@ def build_form(
             overflow="fold",
             min_width=folded_width if at == folded else None,
         )
+        _keep_whole(table.columns[at], head)
     for at, line in enumerate(lines):
         add_row(table, line, bold=at in bold)
     return table
@@ -121,6 +123,14 @@ def add_row(table: Table, cells: Sequence[str], *, bold: bool = False, end: bool
         end: Whether a rule is drawn below it.
     """
     table.add_row(*map(Text, cells), style="bold" if bold else "", end_section=end)
+    for column, cell in zip(table.columns, cells, strict=True):
+        _keep_whole(column, cell)
+
+
+def _keep_whole(column: Column, cell: str) -> None:
+    """Keep a column that may not wrap as wide as a cell: rich's own minimum is the longest word."""
+    if column.no_wrap:
+        column.min_width = max(column.min_width or 0, *(cell_len(line) for line in cell.split("\n")))
 
 
 def build_plain_table(heads: Sequence[str], lines: Sequence[Sequence[str]], *, left: int = 1) -> FittedTable:

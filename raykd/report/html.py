@@ -7,6 +7,8 @@ because names, texts and settings come from data; the drawings alone are trusted
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -28,6 +30,15 @@ def render_template(name: str, **values: object) -> str:
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     return environment.get_template(name).render(**values)
+
+
+def render_sort_script() -> dict[str, object]:
+    """Return the script that sorts tables by a click, and its digest for the page's policy, as values of a page."""
+    from markupsafe import Markup
+
+    script = render_template("sort.js.j2")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return {"script": Markup(script), "script_hash": Markup(f"sha256-{digest}")}
 
 
 def write_html(path: Path, template: str, pictures: Pictures | None = None, **values: object) -> Path:

@@ -14,18 +14,21 @@ _LINE_S = 15.0
 
 
 @contextlib.contextmanager
-def show_progress(console: Console, what: str = "labelling") -> Iterator[Callable[[int, int], None]]:
+def show_progress(
+    console: Console, what: str = "labelling", unit: str = "texts"
+) -> Iterator[Callable[[int, int], None]]:
     """Show progress while the body runs.
 
     Args:
         console: Where to show it.
         what: What is answered, for example "training texts".
+        unit: What is counted.
 
     Returns:
         The report that `label_rows` takes.
     """
     if not console.is_terminal:
-        yield _Lines(console, what)
+        yield _Lines(console, what, unit)
         return
     bars = Progress(
         TextColumn("{task.description}"),
@@ -41,7 +44,7 @@ def show_progress(console: Console, what: str = "labelling") -> Iterator[Callabl
 
         def report(done: int, total: int) -> None:
             speed = bars.tasks[bar].speed
-            bars.update(bar, completed=done, total=total, rate=f"{speed:,.0f} texts/s" if speed else "")
+            bars.update(bar, completed=done, total=total, rate=f"{speed:,.0f} {unit}/s" if speed else "")
 
         yield report
 
@@ -49,8 +52,8 @@ def show_progress(console: Console, what: str = "labelling") -> Iterator[Callabl
 class _Lines:
     """Progress without a terminal: a line at the start, every `_LINE_S` and at the end."""
 
-    def __init__(self, console: Console, what: str) -> None:
-        self._console, self._what = console, what
+    def __init__(self, console: Console, what: str, unit: str) -> None:
+        self._console, self._what, self._unit = console, what, unit
         self._begun = self._said = time.monotonic()
         self._first: int | None = None
 
@@ -63,5 +66,5 @@ class _Lines:
         self._said = now
         rate = (done - self._first) / max(1e-9, now - self._begun)
         left = f", {(total - done) / rate:,.0f} s left" if rate > 0 and done < total else ""
-        speed = f", {rate:,.0f} texts/s" if rate > 0 else ""
+        speed = f", {rate:,.0f} {self._unit}/s" if rate > 0 else ""
         self._console.print(f"{self._what}: {done:,} of {total:,}{speed}{left}", highlight=False)

@@ -40,6 +40,7 @@ from raykd.teachers.actor import STAGES
 from raykd.teachers.call import Call
 from raykd.teachers.pool_source import PendingPoolBatch, PoolSource
 from raykd.teachers.pools.pool import TeacherPool
+from raykd.teachers.pools.stored_pool import NeededAnswers
 from raykd.teachers.store import make_text_keys
 
 FEWEST, MOST = 64, 128
@@ -138,13 +139,26 @@ def label_rows(
     Raises:
         TeacherError, NonFiniteError: A teacher cannot answer. Answers so far are kept.
     """
+    return label_needed(pool, [NeededAnswers(rows, weighting)], report)
+
+
+def label_needed(
+    pool: TeacherPool, needed: Sequence[NeededAnswers], report: Callable[[int, int], None]
+) -> LabelReport:
+    """Let all replicas answer everything that is needed, each text by each teacher once; see `label_rows`.
+
+    Args:
+        pool: The opened teachers.
+        needed: What they will be asked, at least one part.
+        report: Called with (pairs done, pairs in all) as the work goes on.
+    """
     begun = time.perf_counter()
     before = _counts(pool)
     groups = len(pool.handle.groups)
-    source = PoolSource(pool.handle, weighting, idle_threads=_count_idle_cpus() // max(1, groups))
-    batch = rows.take(range(len(rows)))
-    keys = make_text_keys(batch)
-    asked_MN = _drop_equal_texts(source.router.route(batch), keys)
+    source = PoolSource(pool.handle, None, idle_threads=_count_idle_cpus() // max(1, groups))
+    rows, asked_MN = _join_needed(source, needed)
+    keys = make_text_keys(rows.take(range(len(rows))))
+    asked_MN = _drop_equal_texts(asked_MN, keys)
     asked = int(asked_MN.sum())
     _drop_stored(source, asked_MN, keys)
     done = asked - int(asked_MN.sum())
@@ -164,6 +178,20 @@ def label_rows(
     counts = _counts(pool) - before
     seconds = time.perf_counter() - begun
     return LabelReport(asked, asked - forwarded, forwarded, seconds, *counts.tolist())
+
+
+def _join_needed(source: PoolSource, needed: Sequence[NeededAnswers]) -> tuple[Rows, NDArray[np.bool_]]:
+    """Return all rows, and which teacher is asked about which of them (bool [M, N])."""
+    router = source.router
+    by_rows: dict[int, list[NeededAnswers]] = {}
+    for part in needed:
+        by_rows.setdefault(id(part.rows), []).append(part)
+    asked = [
+        np.logical_or.reduce([part.route(router.teachers, router.teacher_languages) for part in parts])
+        for parts in by_rows.values()
+    ]
+    each = [parts[0].rows for parts in by_rows.values()]
+    return (each[0] if len(each) == 1 else Rows.concat(each)), np.concatenate(asked, axis=1)
 
 
 def _count_idle_cpus() -> int:

@@ -7,8 +7,9 @@ is trained, with the same message.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from raykd.config import Run
 from raykd.driver.jobs import Job, TaskJob
@@ -82,6 +83,7 @@ def open_teachers(
     say: Callable[[str], None],
     *,
     routed: bool = False,
+    more: Mapping[str, Sequence[NeededAnswers]] = MappingProxyType({}),
 ) -> Iterator[TeacherStage]:
     """Open the teachers of every task while the body runs, without loading weights.
 
@@ -93,10 +95,11 @@ def open_teachers(
         say: Shows lines.
         routed: Whether the run's own weighting decides who is asked about training rows; False where trials may ask
             others.
+        more: By task, what teachers are asked beyond that.
     """
     trained = {job.name: job.output for job in jobs}
     needed = {
-        name: list_needed_answers(task, routed)
+        name: [*list_needed_answers(task, routed), *more.get(name, ())]
         for name, task in student.tasks.items()
         if not task.config.plain
     }

@@ -38,6 +38,11 @@ class Sampler(ABC):
     def ask(self, index: int) -> Sample | None:
         """Return the sample of trial ``index``; None if there are no more. Called once per trial, in order."""
 
+    def name_trial(self, index: int, sample: Sample) -> str:
+        """Return the name of a trial in progress, journal and MLflow."""
+        del sample
+        return f"t{index:04d}"
+
     def report(self, index: int, evaluation: int, score: float) -> None:
         """Take a trial's score at an evaluation, counted from 1."""
         del index, evaluation, score

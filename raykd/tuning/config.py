@@ -186,7 +186,7 @@ def load_sweep(
         output = {"output": str(find_output(folder))}
         tree = {**tree, "name": folder.name, "set": overlay(tree.get("set") or {}, output)}
     for override in overrides:
-        tree = _apply_override(tree, override)
+        tree = apply_override(tree, override)
     config = validate_model(SweepConfig, tree, str(path), hints=SETTING_HINTS, nearest_kind=nearest_kind)
     base, base_dir = _base(config, path)
     metric = base.metric
@@ -216,7 +216,8 @@ def load_sweep(
     return sweep
 
 
-def _apply_override(tree: JsonObject, override: Override) -> JsonObject:
+def apply_override(tree: JsonObject, override: Override) -> JsonObject:
+    """Change a key of a sweep or an experiment; one below `base` is laid over a base that is named."""
     key = override.partition("=")[0] if isinstance(override, str) else override[0]
     if key.startswith("space."):
         tree = set_path(tree, (key, None))
@@ -281,13 +282,8 @@ def _direction(metric: str) -> Mode:
 
 
 def _base(config: SweepConfig, path: Path) -> tuple[Run, Path]:
-    """Return the base run, and the folder that its relative paths are relative to."""
-    if isinstance(config.base, str):
-        file = _run_file(config.base, path)
-        tree = read_yaml_mapping(file)
-    else:
-        file, tree = path, config.base
-    tree = overlay(tree, config.set)
+    """Return the base run with the sweep's metric, and the folder that its relative paths are relative to."""
+    changes = config.set
     train = config.set.get("train", {})
     own_metric = train.get("metric") if isinstance(train, Mapping) else None
     if config.metric is not None:
@@ -295,11 +291,32 @@ def _base(config: SweepConfig, path: Path) -> tuple[Run, Path]:
             raise ConfigError(
                 f"{path}: set.train.metric is not the sweep's metric", got=own_metric, wanted=config.metric
             )
-        tree = overlay(tree, {"train": {"metric": config.metric}})
-    folder = file.resolve().parent if config.base_dir is None else path.resolve().parent / config.base_dir
-    return resolve_paths(
-        validate_any_run(tree, f"{path}: the base {config.base if file != path else ''} with set"), folder
-    ), folder
+        changes = overlay(changes, {"train": {"metric": config.metric}})
+    return read_base_run(config.base, changes, config.base_dir, path)
+
+
+def read_base_run(
+    base: str | JsonObject, changes: JsonObject, base_dir: str | None, path: Path
+) -> tuple[Run, Path]:
+    """Read the base run of a sweep or an experiment.
+
+    Args:
+        base: A preset's name, a run file (relative to the file that names it), or a run.
+        changes: Overlay of the base.
+        base_dir: What relative paths are relative to; None takes the base's folder.
+        path: The file that names the base.
+
+    Returns:
+        The run with absolute paths, and the folder that relative paths in overlays are relative to.
+
+    Raises:
+        ConfigError: There is no such base, or some of its keys are wrong.
+    """
+    file = _run_file(base, path) if isinstance(base, str) else path
+    tree = read_yaml_mapping(file) if isinstance(base, str) else base
+    folder = file.resolve().parent if base_dir is None else path.resolve().parent / base_dir
+    origin = f"{path}: the base {base if isinstance(base, str) else ''} with set"
+    return resolve_paths(validate_any_run(overlay(tree, changes), origin), folder), folder
 
 
 def _run_file(base: str, path: Path) -> Path:

@@ -20,7 +20,7 @@ from raykd.driver.pool import check_cluster, group_teachers
 from raykd.driver.progress import JobProgress
 from raykd.driver.session import Session
 from raykd.runs.label_progress import show_progress
-from raykd.runs.labelling import LabelReport, label_rows
+from raykd.runs.labelling import LabelReport, label_needed
 from raykd.runs.single_worker import ReadyWorker
 from raykd.runs.stages import train_teachers
 from raykd.runs.teacher_stage import TeacherStage, open_teachers
@@ -29,11 +29,11 @@ from raykd.student.prepare import fit_tokenizer
 from raykd.teachers.groups import Group
 from raykd.teachers.pool_source import PoolSource
 from raykd.teachers.pools.named_pool import find_whole_pools, sum_resources_by_node
+from raykd.teachers.pools.stored_pool import NeededAnswers
 from raykd.tuning.capacity import count_concurrent_trials
 from raykd.tuning.checks.trials import TrialCheck
 from raykd.tuning.journal import JOURNAL, Journal
 from raykd.tuning.messages import build_no_score_error
-from raykd.tuning.progress import SweepProgress
 from raykd.tuning.recording.callback import TuneCallback
 from raykd.tuning.suggest import Suggestions
 from raykd.tuning.trial_rank import TrialContext
@@ -42,8 +42,8 @@ from raykd.tuning.tuner import TrialPlan, run_trials
 log = logging.getLogger("raykd.tuning")
 CHECKPOINTS = "checkpoints"
 TEACHER_CURVES = "teachers.jsonl"
-TaskWeightings = Mapping[str, Sequence[Weighting | None]]
-"""The weightings of the trials, by task. None asks every teacher that speaks the language of a row."""
+Needed = Mapping[str, Sequence[NeededAnswers]]
+"""What the trials ask the teachers about training rows, by task."""
 
 
 def read_base_jobs(base: Run) -> tuple[list[Job], Job]:
@@ -62,8 +62,10 @@ def read_base_jobs(base: Run) -> tuple[list[Job], Job]:
     return teachers, student
 
 
-def find_shared_weightings(base: Run, searched: Sequence[str]) -> TaskWeightings:
+def find_shared_weightings(base: Run, searched: Sequence[str]) -> dict[str, Weighting | None]:
     """Return, by task, the weighting that all trials share; None where trials differ in it.
+
+    None asks every teacher that speaks the language of a row.
 
     Args:
         base: The run that every trial begins with.
@@ -71,7 +73,7 @@ def find_shared_weightings(base: Run, searched: Sequence[str]) -> TaskWeightings
     """
     weighting = re.compile(r"(task\.tasks\.[^.]+\.)?objective(\.weighting(\.|$)|$)|select_teachers(\.|$)")
     differs = any(weighting.match(key) for key in searched)
-    return {task: [None if differs else member.objective.weighting] for task, member in base.members.items()}
+    return {task: None if differs else member.objective.weighting for task, member in base.members.items()}
 
 
 class SweepDriver:
@@ -83,7 +85,7 @@ class SweepDriver:
         student: The rows that trials learn from.
         session: The session of the command.
         label: Whether teachers answer all texts before the first trial.
-        weightings: Which teachers trials may ask.
+        needed: Which teachers trials may ask about which training rows.
 
     Attributes:
         journal: The sample and the results of every trial.
@@ -97,11 +99,11 @@ class SweepDriver:
         student: Job,
         session: Session,
         label: Literal["ahead", "on_demand"],
-        weightings: TaskWeightings,
+        needed: Needed,
     ) -> None:
         self.base, self.teacher_jobs, self.student = base, teachers, student
         self.session, self.folder, self.console = session, session.folder, session.console
-        self.label, self.weightings = label, weightings
+        self.label, self.needed = label, needed
         self.journal = Journal(self.folder.path / JOURNAL)
         self.notes: tuple[str, ...] = ()
 
@@ -139,7 +141,9 @@ class SweepDriver:
             # An interrupted command without an MLflow run loses its folder, and with it a teacher's checkpoints.
             self.session.open_tracker()
         self._train_teachers()
-        with open_teachers(self.base, self.teacher_jobs, self.student, self.session, self._print) as teachers:
+        with open_teachers(
+            self.base, self.teacher_jobs, self.student, self.session, self._print, more=self.needed
+        ) as teachers:
             for start in teachers.counts.completed:
                 self.journal.record_counters(start)
             self.review(teachers)
@@ -156,8 +160,8 @@ class SweepDriver:
             ModelError: A teacher is not good enough (`teachers[].on_poor`).
         """
         self.session.open_tracker()
-        differs = any(None in weightings for weightings in self.weightings.values())
-        teachers.review(asked_alike=not differs)
+        alike = all(len(parts) == 1 and parts[0].weighting is not None for parts in self.needed.values())
+        teachers.review(asked_alike=alike)
         self.notes = tuple(note for review in teachers.reviews.values() for note in review.notes)
         teachers.refuse_poor("base.teachers")
 
@@ -182,18 +186,16 @@ class SweepDriver:
             return
         report = LabelReport(0, 0, 0, 0.0)
         for task in teachers.pools:
-            for weighting in self.weightings[task]:
+            if self.needed.get(task):
                 with show_progress(self.console, f"teachers answer {task}".rstrip()) as show:
-                    report += self._label(teachers, task, weighting, show)
+                    report += self._label(teachers, task, show)
         log.info("teachers answered ahead: %s", report)
         teachers.counts.mark_filled()
         with teachers.counts.pause():
             for pool, _ in teachers.pools.values():
                 pool.park()
 
-    def _label(
-        self, teachers: TeacherStage, task: str, weighting: Weighting | None, show: Callable[[int, int], None]
-    ) -> LabelReport:
+    def _label(self, teachers: TeacherStage, task: str, show: Callable[[int, int], None]) -> LabelReport:
         begun = False
 
         def take(done: int, asked: int) -> None:
@@ -203,14 +205,14 @@ class SweepDriver:
             begun = True
             show(done, asked)
 
-        report = label_rows(teachers.pools[task][0], self.student.data[task].train, weighting, take)
+        report = label_needed(teachers.pools[task][0], self.needed[task], take)
         self.journal.record_labelled(report.forwarded)
         return report
 
     def _run_trials(self, plan: TrialPlan, teachers: TeacherStage) -> None:
         path, journal = self.folder.path, self.journal
         higher = plan.mode == "max"
-        progress = SweepProgress(self.console, self.base.metric, plan.trials, plan.names)
+        progress = plan.make_progress(self.console, self.base.metric, plan.trials, plan.names)
         for trial in journal.trials.values():
             if trial.status not in (None, "failed"):
                 progress.add_earlier(trial.row(higher))

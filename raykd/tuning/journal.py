@@ -57,6 +57,7 @@ class Trial:
         objective: The best score so far.
         total_steps: Optimizer steps of a whole trial.
         seconds: Training time.
+        cpu_s: Processor seconds of the training, over all its processes.
         segments: (first step, sample) per part of its history, if population based training changed the sample.
             Evaluations before the last part may come from the trial that it was copied from.
         status: None while the trial is unfinished.
@@ -71,6 +72,7 @@ class Trial:
     objective: float | None = None
     total_steps: int = 0
     seconds: float = 0.0
+    cpu_s: float = 0.0
     segments: list[tuple[int, Sample]] = field(default_factory=list)
     status: TrialStatus | None = None
     error: str | None = None
@@ -148,6 +150,8 @@ class Journal:
         """
         keys = ("evaluation", "trained_steps", "total_steps", "score", "nll", "objective", "trained_s")
         row = {key: _finite(result[key]) for key in keys}
+        if "cpu_s" in result:
+            row["cpu_s"] = _finite(result["cpu_s"])
         if result.get("diverged"):
             row["diverged"] = True
         if "segments" in result:
@@ -197,6 +201,7 @@ class Journal:
         diverged = row.get("diverged", False)
         if diverged or number not in trial.evaluations:
             trial.seconds += float(row["trained_s"])
+            trial.cpu_s += float(row.get("cpu_s") or 0.0)
         if not diverged:
             trial.evaluations[number] = _evaluation(number, row["trained_steps"], row["score"], row["nll"])
             trial.objective = float(row["objective"])

@@ -111,9 +111,9 @@ class SweepProgress:
             self._show_counts()
             if not self._console.is_terminal:
                 score = "" if row.score is None else f"{self._metric} {row.score:.4f}, "
-                error = f", {indent_lines(row.error)}" if row.error else ""
+                rest = [f"{row.seconds:.1f} s", self._values(row), indent_lines(row.error or "")]
                 self._console.print(
-                    f"  {row.name} {row.status}: {score}{row.seconds:.1f} s, {self._values(row)}{error}",
+                    f"  {row.name} {row.status}: {score}{', '.join(part for part in rest if part)}",
                     highlight=False,
                     markup=False,
                     soft_wrap=True,

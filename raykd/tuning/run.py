@@ -25,6 +25,7 @@ from raykd.folders.earlier_start import EarlierStart
 from raykd.folders.folder import RunFolder
 from raykd.preflight.check import preflight
 from raykd.spaces.search import LATEST_SCORE, SCORE
+from raykd.teachers.pools.stored_pool import NeededAnswers
 from raykd.tuning.checks.resume import compare_sweep, explain_sweep
 from raykd.tuning.checks.trials import check_known_trials, check_trial_resources
 from raykd.tuning.config import Sweep, dump_sweep
@@ -108,7 +109,11 @@ class SweepCommand(Command[SweepOutcome]):
         """Let the teachers answer, run the trials, and write the table, the page and the best run."""
         plan, folder = self.plan, session.folder
         weightings = find_shared_weightings(plan.base, sorted(plan.space.searched))
-        driver = SweepDriver(plan.base, self.teachers, self.student, session, plan.config.label, weightings)
+        needed = {
+            task: [NeededAnswers(self.student.data[task].train, weighting)]
+            for task, weighting in weightings.items()
+        }
+        driver = SweepDriver(plan.base, self.teachers, self.student, session, plan.config.label, needed)
         trials = self._plan_trials(driver)  # refuses what cannot start before the teachers work for it
         journal = driver.run(trials)
         outcome = conclude_sweep(plan, folder, journal, session.open_tracker(), (*plan.notes, *driver.notes))

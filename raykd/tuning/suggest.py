@@ -92,7 +92,8 @@ class Suggestions(Searcher):
             if sample is None:
                 return Searcher.FINISHED
             self._next += 1
-            if self._begin(f"t{self._next - 1:04d}", self._next - 1, sample, trial_id):
+            name = self._sampler.name_trial(self._next - 1, sample)
+            if self._begin(name, self._next - 1, sample, trial_id):
                 return {**sample, RESUMED_FROM: ""}
         return Searcher.FINISHED
 

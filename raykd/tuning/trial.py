@@ -125,7 +125,7 @@ class TrialHost(tune.Trainable):
         """Train to the next evaluation and report it. A loss that is not finite ends the trial as diverged."""
         if self.begin_error is not None:
             raise self.begin_error
-        begun = time.monotonic()
+        begun, cpu_begun = time.monotonic(), self._read_cpu_seconds()
         try:
             self._call_all("advance")
         except NonFiniteError as error:
@@ -144,9 +144,14 @@ class TrialHost(tune.Trainable):
             for folder in self.saved:
                 folder.remove()
             self.saved = [kept]
-        return self._result(done, time.monotonic() - begun)
+        return self._result(done, time.monotonic() - begun, self._read_cpu_seconds() - cpu_begun)
 
-    def _result(self, done: bool, seconds: float) -> JsonObject:
+    def _read_cpu_seconds(self) -> float:
+        """Return the processor seconds of all ranks' processes so far."""
+        of_others: list[float] = ray.get([other.read_cpu_seconds.remote() for other in self.others])
+        return self.rank.read_cpu_seconds() + sum(of_others)
+
+    def _result(self, done: bool, seconds: float, cpu_s: float) -> JsonObject:
         loop, metric = self.loop, self.loop.config.metric
         last = loop.state.history[-1] if loop.state.history else {}
         worst = 0.0 if loop.config.train.higher_is_better else 1e9  # Tune's schedulers cannot compare NaN
@@ -159,6 +164,7 @@ class TrialHost(tune.Trainable):
             "trained_steps": loop.state.step,
             "total_steps": loop.total_steps,
             "trained_s": seconds,
+            "cpu_s": cpu_s,
             "finished": done,
             "done": done,
             "diverged": "" if self.failed is None else str(self.failed),

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import gc
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -170,6 +171,10 @@ class TrialRank:
         """Write this rank's part of a checkpoint (see `save_checkpoint`)."""
         assert self.loop is not None
         save_checkpoint(StorageFolder(folder), info, self.loop, points, files)
+
+    def read_cpu_seconds(self) -> float:
+        """Return the processor seconds of this process so far, over all its threads."""
+        return time.process_time()
 
     def close(self) -> None:
         """End the loop."""

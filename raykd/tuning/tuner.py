@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, ClassVar
 import ray
 from ray import tune
 from ray.util.placement_group import PlacementGroup, remove_placement_group
+from rich.console import Console
 
 from raykd.environ import set_environment
 from raykd.runs.worker import list_worker_resources
 from raykd.spaces.search import Mode, Sampler
+from raykd.tuning.progress import SweepProgress
 from raykd.tuning.recording.callback import TuneCallback
 from raykd.tuning.suggest import Suggestions
 from raykd.tuning.trial import TrialHost
@@ -59,6 +61,7 @@ class TrialPlan:
         time_budget_s: Seconds after which trials are stopped; None sets no limit.
         replays: Whether a resume shows the scheduler the earlier results.
         students: Folder for the trained students; None keeps none.
+        make_progress: Makes what shows the progress (see `SweepProgress`).
     """
 
     run_factory: RunFactory
@@ -74,6 +77,7 @@ class TrialPlan:
     time_budget_s: float | None = None
     replays: bool = False
     students: Path | None = None
+    make_progress: Callable[[Console, str, int, Mapping[str, str]], SweepProgress] = SweepProgress
 
 
 def run_trials(

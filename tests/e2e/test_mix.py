@@ -17,9 +17,11 @@ from raykd.config import ModelTeacher, MultiRun
 from raykd.config.loading import load_any_run
 from raykd.data.embedded.rows import NAME_TAGS, read_corpus
 from raykd.errors import ModelError
-from raykd.experiments.confirmation import run_confirmation
+from raykd.experiments.confirmation import read_confirmation
+from raykd.experiments.run import run_comparison
 from raykd.models.multi import load_tasks
 from raykd.preflight.check import check_teacher, collect_findings
+from raykd.report.comparisons.tables import ComparisonTables
 from raykd.runs.train import run_training
 from raykd.scoring.outcome import Outcome
 from raykd.tuning.config import load_sweep
@@ -158,9 +160,10 @@ def test_a_sweep_over_both_tasks_and_its_confirmation(mix: tuple[MultiRun, Outco
     assert found.failed == 0 and found.report.metric == "score" and len(found.report.trials) == 3
     assert found.report.facts["teacher passes"].startswith("0 over"), "the run before has asked for all of it"
     assert found.best is not None and isinstance(load_any_run(found.best), MultiRun)
-    confirmed = run_confirmation(found.page.parent, seeds=2)
-    assert confirmed.failed == 0 and confirmed.report.main_difference is not None
-    rows = {(row["split"], row["language"], row["metric"]) for row in confirmed.report.to_rows()}
+    confirmed = run_comparison(read_confirmation(found.page.parent, 2))
+    assert confirmed.failed == 0 and len(confirmed.report.main_differences) == 1
+    table = ComparisonTables(confirmed.report).to_rows()
+    rows = {(row["split"], row["language"], row["metric"]) for row in table}
     assert {
         ("test", "macro", "score"),
         ("test", "opinion mean", "accuracy"),

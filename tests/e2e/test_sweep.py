@@ -8,10 +8,12 @@ import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from raykd.config.loading import load_run
 from raykd.errors import ConfigError, ResourceError
-from raykd.experiments.confirmation import run_confirmation
+from raykd.experiments.confirmation import read_confirmation
+from raykd.experiments.run import run_comparison
 from raykd.preflight.check import preflight
 from raykd.tuning.outcome import SweepOutcome
 from tests.e2e.conftest import still_held, wait_until
@@ -170,23 +172,24 @@ def test_a_sweep_that_cannot_start_says_so_before_teachers_work(
 
 
 def test_the_winner_is_confirmed_with_fresh_seeds(asha: SweepOutcome, sweeps: Sweeps) -> None:
-    result = run_confirmation(sweeps.folder("asha"), seeds=2)
+    result = run_comparison(read_confirmation(sweeps.folder("asha"), 2), console=Console(quiet=True))
     report, folder = result.report, sweeps.folder("asha") / "confirm"
-    assert (report.arms, report.seeds, result.failed) == (("winner", "default"), (1001, 1002), 0)
+    assert ([arm.name for arm in report.arms], report.seeds) == (["winner", "default"], (1001, 1002))
+    assert result.failed == 0
     for arm in report.arms:
         for seed in report.seeds:
-            values = report.scores[arm][seed]
+            values = arm.students[seed].scores
             assert {"validation/macro/accuracy", "test/en/accuracy", "test/fr/nll", "test/macro/nll"} <= set(
                 values
             )
-    paired = [report.scores["winner"][s]["test/macro/accuracy"] - report.scores["default"][s]["test/macro/accuracy"]
-              for s in report.seeds]  # fmt: skip
-    assert report.main_difference is not None and report.main_difference.seeds == 2
-    assert report.main_difference.mean == pytest.approx(sum(paired) / 2)
+    winner, default = (arm.read_scores("test/macro/accuracy") for arm in report.arms)
+    (difference,) = report.main_differences
+    assert (difference.arm, difference.against, difference.seeds) == ("winner", "default", 2)
+    assert difference.mean == pytest.approx(sum(winner[s] - default[s] for s in report.seeds) / 2)
     _confirmed_by_a_plain_loop(sweeps, result)
     run = sweeps.client().get_run(json.loads((folder / "run.json").read_text())["mlflow_run_id"])
     assert (run.info.status, run.data.tags["raykd.role"]) == ("FINISHED", "confirmation")
-    assert run.data.metrics["confirm/difference"] == pytest.approx(report.main_difference.mean)
+    assert run.data.metrics["confirm/difference"] == pytest.approx(difference.mean)
     assert (folder / "report.html").exists() and (folder / "results.md").exists()
     assert left_over(folder) == set() and still_held() == []
 
@@ -195,5 +198,5 @@ def _confirmed_by_a_plain_loop(sweeps: Sweeps, result) -> None:  # type: ignore[
     """What the table says of the default's first seed is what that run alone comes to."""
     base = sweeps.plan("asha-again").base.model_copy(update={"seed": 1001})
     loop = plain_loop(base)
-    said = result.report.scores["default"][1001]["validation/macro/accuracy"]
+    said = result.report.find_arm("default").read_scores("validation/macro/accuracy")[1001]
     assert said == pytest.approx(loop.state.best, abs=1e-6)

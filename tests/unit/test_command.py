@@ -1,4 +1,4 @@
-"""The driver of train, sweep and confirm: the order of its steps, and what is left however a command ends."""
+"""The driver of train, sweep and compare: the order of its steps, and what is left however a command ends."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from rich.console import Console
 from raykd.driver import command as driver
 from raykd.driver.command import Command, FolderContents, TrackedRun, run_command
 from raykd.errors import ConfigError, DataError
-from raykd.experiments.arms import Arms
-from raykd.experiments.confirmation import ConfirmCommand
+from raykd.experiments.arms import Arm, ExperimentPlan
+from raykd.experiments.run import CompareCommand
 from raykd.folders.folder import find_run_path
 from raykd.folders.lock import is_held, lock_folder
 from raykd.runs.train import TrainCommand
@@ -147,7 +147,7 @@ def test_a_folder_that_another_driver_holds_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("required", [True, False])
-@pytest.mark.parametrize("kind", ["train", "sweep", "confirm"])
+@pytest.mark.parametrize("kind", ["train", "sweep", "compare"])
 def test_every_command_starts_mlflow_as_tracking_required_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, required: bool
 ) -> None:
@@ -158,7 +158,9 @@ def test_every_command_starts_mlflow_as_tracking_required_says(
     command: Command[Any] = {
         "train": TrainCommand(plan.base),
         "sweep": SweepCommand(plan),
-        "confirm": ConfirmCommand(plan, Arms(plan.base, plan.base, (1, 2), "confirm", str(tmp_path))),
+        "compare": CompareCommand(
+            ExperimentPlan("x", str(tmp_path), plan.base, (Arm("a", plan.base),), (1, 2))
+        ),
     }[kind]
     started: dict[str, Any] = {}
     monkeypatch.setattr(driver.Tracker, "start", lambda *args, **kwargs: started.update(kwargs))

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from raykd.report.sweeps.confirmation import compute_paired_difference
+from raykd.report.comparisons.differences import compute_paired_difference
 from raykd.report.sweeps.trials import Evaluation, SweepReport, TrialRow
 from raykd.tasks.scores.ranking import build_rank_key, round_score
 
@@ -76,6 +76,6 @@ def test_the_lower_nll_is_better_where_lower_is_better() -> None:
 
 def test_arms_that_differ_by_the_order_of_a_sum_are_equal() -> None:
     found = compute_paired_difference(
-        [(1, *NOISY), (2, *reversed(NOISY)), (3, 0.66, 0.65)], "test", "macro", "accuracy"
+        [(1, *NOISY), (2, *reversed(NOISY)), (3, 0.66, 0.65)], "a", "b", "test", "macro", "accuracy"
     )
     assert (found.wins, found.ties) == (1, 2)

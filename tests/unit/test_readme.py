@@ -19,6 +19,7 @@ from raykd.config.loading import validate_run
 from raykd.distill.losses import Divergence
 from raykd.distill.schedules import Schedule
 from raykd.distill.weighting import Weighting
+from raykd.experiments.config import is_experiment, load_experiment
 from raykd.spaces.domains import Domain
 from raykd.spaces.schedulers import Scheduler
 from raykd.spaces.search import Search
@@ -136,6 +137,10 @@ def test_every_yaml_is_valid(paper: Path, tmp_path: Path) -> None:
             path = tmp_path / f"{number}.yaml"
             path.write_text(text, encoding="utf-8")
             assert load_sweep(path).trials > 1
+        elif is_experiment(tree):
+            path = tmp_path / f"{number}.yaml"
+            path.write_text(text, encoding="utf-8")
+            assert len(load_experiment(path).arms) > 1
         else:
             assert validate_run(tree, paper.name).teachers
 

@@ -11,7 +11,6 @@ from rich.console import Console
 
 from raykd.report.key_names import fold_sample, name_mlflow_params
 from raykd.report.results import Predictions
-from raykd.report.sweeps.confirmation import ConfirmationReport
 from raykd.report.sweeps.trial_table import TrialTable, describe_sample
 from raykd.report.table import ResultTable
 from tests.fakes import scored
@@ -52,18 +51,11 @@ def test_results_show_every_number_at_every_width(width: int) -> None:
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_trials_and_confirmations_show_every_number_at_every_width(width: int) -> None:
+def test_trials_show_every_number_at_every_width(width: int) -> None:
     sample = {f"objective.terms.{at}.lambda_schedule": 0.125 + at for at in range(9)}
     rows = [row(f"t{at:04}", (0.5 + 0.0123 * at,), sample=sample) for at in range(3)]
     text = shown(TrialTable(report_of(rows)).to_rich(), width)
     assert "…" not in text and all(f"{0.125 + at:.4g}" in text for at in range(9))
-    scores = {
-        arm: {seed: {"test/macro/accuracy": 0.5 + 0.01 * seed, "test/zh/nll": 0.123} for seed in (1, 2, 3)}
-        for arm in ("winner-of-the-sweep", "default")
-    }
-    confirmation = ConfirmationReport(("winner-of-the-sweep", "default"), (1, 2, 3), scores)
-    text = shown(confirmation.to_rich(), width)
-    assert "…" not in text and "52.00" in text and "0.123" in text
 
 
 def test_a_searched_constant_has_the_name_of_its_key_alone() -> None:

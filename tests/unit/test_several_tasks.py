@@ -419,7 +419,7 @@ def test_what_a_sweep_over_several_tasks_cannot_do_is_refused_by_its_key(
 
 def test_teachers_are_asked_alike_unless_trials_differ_in_it() -> None:
     run = MultiRun.model_validate(tree())
-    shared = {task: [member.objective.weighting] for task, member in run.members.items()}
+    shared = {task: member.objective.weighting for task, member in run.members.items()}
     assert (
         find_shared_weightings(run, ["objective.alpha", "task.tasks.names.objective.temperature"]) == shared
     )
@@ -429,7 +429,7 @@ def test_teachers_are_asked_alike_unless_trials_differ_in_it() -> None:
         "select_teachers",
         "objective",
     ):
-        assert find_shared_weightings(run, [key]) == {"opinion": [None], "names": [None]}
+        assert find_shared_weightings(run, [key]) == {"opinion": None, "names": None}
 
 
 def test_a_changed_run_has_members_of_its_own() -> None:

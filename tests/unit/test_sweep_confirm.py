@@ -11,44 +11,12 @@ import pytest
 
 from raykd.config.loading import dump_run
 from raykd.errors import ConfigError
-from raykd.experiments.arms import FIRST_SEED, Arms, read_arms
+from raykd.experiments.confirmation import FIRST_SEED, read_confirmation
 from raykd.report.sweeps.axes import build_search_axes
 from raykd.tuning.config import Sweep, dump_sweep, load_sweep
 from raykd.tuning.journal import JOURNAL, Journal
 from raykd.tuning.outcome import _notes, _report, build_best_run
 from tests.worlds import run_config
-
-
-def arms(*seeds: int) -> Arms:
-    winner = run_config(learning_rate=0.5).model_copy(update={"name": "winner", "seed": 3})
-    return Arms(winner, run_config(), seeds, "confirm", "runs/sweep")
-
-
-def test_both_arms_of_a_seed_follow_one_another_and_then_there_are_none() -> None:
-    two = arms(7, 9)
-    assert two.trials == 4
-    assert [two.ask(i) for i in range(6)] == [
-        {"arm": "winner", "seed": 7},
-        {"arm": "default", "seed": 7},
-        {"arm": "winner", "seed": 9},
-        {"arm": "default", "seed": 9},
-        None,
-        None,
-    ]
-
-
-def test_an_arm_is_its_run_with_another_seed_and_nothing_else() -> None:
-    two = arms(7, 9)
-    winner, default = (two.build_run({"arm": arm, "seed": 9}) for arm in ("winner", "default"))
-    assert winner == two.winner.model_copy(update={"seed": 9}) and default == two.default.model_copy(
-        update={"seed": 9}
-    )
-    assert (winner.train.learning_rate, default.train.learning_rate) == (0.5, 0.002)
-
-
-def test_more_seeds_are_the_same_confirmation_and_another_winner_is_not() -> None:
-    assert arms(7).fingerprint() == arms(7, 9).fingerprint()
-    assert Arms(run_config(), run_config(), (7,), "confirm", "o").fingerprint() != arms(7).fingerprint()
 
 
 def sweep_folder(folder: Path, **space: Any) -> tuple[Path, Sweep]:
@@ -69,9 +37,11 @@ def test_seeds_of_trials_and_of_the_base_are_passed_over(tmp_path: Path) -> None
         journal.record_begin(f"t{index}", index, {"objective.alpha": 0.5, "seed": seed}, "a")
     journal.trials["t0"].total_steps = 12
     (folder / "best.yaml").write_text(dump_run(build_best_run(plan, journal.trials["t0"])), encoding="utf-8")
-    _, found = read_arms(folder, 3)
+    found = read_confirmation(folder, 3)
     assert found.seeds == (FIRST_SEED + 1, FIRST_SEED + 3, FIRST_SEED + 4)
-    assert found.default == plan.base and found.winner.objective.alpha.value_at(0.0) == 0.5
+    winner, default = found.arms
+    assert default.run == plan.base and winner.run.objective.alpha.value_at(0.0) == 0.5
+    assert (winner.name, default.name, found.baseline) == ("winner", "default", "default")
     assert (found.output, found.name) == (str(folder), "confirm")
 
 
@@ -81,7 +51,7 @@ def test_a_folder_without_an_outcome_is_refused(tmp_path: Path, missing: str) ->
     (tmp_path / "best.yaml").write_text("name: x")
     (tmp_path / missing).unlink()
     with pytest.raises(ConfigError, match=rf"holds no finished sweep[\s\S]*no {missing}"):
-        read_arms(tmp_path, 2)
+        read_confirmation(tmp_path, 2)
 
 
 def test_the_best_run_holds_the_sample_and_a_populations_changes(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from raykd.scoring.absent_teachers import describe_unused_teachers, find_unused_
 from raykd.scoring.score import score_ensemble, stack_signals
 from raykd.scoring.teacher_scores import TeacherReview, record_reviews, refuse_poor_teachers, review_teachers
 from raykd.tasks import Classification
+from raykd.teachers.pools.stored_pool import NeededAnswers
 from raykd.teachers.source import ReadyBatch
 from raykd.teachers.spec import TeacherSpec
 from raykd.text.batch import TextBatch
@@ -389,7 +390,7 @@ def test_a_sweep_judges_its_teachers_once_and_stops(tmp_path: Path) -> None:
         session: Any = SimpleNamespace(
             folder=folder, console=Console(file=said, width=200), open_tracker=lambda own=tracker: own
         )
-        driver = SweepDriver(base, [], student, session, "ahead", {"": [None]})
+        driver = SweepDriver(base, [], student, session, "ahead", {"": [NeededAnswers(rows)]})
         counts: Any = None
         stage = TeacherStage(base, student, session, driver._print, {"": (pool, infos)}, counts)
         if on_poor == "stop":

@@ -7,13 +7,11 @@ the file, and the page's policy allows nothing but that text, by its hash, so a 
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from raykd.report.formats import ABSENT, format_metric, format_metric_name, format_value, use_minus_sign
-from raykd.report.html import Pictures, add_captions, render_template, write_html
+from raykd.report.html import Pictures, add_captions, render_sort_script, write_html
 from raykd.report.key_names import fold_sample, shorten_names
 from raykd.report.sweeps import plots, search_plots
 from raykd.report.sweeps.importance import explain_missing_importance
@@ -51,13 +49,9 @@ def draw_sweep_figures(report: SweepReport) -> Pictures:
 
 def write_sweep_page(report: SweepReport, path: Path, pictures: Pictures) -> Path:
     """Write the page, with what `draw_sweep_figures` drew, and return its path."""
-    from markupsafe import Markup
-
     found = report.importance
-    script = render_template("sort.js.j2")
     names, ranked = shorten_names(report.shown_keys), report.rank_trials()
     correlations = compute_rank_correlations(report)
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return write_html(
         path,
         "sweep.html.j2",
@@ -75,8 +69,7 @@ def write_sweep_page(report: SweepReport, path: Path, pictures: Pictures) -> Pat
         paths={short: key for key, short in names.items()},
         errors=[(t, describe_sample(t.sample, names)) for t in ranked if t.status in BROKEN or t.error],
         teachers=build_teacher_cells(report),
-        script=Markup(script),
-        script_hash=Markup(f"sha256-{digest}"),
+        **render_sort_script(),
     )
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import ray
+from numpy.typing import NDArray
 
 from raykd.config import ServingConfig
 from raykd.data.rows import Rows
@@ -39,10 +40,35 @@ class NeededAnswers:
     Attributes:
         rows: The rows.
         weighting: Decides which teachers are asked for a row; None asks all that speak its language.
+        teachers: Names of those that take part; None is all.
     """
 
     rows: Rows
     weighting: Weighting | None = None
+    teachers: tuple[str, ...] | None = None
+
+    def route(self, teachers: Sequence[str], languages: Sequence[frozenset[str] | None]) -> NDArray[np.bool_]:
+        """Return which teacher is asked about which row, ``[M, N]``.
+
+        Args:
+            teachers: Names of all teachers, in the order of M.
+            languages: The languages that each was declared for; None for any.
+        """
+        asked_MN = np.zeros((len(teachers), len(self.rows)), dtype=bool)
+        members = [m for m, name in enumerate(teachers) if self.teachers is None or name in self.teachers]
+        router = TeacherRouter(
+            tuple(teachers[m] for m in members), tuple(languages[m] for m in members), self.weighting
+        )
+        if members and len(self.rows):
+            asked_MN[members] = router.route(self.rows)
+        return asked_MN
+
+    def is_same(self, other: NeededAnswers) -> bool:
+        """Return whether both ask the same teachers about the same rows in the same way."""
+        return self.rows is other.rows and (self.weighting, self.teachers) == (
+            other.weighting,
+            other.teachers,
+        )
 
 
 class StoredPool:
@@ -156,7 +182,7 @@ def _hold_all(teachers: Sequence[Teacher], needed: Sequence[NeededAnswers]) -> b
     for part in needed:
         batch = part.rows.take(range(len(part.rows)))
         keys = make_text_keys(batch)
-        asked_MB = TeacherRouter(names, languages, part.weighting).route(batch)
+        asked_MB = part.route(names, languages)
         for teacher, asked_B in zip(teachers, asked_MB, strict=True):
             if not teacher.holds([keys[row] for row in np.flatnonzero(asked_B)]):
                 return False

@@ -1,0 +1,208 @@
+"""Generate arms from a base run: each teacher alone, one left out, other weightings, divergences, sizes, labels.
+
+Decision record: a generated arm is an overlay of the base, as a written one is, so that a reader can write it down and
+change it. Only the arm without teachers is a run of its own making (`RunConfig.without_teachers`). Two generated arms
+that are the same run (with two teachers, leaving one out is the other alone) are trained once, under the first name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import Field, field_validator, model_validator
+
+from raykd.config import Run, RunConfig
+from raykd.errors import ConfigError
+from raykd.parse import JsonObject
+from raykd.spec import Spec
+
+ALONE, LEFT_OUT, NO_TEACHERS = "only_", "without_", "no_teachers"
+"""Names of generated arms, or their beginnings."""
+WIDTHS = ("embedding", "hidden", "feed_forward", "buckets")
+"""Keys of a student that `sizes` multiplies."""
+_SWITCHES = ("each_teacher", "leave_one_out", "no_teachers")
+
+
+class Generator(Spec):
+    """One way to generate arms. The three that need no values may be written as their name alone."""
+
+    each_teacher: bool = False
+    """An arm `only_NAME` for each teacher, which then teaches alone."""
+    leave_one_out: bool = False
+    """An arm `without_NAME` for each teacher, with all teachers but this one."""
+    no_teachers: bool = False
+    """The arm `no_teachers`: gold labels alone."""
+    weightings: tuple[JsonObject | str, ...] = ()
+    """An arm for each value of `objective.weighting`: a kind, or a mapping with its `kind`."""
+    divergences: tuple[JsonObject | str, ...] = ()
+    """An arm for each divergence, as the only term of the objective: a kind, or a mapping with its `kind`."""
+    sizes: tuple[Annotated[float, Field(gt=0.0)], ...] = ()
+    """An arm for each factor on the student's widths (embedding, hidden, feed_forward, buckets)."""
+    students: dict[str, JsonObject] = {}
+    """An arm for each overlay of `student`, by name."""
+    labelled: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    """Two arms for each number of labelled rows per language: `labelled_N` with the base's teachers, and
+    `labelled_N_no_teachers`, with which it is compared."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_alone(cls, data: object) -> object:
+        return {data: True} if data in _SWITCHES else data
+
+    @field_validator("weightings", "divergences", mode="before")
+    @classmethod
+    def _kinds(cls, value: object) -> object:
+        if not isinstance(value, (list, tuple)):
+            return value
+        for item in value:
+            if isinstance(item, dict) and "kind" not in item:
+                raise ValueError(f"an item without kind: {item}")
+        return value
+
+    @model_validator(mode="after")
+    def _one(self) -> Generator:
+        written = sorted(self.model_fields_set)
+        if len(written) != 1 or not getattr(self, written[0]):
+            raise ValueError(f"one way to generate arms an item, got {written or 'none'}")
+        return self
+
+
+@dataclass(frozen=True)
+class GeneratedArm:
+    """An arm before it is a run.
+
+    Attributes:
+        name: Its name.
+        changes: Overlay of the base.
+        plain: Whether the arm then loses its teachers.
+        against: The arm that it is compared with; None takes the experiment's baseline.
+        labelled: Labelled rows per language, of an arm of a budget curve.
+        is_reference: Whether it is compared with no other arm.
+    """
+
+    name: str
+    changes: JsonObject
+    plain: bool = False
+    against: str | None = None
+    labelled: int | None = None
+    is_reference: bool = False
+
+
+def generate_arms(generator: Generator, base: Run) -> Iterator[GeneratedArm]:
+    """Yield the arms of one generator.
+
+    Args:
+        generator: What to generate.
+        base: The run that arms are overlays of.
+
+    Raises:
+        ConfigError: The base has not what the arms need.
+    """
+    if generator.each_teacher:
+        yield from _each_teacher(base)
+    if generator.leave_one_out:
+        yield from _leave_one_out(base)
+    if generator.no_teachers:
+        yield GeneratedArm(NO_TEACHERS, {}, plain=True)
+    for weighting in generator.weightings:
+        value = {"kind": weighting} if isinstance(weighting, str) else weighting
+        yield GeneratedArm(_name("weighting", value), {"objective": {"weighting": value}})
+    if generator.divergences:
+        yield from _divergences(generator, _one_task(base, "divergences"))
+    for factor in generator.sizes:
+        yield GeneratedArm(f"size_{factor:g}", {"student": scale_student(base, factor)})
+    for name, student in generator.students.items():
+        yield GeneratedArm(f"student_{name}", {"student": student})
+    if generator.labelled:
+        yield from _labelled(generator, _one_task(base, "labelled"))
+
+
+def _each_teacher(base: Run) -> Iterator[GeneratedArm]:
+    for teacher in _require_teachers(_one_task(base, "each_teacher"), 1, "each_teacher"):
+        # Over one teacher all weightings are equal, but for a fixed one of 0 and a chain that leaves it out.
+        alone = {"select_teachers": [teacher], "objective": {"weighting": {"kind": "uniform"}}}
+        yield GeneratedArm(f"{ALONE}{teacher}", alone)
+
+
+def _leave_one_out(base: Run) -> Iterator[GeneratedArm]:
+    names = _require_teachers(base, 2, "leave_one_out")
+    weighting: Any = base.objective.weighting
+    for left in names:
+        changes: JsonObject = {"select_teachers": [name for name in names if name != left]}
+        if weighting.kind == "fixed":
+            rest = {name: weight for name, weight in weighting.by_teacher.items() if name != left}
+            changes["objective"] = {"weighting": {"kind": "fixed", "by_teacher": rest}}
+        yield GeneratedArm(f"{LEFT_OUT}{left}", changes)
+
+
+def _divergences(generator: Generator, base: RunConfig) -> Iterator[GeneratedArm]:
+    shape = base.objective.terms[0].lambda_schedule.model_dump(mode="json")
+    for divergence in generator.divergences:
+        value = {"kind": divergence} if isinstance(divergence, str) else divergence
+        terms = [{"divergence": value, "lambda_schedule": shape}]
+        yield GeneratedArm(_name("divergence", value), {"objective": {"terms": terms}})
+
+
+def _labelled(generator: Generator, base: RunConfig) -> Iterator[GeneratedArm]:
+    for count in generator.labelled:
+        changes: JsonObject = {"data": {"labelled_per_language": count}}
+        plain = f"labelled_{count}_{NO_TEACHERS}"
+        yield GeneratedArm(f"labelled_{count}", changes, against=plain, labelled=count)
+        yield GeneratedArm(plain, changes, plain=True, labelled=count, is_reference=True)
+
+
+def scale_student(base: Run, factor: float) -> JsonObject:
+    """Return the overlay of a student whose widths are multiplied; a width stays a multiple of the heads.
+
+    Args:
+        base: The run with the student.
+        factor: Factor of every width.
+
+    Raises:
+        ConfigError: The student is a checkpoint, whose widths are its own.
+    """
+    student: Any = base.student
+    heads = getattr(student, "heads", 1)
+    widths = {key: getattr(student, key, None) for key in WIDTHS}
+    found = {key: int(width) for key, width in widths.items() if isinstance(width, int)}
+    if not found:
+        raise ConfigError(
+            "generate: sizes multiplies the widths of a student that is made by the run",
+            got=f"a student of kind {student.kind}",
+            wanted="a student with " + ", ".join(WIDTHS[:2]),
+            next_step="name the students: generate: [{students: {NAME: {...}}}]",
+        )
+    steps = {key: heads if key == "hidden" else 1 for key in found}
+    return {key: steps[key] * max(1, round(width * factor / steps[key])) for key, width in found.items()}
+
+
+def _require_teachers(base: Run, least: int, what: str) -> list[str]:
+    names = [teacher.name for teacher in base.active_teachers]
+    if len(names) < least:
+        raise ConfigError(
+            f"generate: {what} needs teachers",
+            got=f"{len(names)} teachers",
+            wanted=f"at least {least} in the base",
+        )
+    return names
+
+
+def _one_task(base: Run, what: str) -> RunConfig:
+    if not isinstance(base, RunConfig):
+        raise ConfigError(
+            f"generate: {what} is not offered over a run of several tasks",
+            got="task.kind: multi",
+            wanted="a run of one task",
+            next_step="write the arms out under arms",
+        )
+    return base
+
+
+def _name(what: str, value: JsonObject) -> str:
+    """Return an arm's name of a mapping with a kind: weighting_entropy, weighting_entropy_tau_0.5."""
+    settings = [f"{key}_{one}" for key, one in value.items() if key != "kind" and not isinstance(one, dict)]
+    text = "_".join([what, str(value["kind"]), *settings])
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text)[:80]

@@ -1,0 +1,130 @@
+"""Offer experiments that go with any run file: `raykd compare RUN.yaml --preset ensemble`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from raykd.config.loading import ConfigSource, Override, is_sweep, read_source
+from raykd.errors import ConfigError
+from raykd.experiments.arms import ExperimentPlan
+from raykd.experiments.config import is_experiment, load_experiment
+from raykd.experiments.confirmation import read_confirmation
+from raykd.parse import JsonObject
+from raykd.presets import preset as find_preset
+from raykd.tuning.config import load_sweep
+from raykd.tuning.run import run_sweep
+
+PRESETS: Mapping[str, JsonObject] = {
+    # Which teachers help: all together, each alone, one left out, none; and whether the run's weighting pays.
+    "ensemble": {
+        "generate": ["each_teacher", "leave_one_out", "no_teachers", {"weightings": ["uniform"]}],
+    },
+    "weighting": {
+        "generate": [
+            {"weightings": ["uniform", "by_language", "entropy", "confidence", "loss_softmax"]},
+            "no_teachers",
+        ],
+    },
+    "data_budget": {"generate": [{"labelled": [30, 100, 300, 1000]}], "resample_labelled": True},
+    "student_size": {"generate": [{"sizes": [0.25, 0.5, 2, 4]}]},
+}
+"""Keys of an experiment, by name of the preset."""
+TUNED = "tuned_against_default"
+"""Name of the preset that searches first: alpha, temperature and the lambda schedule, then winner against default."""
+PRESET_NAMES = (*PRESETS, TUNED)
+TUNED_SWEEP: JsonObject = {
+    "space": {
+        "objective": {
+            "alpha": {"uniform": [0.0, 0.6]},
+            "temperature": {"log_uniform": [1.0, 8.0]},
+            "terms": [
+                {
+                    "lambda_schedule": {
+                        "choice": [
+                            {"kind": "constant", "value": 1.0},
+                            {"kind": "linear", "start": 1.0, "end": 0.0},
+                            {"kind": "cosine", "start": 1.0, "end": 0.0},
+                        ]
+                    }
+                }
+            ],
+        }
+    },
+    "search": {"kind": "optuna"},
+}
+"""Keys of that preset's search."""
+CONFIRMED_SEEDS = 5
+"""Fresh seeds of winner and default."""
+
+
+def load_preset(name: str, source: ConfigSource, overrides: Sequence[Override] = ()) -> ExperimentPlan:
+    """Read a run as an experiment.
+
+    Args:
+        name: The preset; not `TUNED`, which begins with a sweep (`run_tuning`).
+        source: The run: a file, the folder of a run, a shipped preset's name, a tree or a model.
+        overrides: Keys of the experiment to change.
+
+    Raises:
+        ConfigError: There is no such preset, or the source is no run.
+    """
+    if name not in PRESETS:
+        raise ConfigError(
+            f"there is no preset {name!r} of an experiment", got=name, wanted=", ".join(PRESET_NAMES)
+        )
+    base = _read_base(source)
+    return load_experiment({"name": f"{base.pop('name')}-{name}", **base, **PRESETS[name]}, overrides)
+
+
+def run_tuning(
+    source: ConfigSource,
+    overrides: Sequence[Override] = (),
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    console: Console | None = None,
+) -> ExperimentPlan:
+    """Run the search of `TUNED`, and return winner against default as an experiment.
+
+    Args:
+        source: As for `load_preset`.
+        overrides: Keys of the sweep to change; `seeds` is the number of fresh seeds.
+        resume: Continue the search, or start it where there is none.
+        overwrite: Empty the search's folder first.
+        console: Where progress is shown.
+
+    Raises:
+        RaykdError: As `run_sweep`.
+    """
+    pairs = [one.partition("=")[::2] if isinstance(one, str) else one for one in overrides]
+    seeds = next((int(value) for key, value in reversed(pairs) if key == "seeds"), CONFIRMED_SEEDS)
+    rest = [one for one, (key, _) in zip(overrides, pairs, strict=True) if key != "seeds"]
+    base = _read_base(source)
+    sweep = load_sweep({"name": f"{base.pop('name')}-tuning", **base, **TUNED_SWEEP}, rest)
+    run_sweep(sweep, resume=resume, overwrite=overwrite, console=console)
+    return read_confirmation(Path(sweep.output) / sweep.name, seeds)
+
+
+def _read_base(source: ConfigSource) -> JsonObject:
+    """Return the keys `base` and `base_dir` of an experiment over a run, and the run's name."""
+    if (
+        isinstance(source, str | os.PathLike)
+        and not Path(source).exists()
+        and Path(source).name == str(source)
+    ):
+        shipped = find_preset(str(source))
+        source = shipped if shipped.is_file() else source
+    tree, path = read_source(source)
+    if is_sweep(tree) or is_experiment(tree):
+        raise ConfigError(
+            f"{path} is no run file",
+            got="a sweep or an experiment",
+            wanted="a run file, which the preset compares arms of",
+            next_step="leave --preset out, or name the base of that file",
+        )
+    base_dir = path.resolve().parent if path.exists() else Path.cwd()
+    return {"name": str(tree.get("name", "run")), "base": tree, "base_dir": str(base_dir)}

@@ -1,0 +1,102 @@
+"""Show an experiment while it runs: a table of arms and seeds that fills up, and the bars of what trains now."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from raykd.report.formats import ABSENT, format_metric, format_metric_name
+from raykd.report.sweeps.trials import TrialRow
+from raykd.tuning.progress import SweepProgress
+
+MOST_SEEDS = 8
+"""Seeds that have a column; of more the last ones are shown."""
+
+
+class ArmProgress(SweepProgress):
+    """A table of validation scores, arm by seed. Without a terminal a line per finished training.
+
+    Args:
+        console: Where to show it.
+        metric: Name of the score.
+        total: Number of trainings.
+        names: As for `SweepProgress`.
+        arms: Names of the arms.
+        seeds: The seeds.
+    """
+
+    def __init__(
+        self,
+        console: Console,
+        metric: str,
+        total: int,
+        names: Mapping[str, str],
+        *,
+        arms: Sequence[str],
+        seeds: Sequence[int],
+    ) -> None:
+        super().__init__(console, metric, total, names)
+        self._arms, self._seeds = arms, seeds
+        self._rows: dict[tuple[str, int], TrialRow] = {}
+
+    @contextlib.contextmanager
+    def show(self) -> Iterator[None]:
+        """Show table and bars while the body runs."""
+        live = Live(get_renderable=self.draw, console=self._console, refresh_per_second=4)
+        with live if self._console.is_terminal else contextlib.nullcontext():
+            yield
+
+    def add_earlier(self, row: TrialRow) -> None:
+        """Count a training that ended in an earlier start, and show its score."""
+        self._keep(row)
+        super().add_earlier(row)
+
+    def update_trial(self, row: TrialRow) -> None:
+        """Show an evaluation of a training."""
+        self._keep(row)
+        super().update_trial(row)
+
+    def finish_trial(self, row: TrialRow) -> None:
+        """Show the result of a training."""
+        self._keep(row)
+        super().finish_trial(row)
+
+    def draw(self) -> RenderableType:
+        """Return the table and the bars."""
+        seeds = self._seeds[-MOST_SEEDS:]
+        table = Table(
+            box=SIMPLE_HEAD,
+            pad_edge=False,
+            title=f"validation {format_metric_name(self._metric)}, best so far",
+        )
+        table.add_column("arm", no_wrap=True)
+        for head in [*(f"seed {seed}" for seed in seeds), "mean"]:
+            table.add_column(head, justify="right", no_wrap=True)
+        for arm in self._arms:
+            found = [self._rows.get((arm, seed)) for seed in self._seeds]
+            ended = [
+                row.score for row in found if row is not None and row.is_eligible and row.score is not None
+            ]
+            mean = format_metric(self._metric, sum(ended) / len(ended), compared=True) if ended else ABSENT
+            table.add_row(arm, *(self._cell(row) for row in found[-len(seeds) :]), mean)
+        return Group(table, self._bars.get_renderable())
+
+    def _cell(self, row: TrialRow | None) -> Text:
+        if row is None:
+            return Text("·", style="dim")
+        if row.status in ("failed", "diverged"):
+            return Text(row.status, style="red")
+        score = format_metric(self._metric, row.score, compared=True)
+        return Text(score, style="" if row.status == "finished" else "dim italic")
+
+    def _keep(self, row: TrialRow) -> None:
+        self._rows[str(row.sample["arm"]), int(str(row.sample["seed"]))] = row
+
+    def _values(self, row: TrialRow) -> str:
+        return ""  # the name says arm and seed

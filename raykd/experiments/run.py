@@ -1,0 +1,222 @@
+"""Run `raykd compare` and `raykd confirm`: train every arm with every seed, and compare the arms on the held-out rows.
+
+Decision record: a training is a trial of a sweep without a search (`raykd.tuning`): the same processes, several at a
+time, the same journal, and so the same resume. The teachers of all arms answer every text that some arm asks them about
+once, before the first training. The held-out test rows are read once, after the last training.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console, RenderableType
+
+from raykd.config import Run
+from raykd.config.home import ARMS, EXPERIMENT
+from raykd.config.loading import dump_run, flatten_run
+from raykd.driver.command import Command, FolderContents, TrackedRun, run_command
+from raykd.driver.session import Session
+from raykd.errors import ConfigError, RaykdError
+from raykd.experiments.arms import ExperimentPlan
+from raykd.experiments.progress import ArmProgress
+from raykd.experiments.recording import record_comparison, record_students
+from raykd.experiments.resume import compare_arms, dump_arms, explain_arm_changes
+from raykd.experiments.scoring import score_arms
+from raykd.folders.changes import Changes
+from raykd.folders.earlier_start import EarlierStart
+from raykd.folders.folder import RunFolder
+from raykd.preflight.check import preflight
+from raykd.report.comparisons.page import write_comparison_page
+from raykd.report.comparisons.plots import draw_comparison_figures
+from raykd.report.comparisons.results import ComparisonReport
+from raykd.report.comparisons.tables import ComparisonTables
+from raykd.runs.label_progress import show_progress
+from raykd.spaces.schedulers import Fifo
+from raykd.spaces.space import Space
+from raykd.tuning.checks.trials import TrialCheck
+from raykd.tuning.driver import CHECKPOINTS, SweepDriver, read_base_jobs
+from raykd.tuning.journal import Journal
+from raykd.tuning.tuner import TrialPlan
+
+RESULT = "comparison.json"
+"""File with everything that was measured."""
+STUDENTS = "students"
+"""Folder with the student of every training."""
+
+
+@dataclass(frozen=True)
+class ComparisonOutcome:
+    """What an experiment found.
+
+    Attributes:
+        report: Every arm with every seed, and the differences.
+        tables: Tables for the terminal.
+        lines: Lines for the terminal, in rich's markup.
+        failed: Number of trainings that failed.
+        page: The report page.
+        mlflow_run_id: The experiment's MLflow run.
+    """
+
+    report: ComparisonReport
+    tables: tuple[RenderableType, ...]
+    lines: tuple[str, ...]
+    failed: int
+    page: Path
+    mlflow_run_id: str
+
+
+def run_comparison(
+    experiment: ExperimentPlan,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    console: Console | None = None,
+) -> ComparisonOutcome:
+    """Train every arm with every seed and compare the arms on the held-out rows.
+
+    Args:
+        experiment: The experiment, read and checked.
+        resume: Continue an earlier start; seeds and arms may be added.
+        overwrite: Empty the folder first.
+        console: Where progress is shown; None creates one.
+
+    Raises:
+        RaykdError: The experiment cannot start or cannot go on. What was trained before stays.
+    """
+    return run_command(CompareCommand(experiment), resume=resume, overwrite=overwrite, console=console)
+
+
+class CompareCommand(Command[ComparisonOutcome]):
+    """Trains arms as trials with the experiment's seeds, and compares them on the held-out rows.
+
+    Args:
+        experiment: Arms and seeds.
+    """
+
+    def __init__(self, experiment: ExperimentPlan) -> None:
+        self.asked = experiment
+        self.experiment = experiment.share_teachers()
+        self.owner, self.base, self.title = experiment, self.experiment.base, f"the {experiment.role}"
+
+    def check(self) -> Sequence[str]:
+        """Check the base, with the teachers of all arms, as a run."""
+        return preflight(self.base, together=self.experiment.label == "on_demand")
+
+    def compare(self, path: Path, state: Mapping[str, object]) -> tuple[Changes, Run | None]:
+        """Compare the arms with those in the folder."""
+        return compare_arms(self.experiment, path, state)
+
+    def explain(self, path: Path, changes: Changes) -> ConfigError:
+        """Say which changed settings stop the resume."""
+        return explain_arm_changes(path, changes)
+
+    def prepare(self, earlier: EarlierStart) -> FolderContents:
+        """Read the base's rows, decide how long arms train, and check every arm."""
+        self.teachers, self.student = read_base_jobs(self.base)
+        files = {"run.yaml": dump_run(self.asked.base), ARMS: dump_arms(self.experiment)}
+        if self.experiment.yaml:
+            files[EXPERIMENT] = self.experiment.yaml
+        self.experiment = self.experiment.fix_steps(self.student.steps)
+        check_arms(self.experiment, self.student.data)
+        return FolderContents(self.student.fingerprints(), files)
+
+    def introduce(self, folder: RunFolder, console: Console) -> None:
+        """Print the number of arms and seeds, and what all have in common."""
+        experiment, before = self.experiment, "" if folder.fresh else ", going on"
+        console.print(
+            f"[bold]{experiment.name}[/bold]{before}  {experiment.describe()}; "
+            f"{len(self.base.active_teachers)} teachers answer once for all",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+    def record(self) -> TrackedRun:
+        """Record the base's settings, and those of an arm where they differ. Trainings get child runs."""
+        experiment = self.asked
+        base = flatten_run(experiment.base)
+        params = {**base, "compare.seeds": str(list(experiment.seeds))}
+        for arm in experiment.arms:
+            own = flatten_run(arm.run)
+            params |= {f"{arm.name}.{key}": value for key, value in own.items() if base.get(key) != value}
+        name = experiment.name
+        tags: dict[str, str] = {"raykd.role": experiment.role}
+        if experiment.role == "confirmation":
+            sweep = Path(experiment.output).name
+            name, tags = f"{sweep}-{name}", {**tags, "raykd.tuning": sweep}
+        return TrackedRun(name, params, tags)
+
+    def run(self, session: Session) -> ComparisonOutcome:
+        """Let the teachers answer, train every arm with every seed, and compare the arms."""
+        experiment, folder = self.experiment, session.folder
+        needed = experiment.list_needed_answers(self.student.data)
+        driver = SweepDriver(self.base, self.teachers, self.student, session, experiment.label, needed)
+        students = folder.path / STUDENTS
+        journal = driver.run(self._plan_trials(driver, students))
+        with show_progress(session.console, "students are scored", "students") as show:
+            report = score_arms(experiment, self.student, journal, students, driver.notes, show)
+        result = self._conclude(report, session, journal)
+        shutil.rmtree(folder.path / CHECKPOINTS, ignore_errors=True)
+        return result
+
+    def _plan_trials(self, driver: SweepDriver, students: Path) -> TrialPlan:
+        experiment, base = self.experiment, self.base
+        return TrialPlan(
+            run_factory=experiment,
+            sampler=experiment.build_sampler(),
+            scheduler=Fifo().build(Space({}), base.train.evaluations, experiment.mode),
+            trials=experiment.trainings,
+            mode=experiment.mode,
+            concurrent=driver.count_concurrent_trials(experiment.max_concurrent_trials),
+            max_failures=experiment.max_failures,
+            checkpoint_s=experiment.checkpoint_s,
+            students=students,
+            make_progress=partial(
+                ArmProgress, arms=[arm.name for arm in experiment.arms], seeds=experiment.seeds
+            ),
+        )
+
+    def _conclude(self, report: ComparisonReport, session: Session, journal: Journal) -> ComparisonOutcome:
+        """Write page, tables and JSON, and record them."""
+        path, tables = session.folder.path, ComparisonTables(report)
+        pictures = draw_comparison_figures(report)
+        page = write_comparison_page(report, path / "report.html", pictures)
+        (path / "results.md").write_text(tables.to_markdown(), encoding="utf-8")
+        (path / RESULT).write_text(json.dumps(tables.to_json(), indent=1), encoding="utf-8")
+        record_students(report, journal, session)
+        lines = record_comparison(report, page, pictures, session, journal, self.experiment.role)
+        failed = sum(t.status in ("failed", "diverged") for t in journal.trials.values())
+        tracker = session.open_tracker()
+        return ComparisonOutcome(report, tables.to_rich(), lines, failed, page, tracker.run_id)
+
+
+def check_arms(experiment: ExperimentPlan, data: Mapping[str, object]) -> None:
+    """Check every arm with its first seed as a run.
+
+    Args:
+        experiment: The experiment.
+        data: The base's rows, by task.
+
+    Raises:
+        ConfigError: Some arms cannot be trained. Names each with the reason.
+    """
+    check = TrialCheck(experiment, experiment.base, data)  # type: ignore[arg-type]
+    wrong = []
+    for arm in experiment.arms:
+        try:
+            check({"arm": arm.name, "seed": experiment.seeds[0]})
+        except RaykdError as error:
+            wrong.append((arm.name, error))
+    if not wrong:
+        return
+    name, first = wrong[0]
+    raise ConfigError(
+        f"{len(wrong)} of {len(experiment.arms)} arms cannot be trained: {', '.join(name for name, _ in wrong)}",
+        got=f"{name}: {first.what}" + (f", got {first.got}" if first.got else ""),
+        wanted=first.wanted or "arms that are runs",
+        next_step=first.next_step or "correct the arm, or leave it out",
+    )

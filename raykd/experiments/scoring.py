@@ -1,0 +1,145 @@
+"""Score every student of an experiment on the held-out rows, for the first time."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from raykd.config import Run, RunConfig
+from raykd.config.multi import SCORE
+from raykd.distill.signals import UNLABELLED
+from raykd.driver.jobs import Job
+from raykd.experiments.arms import ExperimentPlan
+from raykd.keys import make_key_part
+from raykd.report.comparisons.differences import MACRO, SPLITS
+from raykd.report.comparisons.results import ArmResult, ComparisonReport, TrainedStudent
+from raykd.report.results import Predictions
+from raykd.scoring.score import score_student
+from raykd.tracking import describe_environment
+from raykd.tuning.journal import Journal, Trial
+
+log = logging.getLogger("raykd.experiments")
+
+
+def score_arms(
+    experiment: ExperimentPlan,
+    student: Job,
+    journal: Journal,
+    students: Path,
+    notes: Sequence[str],
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> ComparisonReport:
+    """Score every trained student on the held-out rows.
+
+    Args:
+        experiment: The arms.
+        student: The rows that arms are compared on.
+        journal: What was trained.
+        students: Folder of the trained students.
+        notes: What a reader must know about the teachers.
+        report: Called with (students scored, students in all).
+    """
+    found: dict[str, dict[int, TrainedStudent]] = {arm.name: {} for arm in experiment.arms}
+    finished = [trial for trial in journal.trials.values() if trial.status == "finished"]
+    units: tuple[str, ...] = ()
+    for done, trial in enumerate(finished, start=1):
+        arm, seed = str(trial.sample["arm"]), int(str(trial.sample["seed"]))
+        if arm in found:
+            run = experiment.build_run(trial.sample)
+            # The folder has the name that Tune gave the training at its last start.
+            found[arm][seed], own = _score_training(trial, students / trial.tune_ids[-1], run, student)
+            units = units or own
+        report(done, len(finished))
+    return ComparisonReport(
+        arms=tuple(
+            ArmResult(
+                arm.name,
+                arm.changes,
+                experiment.find_reference(arm),
+                arm.labelled,
+                {seed: found[arm.name][seed] for seed in experiment.seeds if seed in found[arm.name]},
+            )
+            for arm in experiment.arms
+        ),
+        seeds=experiment.seeds,
+        metric=experiment.metric,
+        baseline=experiment.baseline,
+        unit_languages=units,
+        title=experiment.title or experiment.name,
+        summary=f"{experiment.describe()[0].upper()}{experiment.describe()[1:]}.",
+        notes=(*notes, *_describe_rows(experiment, student)),
+        environment=describe_environment(),
+        created=time.strftime("%Y-%m-%d %H:%M:%S %Z"),
+        yaml=experiment.yaml,
+    )
+
+
+def _describe_rows(experiment: ExperimentPlan, student: Job) -> list[str]:
+    """Return a note where no test rows decide."""
+    if all(data.test is not None for data in student.data.values()):
+        return []
+    chosen = ", on which the winner was chosen" if experiment.role == "confirmation" else ""
+    return [
+        f"there is no test set: arms are compared on the validation rows{chosen}, which also chose each best step"
+    ]
+
+
+def _score_training(
+    trial: Trial, folder: Path, config: Run, student: Job
+) -> tuple[TrainedStudent, tuple[str, ...]]:
+    """Return what a trained student scores on all held-out rows, and the language of each unit that is counted.
+
+    With several tasks, a language is named after its task, and ``split/macro/score`` is the mean over tasks.
+    """
+    values: dict[str, float] = {}
+    last: Predictions | None = None
+    for split in SPLITS[::-1]:  # the test rows come last, and give costs, classes and units
+        rates = []
+        for task, member in config.members.items():
+            rows = getattr(student.data[task], split)
+            if rows is None:
+                continue
+            last, found = score_student(trial.name, "student", folder / task, member, rows)
+            by_language = {
+                make_key_part(f"{task} {name}".lstrip()): own for name, own in found.by_language.items()
+            }
+            if found.macro:
+                by_language[f"{task} mean" if task else MACRO] = found.macro
+                rates.append(found.macro[member.metric])
+            for language, metrics in by_language.items():
+                values |= {f"{split}/{language}/{metric}": value for metric, value in metrics.items()}
+        if config.metric == SCORE and len(rates) == len(config.members):
+            values[f"{split}/{MACRO}/{SCORE}"] = sum(rates) / len(rates)
+    assert last is not None, "there are validation rows"
+    counted_N = last.labels_N != UNLABELLED
+    has_units = isinstance(config, RunConfig) and config.metric == "accuracy" and last.logits_NC.shape[1] > 0
+    right_N = (last.logits_NC.argmax(axis=1) == last.labels_N)[counted_N] if has_units else None
+    units = tuple(np.asarray(last.languages, dtype=object)[counted_N].tolist()) if has_units else ()
+    return TrainedStudent(
+        scores=values,
+        by_class=score_classes(config, last),
+        parameters=last.parameters,
+        megabytes=sum(file.stat().st_size for file in folder.rglob("*.safetensors")) / 1e6,
+        ms_per_1000=last.ms_per_1000,
+        cpu_s=trial.cpu_s,
+        right_N=right_N,
+    ), units
+
+
+def score_classes(config: Run, answers: Predictions) -> dict[str, float]:
+    """Return the F1 of each class that occurs, over all languages; empty in tasks that do not classify texts."""
+    if not (isinstance(config, RunConfig) and config.task.kind == "classification"):
+        return {}
+    counted_N = (answers.labels_N != UNLABELLED) & answers.covered_N
+    gold_N, chosen_N = answers.labels_N[counted_N], answers.logits_NC[counted_N].argmax(axis=1)
+    found = {}
+    for at, label in enumerate(config.data.labels):
+        both = int(((gold_N == at) & (chosen_N == at)).sum())
+        either = int((gold_N == at).sum() + (chosen_N == at).sum())
+        if (gold_N == at).any():
+            found[label] = 2 * both / either
+    return found

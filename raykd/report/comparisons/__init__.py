@@ -1,0 +1,1 @@
+"""Reports of comparisons: arms x seeds, paired differences with intervals."""

@@ -1,0 +1,51 @@
+"""Write the page about a comparison: a sentence, the arms, where they differ, and what they cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from raykd.report.comparisons.differences import PairedDifference
+from raykd.report.comparisons.results import ComparisonReport
+from raykd.report.comparisons.tables import ComparisonTables
+from raykd.report.formats import format_metric_name
+from raykd.report.html import Pictures, render_sort_script, write_html
+from raykd.tasks.scores.metrics import is_higher_better
+
+MOST_CARDS = 3
+"""Differences that are shown above the tables."""
+
+
+def write_comparison_page(report: ComparisonReport, path: Path, pictures: Pictures) -> Path:
+    """Write the page, with what `draw_comparison_figures` drew, and return its path."""
+    tables = ComparisonTables(report)
+    missing = "; ".join(report.list_missing())
+    return write_html(
+        path,
+        "comparison.html.j2",
+        pictures,
+        report=report,
+        conclusion=tables.describe(),
+        headline=_list_cards(report),
+        notes=[*report.notes, *([f"Not measured: {missing}; its partner is left out."] if missing else [])],
+        main=tables.main_cells(),
+        roles=["student" if arm.name == report.baseline else "" for arm in report.arms],
+        languages=tables.language_cells() if len(report.languages) > 1 else None,
+        classes=tables.class_cells() if report.classes else None,
+        costs=tables.cost_cells(),
+        everything=tables.all_cells(),
+        arms=tables.arm_cells(),
+        **render_sort_script(),
+    )
+
+
+def _list_cards(report: ComparisonReport) -> list[tuple[str, str, str]]:
+    """Return what a reader looks for first, each as (what, number, remark): the best differences."""
+    sign = 1 if is_higher_better(report.metric) else -1
+    best = sorted(report.main_differences, key=lambda d: -sign * d.mean)[:MOST_CARDS]
+    return [(f"{d.arm} − {d.against}", d.format(d.mean), _remark(d)) for d in best]
+
+
+def _remark(d: PairedDifference) -> str:
+    where = f"{d.unit} of {d.split} {format_metric_name(d.metric)}, {d.seeds} seeds".strip()
+    interval = d.format_interval(d.interval)
+    return where if interval is None else f"{where}, 95 % interval {interval}"

@@ -1,0 +1,335 @@
+"""Write a comparison as tables: for the terminal, for Markdown, for the page and as plain rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from raykd.parse import JsonObject
+from raykd.report.comparisons.differences import MACRO, PairedDifference, find_scale
+from raykd.report.comparisons.results import ArmResult, ArmScore, ComparisonReport
+from raykd.report.comparisons.statistics import Interval
+from raykd.report.fitted_table import FittedTable, build_form
+from raykd.report.formats import (
+    ABSENT,
+    format_count,
+    format_metric_name,
+    render_markdown_table,
+    use_minus_sign,
+)
+from raykd.report.table import Row
+from raykd.tasks.scores.metrics import find_metric_title
+
+Cells = tuple[list[str], list[list[str]]]
+"""Headings and lines of a table."""
+
+
+@dataclass(frozen=True)
+class ComparisonTables:
+    """The tables of a comparison.
+
+    Attributes:
+        report: The comparison.
+    """
+
+    report: ComparisonReport
+
+    def describe(self) -> str:
+        """Return what the comparison says, in one or two sentences."""
+        report, found = self.report, self.report.main_differences
+        if not report.compared:
+            return "No arm is compared with another one."
+        if not found:
+            return f"There is no seed for which two arms were measured on {report.metric}."
+        if len(found) == 1:
+            return _describe_one(found[0])
+        sure = [d for d in found if d.is_significant]
+        where = f"{report.split} {format_metric_name(report.metric)}, mean over languages"
+        head = f"{len(found)} comparisons by {where}, corrected for their number (Holm)"
+        if any(d.p is None for d in found):
+            return f"{head}: an interval needs at least two seeds."
+        better = ", ".join(_name_difference(d) for d in sure if d.is_better)
+        worse = ", ".join(_name_difference(d) for d in sure if not d.is_better)
+        parts = [f"better: {better}"] if better else []
+        parts += [f"worse: {worse}"] if worse else []
+        if len(sure) < len(found):
+            parts.append(f"not shown to differ: {', '.join(d.arm for d in found if d not in sure)}")
+        return f"{head}: {'; '.join(parts)}."
+
+    def main_cells(self) -> Cells:
+        """Return every arm with its mean, its difference to its partner, and how sure that is."""
+        report, differences = self.report, self._by_arm()
+        partners = {d.against for d in differences.values()}
+        one = next(iter(partners)) if len(partners) == 1 else None
+        how = ["difference", "compared with"] if one is None else [f"− {one}"]
+        heads = [
+            "arm", find_metric_title(report.metric), *how, "t interval", "p (Holm)", "wins", "bootstrap",
+            "arm's interval",
+        ]  # fmt: skip
+        lines = []
+        for arm in report.arms:
+            d, (mean, interval) = differences.get(arm.name), self._score(report.average(arm))
+            cells = _difference_cells(d)
+            lines.append([arm.name, mean, cells[0], *([] if one else [cells[1]]), *cells[2:], interval])
+        return heads, lines
+
+    def language_cells(self) -> Cells:
+        """Return every arm's mean in each language, with its difference to its partner."""
+        return self._grid(
+            [f"{self.report.split}/{language}/{self.report.metric}" for language in self.report.languages],
+            self.report.languages,
+            {(d.arm, d.language): d for d in self.report.language_differences},
+            self.report.metric,
+        )
+
+    def class_cells(self) -> Cells:
+        """Return every arm's F1 of each class, with its difference to its partner."""
+        return self._grid(
+            [f"class/{label}" for label in self.report.classes],
+            [f"{label} F1 %" for label in self.report.classes],
+            {(d.arm, f"{d.language} F1 %"): d for d in self.report.class_differences},
+            "f1",
+        )
+
+    def _grid(
+        self,
+        names: Sequence[str],
+        heads: Sequence[str],
+        differences: dict[tuple[str, str], PairedDifference],
+        metric: str,
+    ) -> Cells:
+        lines = []
+        for arm in self.report.arms:
+            line = [arm.name]
+            for name, head in zip(names, heads, strict=True):
+                score, d = self.report.average(arm, name), differences.get((arm.name, head))
+                cell = ABSENT if score is None else _format_score(metric, score.mean)
+                if d is not None:
+                    cell += f" ({d.format(d.mean)}{'*' if d.is_significant else ''})"
+                line.append(cell)
+            lines.append(line)
+        return ["arm", *heads], lines
+
+    def cost_cells(self) -> Cells:
+        """Return what each arm's student costs beside its score."""
+        report = self.report
+        heads = ["arm", find_metric_title(report.metric), "parameters", "MB", "texts/s", "training CPU s"]
+        lines = []
+        for arm in report.arms:
+            score, cost = report.average(arm), summarize_costs(arm)
+            lines.append(
+                [
+                    arm.name,
+                    ABSENT if score is None else _format_score(report.metric, score.mean),
+                    ABSENT if cost is None else format_count(cost.parameters),
+                    ABSENT if cost is None else f"{cost.megabytes:.2f}",
+                    ABSENT if cost is None or cost.texts_s is None else f"{cost.texts_s:,.0f}",
+                    ABSENT if cost is None else f"{cost.cpu_s:.1f}",
+                ]
+            )
+        return heads, lines
+
+    def all_cells(self) -> Cells:
+        """Return every paired difference: splits, languages and metrics."""
+        heads = ["arm", "compared with", "split", "language", "metric", "arm's mean", "partner's mean",
+                 "difference", "t interval", "wins"]  # fmt: skip
+        return heads, [
+            [
+                d.arm, d.against, d.split, "mean" if d.language == MACRO else d.language,
+                find_metric_title(d.metric), *(_format_score(d.metric, mean) for mean in d.means),
+                d.format(d.mean), d.format_interval(d.interval) or ABSENT, d.score_of_wins,
+            ]
+            for d in self.report.all_differences
+        ]  # fmt: skip
+
+    def arm_cells(self) -> Cells:
+        """Return what differs between the arms."""
+        arms = self.report.arms
+        return ["arm", "compared with", "what differs from the base"], [
+            [arm.name, arm.against or ABSENT, arm.changes or ABSENT] for arm in arms
+        ]
+
+    def _by_arm(self) -> dict[str, PairedDifference]:
+        return {d.arm: d for d in self.report.main_differences}
+
+    def _score(self, score: ArmScore | None) -> list[str]:
+        if score is None:
+            return [ABSENT, ABSENT]
+        metric = self.report.metric
+        return [_format_score(metric, score.mean), _format_ends(metric, score.interval)]
+
+    def to_rich(self) -> tuple[FittedTable, ...]:
+        """Return the tables for the terminal: how good each arm is, then where and what it costs."""
+        baseline = frozenset(
+            at for at, arm in enumerate(self.report.arms) if arm.name == self.report.baseline
+        )
+        remarks = (self.describe(),)
+        tables = [_fit(self.main_cells(), baseline, remarks, droppable=3)]
+        if len(self.report.languages) > 1:
+            note = "In brackets the difference to the arm's partner; * is below 0.05 by Holm over this table."
+            tables.append(_fit(self.language_cells(), baseline, (note,)))
+        tables.append(_fit(self.cost_cells(), baseline, ()))
+        return tuple(tables)
+
+    def to_markdown(self) -> str:
+        """Return the tables as GitHub Markdown."""
+        parts = [self.describe(), render_markdown_table(*self.main_cells())]
+        if len(self.report.languages) > 1:
+            parts.append(render_markdown_table(*self.language_cells()))
+        if self.report.classes:
+            parts.append(render_markdown_table(*self.class_cells()))
+        parts.append(render_markdown_table(*self.cost_cells()))
+        return "\n\n".join(parts) + "\n"
+
+    def to_rows(self) -> list[Row]:
+        """Return a flat row for each paired difference, unrounded, ready for JSON; the main ones first."""
+        main = self.report.main_differences
+        rest = [d for d in self.report.all_differences if not any(_is_same(d, one) for one in main)]
+        return [_build_row(d) for d in (*main, *rest)]
+
+    def to_json(self) -> JsonObject:
+        """Return everything that was measured as plain data: every arm with every seed, and the differences."""
+        report = self.report
+        return {
+            "title": report.title,
+            "metric": report.metric,
+            "split": report.split,
+            "baseline": report.baseline,
+            "seeds": list(report.seeds),
+            "created": report.created,
+            "environment": dict(report.environment),
+            "notes": list(report.notes),
+            "conclusion": self.describe(),
+            "arms": [_dump_arm(arm, report.average(arm)) for arm in report.arms],
+            "differences": self.to_rows(),
+            "language_differences": [_build_row(d) for d in report.language_differences],
+            "class_differences": [_build_row(d) for d in report.class_differences],
+        }
+
+
+@dataclass(frozen=True)
+class ArmCost:
+    """What an arm's students cost, as means over its seeds; see `TrainedStudent`."""
+
+    parameters: int
+    megabytes: float
+    texts_s: float | None
+    cpu_s: float
+
+
+def summarize_costs(arm: ArmResult) -> ArmCost | None:
+    """Return the mean costs of an arm's students; None if no seed was trained.
+
+    A text's time is the least over the seeds, since a busy machine only ever makes it longer.
+    """
+    students = list(arm.students.values())
+    if not students:
+        return None
+    times = [one.ms_per_1000 for one in students if one.ms_per_1000]
+    return ArmCost(
+        round(float(np.mean([one.parameters for one in students]))),
+        float(np.mean([one.megabytes for one in students])),
+        1e6 / min(times) if times else None,
+        float(np.mean([one.cpu_s for one in students])),
+    )
+
+
+def _format_score(metric: str, value: float) -> str:
+    scale = find_scale(metric)
+    return use_minus_sign(f"{scale * value:.{2 if scale == 100 else 3}f}")
+
+
+def _format_ends(metric: str, interval: Interval | None) -> str:
+    if interval is None:
+        return ABSENT
+    return " to ".join(_format_score(metric, end) for end in interval)
+
+
+def _difference_cells(d: PairedDifference | None) -> list[str]:
+    if d is None:
+        return [ABSENT] * 6
+    p = ABSENT if d.corrected_p is None else f"{d.corrected_p:.3f}" if d.corrected_p >= 0.001 else "<0.001"
+    return [
+        d.format(d.mean), d.against, d.format_interval(d.interval) or ABSENT, p, d.score_of_wins,
+        d.format_interval(d.bootstrap) or ABSENT,
+    ]  # fmt: skip
+
+
+def _name_difference(d: PairedDifference) -> str:
+    return f"{d.arm} ({d.format(d.mean)})"
+
+
+def _describe_one(d: PairedDifference) -> str:
+    """Return what a single comparison says."""
+    mean = f"{d.format(d.mean)} {d.unit}".rstrip()
+    name = format_metric_name(d.metric)
+    head = f"{d.arm} − {d.against}, {d.split} {name}, mean over languages: {mean}"
+    interval = d.format_interval(d.interval)
+    if interval is None:
+        return f"{head}, from {d.seeds} seed; an interval needs at least two."
+    conclusion = (
+        f"excludes 0: {d.arm} is {'better' if d.is_better else 'worse'} than {d.against}"
+        if d.excludes_zero
+        else "includes 0: these seeds do not show a difference"
+    )
+    wins = f"{d.arm} wins {d.score_of_wins}"
+    return f"{head} (95 % interval {interval}, {d.seeds} seeds, {wins}). The interval {conclusion}."
+
+
+def _fit(cells: Cells, bold: frozenset[int], remarks: tuple[str, ...], droppable: int = 0) -> FittedTable:
+    """Return a table for the terminal.
+
+    Args:
+        cells: Headings and lines.
+        bold: Numbers of the lines that stand out.
+        remarks: Lines below the table.
+        droppable: How many of the last columns a narrow terminal may do without, one after the other.
+    """
+    heads, lines = cells
+    forms = [
+        build_form(heads[:count], [line[:count] for line in lines], left=1, bold=bold, remarks=remarks)
+        for count in range(len(heads), len(heads) - droppable - 1, -1)
+    ]
+    return FittedTable(tuple(forms), heads, lines, bold=bold, remarks=remarks)
+
+
+def _is_same(one: PairedDifference, other: PairedDifference) -> bool:
+    return all(getattr(one, key) == getattr(other, key) for key in ("arm", "split", "language", "metric"))
+
+
+def _build_row(d: PairedDifference) -> Row:
+    low, high = d.interval or (None, None)
+    boot_low, boot_high = d.bootstrap or (None, None)
+    return {
+        "arm": d.arm, "against": d.against, "split": d.split, "language": d.language, "metric": d.metric,
+        "seeds": d.seeds, "mean": d.means[0], "against_mean": d.means[1], "difference": d.mean,
+        "low": low, "high": high, "bootstrap_low": boot_low, "bootstrap_high": boot_high,
+        "p": d.p, "corrected_p": d.corrected_p, "wins": d.wins, "ties": d.ties,
+        "excludes_zero": d.excludes_zero,
+    }  # fmt: skip
+
+
+def _dump_arm(arm: ArmResult, score: ArmScore | None) -> JsonObject:
+    cost = summarize_costs(arm)
+    return {
+        "name": arm.name,
+        "changes": arm.changes,
+        "against": arm.against,
+        "labelled": arm.labelled,
+        "mean": None if score is None else score.mean,
+        "interval": None if score is None else score.interval,
+        "cost": None if cost is None else vars(cost),
+        "students": {
+            str(seed): {
+                "scores": dict(one.scores),
+                "by_class": dict(one.by_class),
+                "parameters": one.parameters,
+                "megabytes": one.megabytes,
+                "ms_per_1000": one.ms_per_1000,
+                "cpu_s": one.cpu_s,
+            }
+            for seed, one in arm.students.items()
+        },
+    }
