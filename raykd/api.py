@@ -249,17 +249,13 @@ def compare(
         SweepError: No training could be scored.
         RaykdError: As `train`.
     """
-    from raykd.experiments.config import load_experiment
-    from raykd.experiments.presets import TUNED, load_preset, run_tuning
-    from raykd.experiments.run import run_comparison
+    from raykd.experiments.presets import run_experiment
     from raykd.results import ComparisonResult
 
     changes, console = _overrides(overrides, keys), _console(progress)
-    if preset == TUNED:
-        experiment = run_tuning(config, changes, resume=resume, overwrite=overwrite, console=console)
-    else:
-        experiment = load_preset(preset, config, changes) if preset else load_experiment(config, changes)
-    found = run_comparison(experiment, resume=resume, overwrite=overwrite, console=console)
+    found = run_experiment(
+        config, changes, preset=preset, resume=resume, overwrite=overwrite, console=console
+    )
     return ComparisonResult.of(found)
 
 

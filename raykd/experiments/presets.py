@@ -13,6 +13,7 @@ from raykd.errors import ConfigError
 from raykd.experiments.arms import ExperimentPlan
 from raykd.experiments.config import is_experiment, load_experiment
 from raykd.experiments.confirmation import read_confirmation
+from raykd.experiments.run import ComparisonOutcome, run_comparison
 from raykd.parse import JsonObject
 from raykd.presets import preset as find_preset
 from raykd.tuning.config import load_sweep
@@ -59,6 +60,37 @@ TUNED_SWEEP: JsonObject = {
 """Keys of that preset's search."""
 CONFIRMED_SEEDS = 5
 """Fresh seeds of winner and default."""
+
+
+def run_experiment(
+    source: ConfigSource,
+    overrides: Sequence[Override] = (),
+    *,
+    preset: str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    console: Console | None = None,
+) -> ComparisonOutcome:
+    """Run an experiment, or the experiment of a preset over a run.
+
+    Args:
+        source: The experiment; with a preset the run.
+        overrides: Keys to change.
+        preset: One of `PRESET_NAMES`; None for an experiment of its own.
+        resume: Continue an earlier start, or start where there is none.
+        overwrite: Empty the folder first.
+        console: Where progress is shown; None creates one.
+
+    Raises:
+        RaykdError: As `run_comparison`, and for `TUNED` as `run_sweep`.
+    """
+    if preset == TUNED:
+        plan = run_tuning(source, overrides, resume=resume, overwrite=overwrite, console=console)
+    elif preset is not None:
+        plan = load_preset(preset, source, overrides)
+    else:
+        plan = load_experiment(source, overrides)
+    return run_comparison(plan, resume=resume, overwrite=overwrite, console=console)
 
 
 def load_preset(name: str, source: ConfigSource, overrides: Sequence[Override] = ()) -> ExperimentPlan:
