@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from raykd.api import check, compare, confirm, label, label_sequences, plan, sweep, train
     from raykd.results import ComparisonResult, Run, SweepResult
-    from raykd.saved_models import load, predict
+    from raykd.saved_models import evaluate, load, predict
 
 __version__ = "0.1.0"
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "check",
     "compare",
     "confirm",
+    "evaluate",
     "label",
     "label_sequences",
     "load",

@@ -1,4 +1,4 @@
-"""Provide the public functions that ask a saved model: load and predict.
+"""Provide the public functions that ask a saved model: load, predict and evaluate.
 
 Importing this module imports neither torch nor Ray.
 """
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from raykd.parse import JsonObject
+    from raykd.report.evaluations.result import EvaluationResult
     from raykd.scoring.model import Model
 
 
@@ -57,3 +58,43 @@ def predict(
         DataError: The inputs are not of the model's task.
     """
     return load(model, task=task).predict(inputs, pairs, **options)
+
+
+def evaluate(
+    model: str | os.PathLike[str],
+    file: str | os.PathLike[str],
+    *,
+    columns: Mapping[str, str] | None = None,
+    label_map: Mapping[str, str | None] | None = None,
+    language: str | None = None,
+    skip_bad_rows: bool = False,
+    task: str | None = None,
+) -> EvaluationResult:
+    """Score a saved model on a file of labelled rows.
+
+    Args:
+        model: As for `load`.
+        file: JSON lines, CSV, TSV or Parquet; the ending says which.
+        columns: Names of columns by their keys, for example ``{"text": "review", "label": "stars"}``.
+        label_map: What a label, of the file or of the model, is called; None leaves the rows of a label of the file
+            out. Several labels may lead to one.
+        language: Language of all rows, for a file that has no column for it.
+        skip_bad_rows: Leave rows out that cannot be used; they are counted in the notes.
+        task: Name of the task, of a student of several tasks.
+
+    Returns:
+        Scores with intervals, by class, language and length, and calibration.
+
+    Raises:
+        ModelError: As `load`; the file has a label that the model has not (`LabelMismatchError`).
+        DataError: The file cannot be read, a column is missing, or a row is bad.
+        ConfigError: An option names what is not there.
+    """
+    from pathlib import Path
+
+    from raykd.scoring.evaluation.evaluate import evaluate_model
+    from raykd.scoring.evaluation.labelled_file import FileOptions
+    from raykd.scoring.model import load_saved_model
+
+    options = FileOptions(columns or {}, language, label_map or {}, skip_bad_rows)
+    return evaluate_model(load_saved_model(model, task), str(model), Path(file), options)

@@ -49,6 +49,7 @@ from raykd.cli.terminal import escape_unencodable, redirect_to_null  # noqa: E40
 
 # Importing a module registers its commands. The order is that of --help.
 from raykd.cli import runs  # noqa: E402, F401  # isort: skip
+from raykd.cli import models  # noqa: E402, F401  # isort: skip
 from raykd.cli import planning  # noqa: E402, F401  # isort: skip
 from raykd.cli import sweeps  # noqa: E402, F401  # isort: skip
 from raykd.cli import comparisons  # noqa: E402, F401  # isort: skip

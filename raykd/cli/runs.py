@@ -1,17 +1,14 @@
-"""Define `raykd train`, `check`, `demo` and `predict`."""
+"""Define `raykd train`, `check` and `demo`."""
 
 from __future__ import annotations
 
 import json
 import shlex
-import sys
 from pathlib import Path
-from typing import Annotated
 
-import typer
 from rich.markup import escape
 
-from raykd import api, saved_models
+from raykd import api
 from raykd.cli.app import (
     OutputFolder,
     Overrides,
@@ -28,8 +25,6 @@ from raykd.cli.app import (
     show_result,
 )
 from raykd.cli.planning import print_error
-from raykd.cli.terminal import decode_lines, format_json, recover_text
-from raykd.parse import JsonObject
 
 NOT_CHECKED = "not checked"
 """In a finding about something that only the run itself can find out."""
@@ -118,84 +113,3 @@ def run_demo(overrides: Overrides = None, output: OutputFolder = Path("runs")) -
     config = load_run(preset("demo"), [f"output={json.dumps(str(output.resolve()))}", *(overrides or ())])
     there = (output / config.name / "run.json").exists()
     show_result(api.train(config, overwrite=there, progress=console))
-
-
-@app.command("predict")
-def predict_command(
-    model: Annotated[
-        Path, typer.Argument(metavar="MODEL_DIR", help="A saved student, for example runs/NAME/student.")
-    ],
-    texts: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="TEXT", help="Texts; without any, lines of standard input."),
-    ] = None,
-    jsonl: Annotated[
-        Path | None, typer.Option("--jsonl", help="A file of JSON lines, or - for standard input.")
-    ] = None,
-    column: Annotated[
-        str | None, typer.Option(help="Key of the text in --jsonl. Default: text, tokens or question.")
-    ] = None,
-    pair: Annotated[str | None, typer.Option(help="Key of the second text or context.")] = None,
-    task: Annotated[
-        str | None,
-        typer.Option(help="Name of the task if the student has several: a folder in MODEL_DIR."),
-    ] = None,
-    no_answer: Annotated[
-        bool, typer.Option("--no-answer", help="A question may have no answer (models trained on SQuAD v2).")
-    ] = False,
-    max_length: Annotated[
-        int | None, typer.Option(min=1, help="Longest prompt or source of a generating model, in tokens.")
-    ] = None,
-    max_new_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Longest text that a generating model writes, in tokens.")
-    ] = None,
-    language: Annotated[
-        str | None,
-        typer.Option(help="Language to write, for a multilingual model (or tgt_lang per line)."),
-    ] = None,
-    source_language: Annotated[
-        str | None, typer.Option(help="Language of the sources (or src_lang per line).")
-    ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON object per text instead of a table.")
-    ] = False,
-) -> None:
-    """Predict with a saved model: a label with probabilities, entities, an answer or a text per input.
-
-    Texts are arguments, lines of standard input, or JSON lines with --jsonl. JSON lines give JSON lines.
-
-    A tagger reads texts or {"tokens": [...]}. A question is {"question": ..., "context": ...}.
-    """
-    from raykd.scoring.inputs import read_inputs
-
-    rows = read_inputs(
-        [recover_text(text) for text in texts or ()], jsonl, column, pair, sys.stdin, decode_lines
-    )
-    answers = saved_models.load(model, task=task).iterate(
-        rows,
-        no_answer=no_answer,
-        max_length=max_length,
-        max_new_tokens=max_new_tokens,
-        language=language,
-        source_language=source_language,
-    )
-    for row in answers:
-        if as_json or jsonl is not None:
-            print(format_json(row))
-        else:
-            first, rest = _format_prediction(row)
-            console.print(f"[bold]{escape(first)}[/bold]  ", end="", highlight=False, soft_wrap=True)
-            console.print(rest, style="dim", markup=False, highlight=False, soft_wrap=True)
-
-
-def _format_prediction(row: JsonObject) -> tuple[str, str]:
-    """Return the answer and the input of a prediction as texts."""
-    if "probabilities" in row:
-        return row["label"], "  ".join(
-            f"{k} {p:.3f}" for k, p in row["probabilities"].items()
-        ) + f"  {row['text']}"
-    if "written" in row:
-        return row["written"] or "nothing", row["text"]
-    if "entities" in row:
-        return ", ".join(f"{e['text']} {e['type']}" for e in row["entities"]) or "no entity", row["text"]
-    return f"{row['answer'] or 'no answer'} {row['probability']:.3f}", row["question"]

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from raykd.distill.signals import UNLABELLED
@@ -117,6 +118,21 @@ def _read_tokenizer_limit(model: TextModel) -> int | None:
 
 
 @dataclass(frozen=True)
+class AnsweredPart:
+    """A model's answers to some rows of a batch.
+
+    Attributes:
+        rows: Their positions in the batch.
+        answers: In the order of `rows`.
+        long_B: Whether each of them lost something to the model's longest text.
+    """
+
+    rows: list[int]
+    answers: SystemAnswers
+    long_B: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
 class Predictor:
     """A model in evaluation mode and the task that it serves."""
 
@@ -186,17 +202,34 @@ class Predictor:
                 log.warning("%s", found.describe())
         return padding
 
+    def answer(self, batch: TextBatch) -> Iterator[AnsweredPart]:
+        """Yield the logits of some rows at a time, for a task that has units; every row comes once, in any order.
+
+        Raises:
+            ModelError: The model fails, or answers with NaN.
+        """
+        for begin in range(0, len(batch), ROWS):
+            part = batch.take(range(begin, min(begin + ROWS, len(batch))))
+            for found in self._answer_part(part):
+                yield replace(found, rows=[begin + at for at in found.rows])
+
     def _predict_part(self, batch: TextBatch) -> list[dict[str, object]]:
+        found: list[dict[str, object]] = [{} for _ in range(len(batch))]
+        for part in self._answer_part(batch):
+            predictions = self.task.build_predictions(part.answers, batch.take(part.rows), self.model.labels)
+            for at, prediction in zip(part.rows, predictions, strict=True):
+                found[at] = prediction
+        return found
+
+    def _answer_part(self, batch: TextBatch) -> Iterator[AnsweredPart]:
+        """Yield the answers of each forward pass over rows that are encoded at once."""
         padding = self._find_padding(batch)
         rows = self.task.encode(self.model.tokenizer, batch)
-        found: list[dict[str, object]] = [{} for _ in range(len(batch))]
+        long_B = np.zeros(len(batch), dtype=bool) if rows.long_B is None else rows.long_B
         for picked in split_passes(rows.lengths_B, PASS_TOKENS):
             encoded = self.task.collate(rows, picked, padding)
             answers = self._answer(encoded, int(rows.lengths_B[picked].max(initial=0)))
-            predictions = self.task.build_predictions(answers, batch.take(picked), self.model.labels)
-            for at, prediction in zip(picked, predictions, strict=True):
-                found[at] = prediction
-        return found
+            yield AnsweredPart(list(picked), answers, long_B[picked])
 
     def _answer(self, encoded: EncodedBatch, longest: int) -> SystemAnswers:
         """Return the model's answers to a batch.

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from raykd import models
 from raykd.answers.codec import decode_answers
@@ -26,27 +27,34 @@ from raykd.student.prepare import get_language_codes
 from raykd.tasks import SystemAnswers
 from raykd.tasks.language import LanguageTask
 from raykd.teachers.pools.pool import TeacherPool
+from raykd.text.batch import TextBatch
 
 
 def collect_student_answers(directory: Path, config: RunConfig, rows: Rows) -> tuple[SystemAnswers, int]:
     """Return a saved student's answers to the rows, and how many parameters it has."""
-    task = config.task
-    assert isinstance(task, LanguageTask)
+    student = models.load_model(directory, head=config.task.head)
+    batch = rows.take(range(len(rows))).with_codes(get_language_codes(config))
+    assert isinstance(config.task, LanguageTask)
+    return answer_as_language_model(student, config.task, batch)[0], models.count_parameters(student.model)
+
+
+def answer_as_language_model(
+    model: models.TextModel, task: LanguageTask, batch: TextBatch
+) -> tuple[SystemAnswers, NDArray[np.bool_]]:
+    """Return how likely the rows' targets are to a model and what it writes, and which rows its limits cut, ``[B]``."""
     from raykd.models.lm import Headless
     from raykd.prediction.writing import generate_texts
 
-    student = models.load_model(directory, head=task.head)
-    batch = rows.take(range(len(rows))).with_codes(get_language_codes(config))
-    encoded = task.encode(student.tokenizer, batch)
-    speaker = Headless(student.model)
-    padding = find_padding(student, task, batch, module=speaker).of(student.padding)
-    answers = answer_rows(speaker, task, encoded, range(len(rows)), torch.device("cpu"), padding)
+    encoded = task.encode(model.tokenizer, batch)
+    speaker = Headless(model.model)
+    padding = find_padding(model, task, batch, module=speaker).of(model.padding)
+    answers = answer_rows(speaker, task, encoded, range(len(batch)), torch.device("cpu"), padding)
     texts = None
     if task.written:
         texts = tuple(
             generate_texts(
-                student.model,
-                student.tokenizer,
+                model.model,
+                model.tokenizer,
                 batch.texts,
                 languages=batch.languages,
                 source_languages=batch.source_languages or (),
@@ -56,7 +64,8 @@ def collect_student_answers(directory: Path, config: RunConfig, rows: Rows) -> t
                 generation=task.generation,
             )
         )
-    return replace(answers, texts=texts), models.count_parameters(student.model)
+    long_B = np.zeros(len(batch), dtype=bool) if encoded.long_B is None else encoded.long_B
+    return replace(answers, texts=texts), long_B
 
 
 def collect_teacher_answers(

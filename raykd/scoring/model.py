@@ -38,7 +38,7 @@ class Model:
         Raises:
             ModelError: There is no model, or it must not be loaded (pickled weights, code of its own).
         """
-        return cls(models.load_model(models.find_task_folder(find_student(Path(path)), task)))
+        return cls(load_saved_model(path, task))
 
     def __repr__(self) -> str:
         return f"Model(task={self.task!r}, labels={self.labels!r})"
@@ -111,3 +111,8 @@ class Model:
         if rows.others is None:
             return predictions
         return ({**kept, **answer} for kept, answer in zip(rows.others, predictions, strict=True))
+
+
+def load_saved_model(path: str | os.PathLike[str], task: str | None = None) -> models.TextModel:
+    """Load a model's folder, or the student of a run's folder; arguments and errors as of `Model.load`."""
+    return models.load_model(models.find_task_folder(find_student(Path(path)), task))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from raykd.data.rows import Rows
 from raykd.distill.signals import MASKED
 from raykd.keys import make_key_part
-from raykd.tasks import EncodedRows, SystemAnswers, Task
+from raykd.tasks import EncodedRows, SystemAnswers, Task, TaskBase
 from raykd.text.padding import Padding, split_passes
 from raykd.text.shapes import FittedShapes, fit_shapes
 
@@ -34,7 +34,7 @@ def gather_ranks(part: T) -> list[T]:
 
 def answer_rows(
     model: Callable[..., object],
-    task: Task,
+    task: TaskBase,
     rows: EncodedRows,
     picked: Sequence[int],
     device: torch.device,

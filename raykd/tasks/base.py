@@ -22,6 +22,8 @@ from raykd.errors import LabelMismatchError
 from raykd.head import Head
 from raykd.spec import Spec
 from raykd.tasks.forms import RowForm
+from raykd.tasks.scores.classes import ClassAnswers
+from raykd.tasks.scores.intervals import RowShares
 from raykd.tasks.signature import Signature
 from raykd.text.batch import TextBatch
 from raykd.text.encoding import (
@@ -93,10 +95,10 @@ class PendingRows:
 class TaskBase(Spec):
     """What one prediction is, and everything that follows from it.
 
-    A task owns its facets: what a row of it consists of (`form`), which head of a model it reads (`head`), its metrics,
-    how a prediction is shown (`build_predictions`) and served (`build_signature`, `to_columns`), what it may be
-    combined with (`check`, `union_vocabulary`, `marks_languages`). A class registers itself with
-    `raykd.tasks.registry.register_task`.
+    A task owns its facets: what a row of it consists of (`form`), which head of a model it reads (`head`), its metrics
+    (also by row and by class: `compute_row_shares`, `compare_classes`, `measure_confidence`), how a prediction is shown
+    (`build_predictions`) and served (`build_signature`, `to_columns`), what it may be combined with (`check`,
+    `union_vocabulary`, `marks_languages`). A class registers itself with `raykd.tasks.registry.register_task`.
     """
 
     form: ClassVar[RowForm]
@@ -255,6 +257,24 @@ class TaskBase(Spec):
         self, answers: SystemAnswers, rows: TextBatch, labels: Sequence[str]
     ) -> dict[str, float]:
         """Return the scores of one system on labelled rows of one language."""
+
+    def compute_row_shares(
+        self, answers: SystemAnswers, rows: TextBatch, labels: Sequence[str]
+    ) -> RowShares | None:
+        """Return the first metric as a ratio of two sums over labelled rows, which an interval is drawn from."""
+        return None
+
+    def compare_classes(
+        self, answers: SystemAnswers, rows: TextBatch, labels: Sequence[str]
+    ) -> ClassAnswers | None:
+        """Return gold and prediction of labelled rows by class; None for a task whose answers are of no class."""
+        return None
+
+    def measure_confidence(
+        self, answers: SystemAnswers, rows: TextBatch, labels: Sequence[str]
+    ) -> tuple[NDArray[np.float64], NDArray[np.bool_]] | None:
+        """Return the probability of each answer to labelled rows and whether it is right, for calibration."""
+        return None
 
 
 def map_label_columns(

@@ -14,7 +14,9 @@ from raykd.head import Head
 from raykd.tasks.base import SystemAnswers, TaskBase
 from raykd.tasks.forms import RowForm
 from raykd.tasks.registry import register_task
+from raykd.tasks.scores.classes import ClassAnswers
 from raykd.tasks.scores.classification import compute_classification_metrics, log_softmax
+from raykd.tasks.scores.intervals import RowShares
 from raykd.tasks.signature import Column, Signature
 from raykd.text.batch import TextBatch
 from raykd.text.encoding import EncodedBatch, EncodedRows, ModelOutputs
@@ -113,3 +115,19 @@ class Classification(TaskBase):
     ) -> dict[str, float]:
         """Return accuracy, macro-F1, NLL and ECE of labelled units (`raykd.tasks.scores.classification`)."""
         return compute_classification_metrics(answers.logits_NC, rows.labels_B)
+
+    def compute_row_shares(self, answers: SystemAnswers, rows: TextBatch, labels: Sequence[str]) -> RowShares:
+        """Return accuracy by row."""
+        right_B = answers.logits_NC.argmax(axis=1) == rows.labels_B
+        return RowShares(right_B.astype(np.float64), np.ones(len(right_B)))
+
+    def compare_classes(self, answers: SystemAnswers, rows: TextBatch, labels: Sequence[str]) -> ClassAnswers:
+        """Return the label and the most probable one of each row."""
+        return ClassAnswers(tuple(labels), rows.labels_B, answers.logits_NC.argmax(axis=1))
+
+    def measure_confidence(
+        self, answers: SystemAnswers, rows: TextBatch, labels: Sequence[str]
+    ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Return the probability of the most probable label, and whether it is the gold one."""
+        p_NC = np.exp(log_softmax(answers.logits_NC))
+        return p_NC.max(axis=1), answers.logits_NC.argmax(axis=1) == rows.labels_B

@@ -39,6 +39,7 @@ from raykd.distill.objective import Objective
 from raykd.spec import Spec
 from raykd.tasks.base import Network, PendingRows, SystemAnswers, TaskBase
 from raykd.tasks.scores import generation
+from raykd.tasks.scores.intervals import RowShares
 from raykd.tasks.signature import WRITTEN, Signature
 from raykd.text.batch import TextBatch
 from raykd.text.encoding import (
@@ -272,8 +273,7 @@ class LanguageTask(TaskBase):
     def settings(self) -> dict[str, str | int]:
         """What a saved model needs to be asked as it was trained and judged, beside `max_length`."""
         names = ("max_target_length", "max_new_tokens", "beams", "generation")
-        found = {name: getattr(self, name, None) for name in names}
-        return {name: value for name, value in found.items() if value is not None}
+        return {name: value for name in names if (value := getattr(self, name, None)) is not None}
 
     @property
     @abstractmethod
@@ -306,6 +306,11 @@ class LanguageTask(TaskBase):
                 answers.texts, rows.pairs or (), rows.languages[0], self.written
             )
         return found
+
+    def compute_row_shares(self, answers: SystemAnswers, rows: TextBatch, labels: Sequence[str]) -> RowShares:
+        """Return NLL by row: its nats and its tokens."""
+        assert answers.nll_B is not None and answers.tokens_B is not None
+        return RowShares(answers.nll_B, answers.tokens_B.astype(np.float64))
 
 
 def build_target_rows(
@@ -366,9 +371,9 @@ def _encode_answer(
 
 
 def _fill_offsets(starts_N: NDArray[np.int64], counts_B: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return offsets as a body holds them: never falling within a row.
+    """Return offsets as a body holds them: never falling within a row (of equal offsets the first counts).
 
-    A token that begins no position gets the offset of the token before it; of equal offsets the first counts.
+    A token that begins no position gets the offset of the token before it.
     """
     rows = [np.maximum.accumulate(np.maximum(row, 0)) for row in np.split(starts_N, np.cumsum(counts_B)[:-1])]
     return np.concatenate([np.empty(0, np.int64), *rows])
@@ -384,7 +389,7 @@ def compute_row_seeds(batch: TextBatch) -> NDArray[np.int64]:
 
 
 def count_vocabulary(tokenizer: Tokenizer) -> int:
-    """Return the highest id that a tokenizer gives, plus 1; a head may have more rows, which are padding."""
+    """Return the highest id that a tokenizer gives, plus 1; further rows of a head are padding."""
     own = cast("PreTrainedTokenizerBase", tokenizer)
     return len(own) if has_languages(tokenizer) else _find_highest_id(own) + 1
 

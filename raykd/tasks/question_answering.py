@@ -39,6 +39,7 @@ from raykd.tasks.forms import RowForm
 from raykd.tasks.registry import register_task
 from raykd.tasks.scores import spans
 from raykd.tasks.scores.classification import log_softmax
+from raykd.tasks.scores.intervals import RowShares
 from raykd.tasks.signature import Column, Signature
 from raykd.text.batch import TextBatch
 from raykd.text.encoding import (
@@ -277,27 +278,48 @@ class QuestionAnswering(TaskBase):
 
         Where there may be no answer, also what the best threshold on its score gives, as in SQuAD v2.
         """
-        null_B = spans.find_null_choices(rows)
-        places_B2, logp_B, null_logp_B = self._find_best_answers(answers, rows)
-        contexts, golds = rows.pairs or (), rows.golds or ()
-        texts = [
-            spans.read_span_text(context, find_word_spans(context), int(first), int(last))
-            for context, (first, last) in zip(contexts, places_B2, strict=True)
-        ]
-        accepted = [
-            [context[begin:end] for begin, end in zip(gold[::2], gold[1::2], strict=True)]
-            for context, gold in zip(contexts, golds, strict=True)
-        ]
-        doubt_B = null_logp_B - logp_B
-        predicted = ["" if doubt > 0.0 else text for doubt, text in zip(doubt_B, texts, strict=True)]
+        texts, doubt_B, _ = self._read_answers(answers, rows)
+        accepted = _list_accepted(rows)
+        predicted = _drop_doubtful(texts, doubt_B)
         found = spans.compute_answer_metrics(predicted, accepted, rows.languages)
-        if (null_B >= 0).any():
+        if (spans.find_null_choices(rows) >= 0).any():
             found |= spans.find_best_thresholds(texts, doubt_B, accepted, rows.languages)
         gold_N = self.list_unit_labels(rows)
         labelled = gold_N != UNLABELLED
         logp_NC = log_softmax(answers.logits_NC)
         nll = -logp_NC[labelled, gold_N[labelled]].mean() if labelled.any() else float("nan")
         return {"f1": found.pop("f1"), "exact_match": found.pop("exact_match"), "nll": float(nll), **found}
+
+    def compute_row_shares(self, answers: SystemAnswers, rows: TextBatch, labels: Sequence[str]) -> RowShares:
+        """Return F1 by row."""
+        _, f1_B, _ = self._score_rows(answers, rows)
+        return RowShares(f1_B, np.ones(len(f1_B)))
+
+    def measure_confidence(
+        self, answers: SystemAnswers, rows: TextBatch, labels: Sequence[str]
+    ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Return the probability of each answer, and whether it is an accepted one (exact match)."""
+        exact_B, _, logp_B = self._score_rows(answers, rows)
+        return np.exp(logp_B), exact_B > 0.0
+
+    def _score_rows(
+        self, answers: SystemAnswers, rows: TextBatch
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """Return exact match, F1 and the log-probability of each row's answer."""
+        texts, doubt_B, logp_B = self._read_answers(answers, rows)
+        predicted = _drop_doubtful(texts, doubt_B)
+        return *spans.score_answers(predicted, _list_accepted(rows), rows.languages), logp_B
+
+    def _read_answers(
+        self, answers: SystemAnswers, rows: TextBatch
+    ) -> tuple[list[str], NDArray[np.float64], NDArray[np.float64]]:
+        """Return each row's best answer that is not empty, how much more probable none is, and the likelier's logp."""
+        places_B2, logp_B, null_logp_B = self._find_best_answers(answers, rows)
+        texts = [
+            spans.read_span_text(context, find_word_spans(context), int(first), int(last))
+            for context, (first, last) in zip(rows.pairs or (), places_B2, strict=True)
+        ]
+        return texts, null_logp_B - logp_B, np.maximum(logp_B, null_logp_B)
 
     def _find_best_answers(
         self, answers: SystemAnswers, rows: TextBatch
@@ -310,6 +332,19 @@ class QuestionAnswering(TaskBase):
             spans.find_null_choices(rows),
             self.max_answer_words,
         )
+
+
+def _drop_doubtful(texts: Sequence[str], doubt_B: NDArray[np.float64]) -> list[str]:
+    """Return the answers, "" where none is more probable."""
+    return ["" if doubt > 0.0 else text for doubt, text in zip(doubt_B, texts, strict=True)]
+
+
+def _list_accepted(rows: TextBatch) -> list[list[str]]:
+    """Return the accepted answers of each row."""
+    return [
+        [context[begin:end] for begin, end in zip(gold[::2], gold[1::2], strict=True)]
+        for context, gold in zip(rows.pairs or (), rows.golds or (), strict=True)
+    ]
 
 
 def _collate_null_reads(

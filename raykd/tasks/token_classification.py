@@ -26,8 +26,11 @@ from raykd.head import Head
 from raykd.tasks.base import Network, PendingRows, SystemAnswers, TaskBase
 from raykd.tasks.forms import RowForm
 from raykd.tasks.registry import register_task
-from raykd.tasks.schemes import ColumnMap, map_tag_columns, parse_scheme
+from raykd.tasks.schemes import ColumnMap, Scheme, map_tag_columns, parse_scheme
 from raykd.tasks.scores import entities
+from raykd.tasks.scores.classes import ClassAnswers, pair_spans
+from raykd.tasks.scores.classification import log_softmax
+from raykd.tasks.scores.intervals import RowShares
 from raykd.tasks.signature import TEXT, Column, Scalar, Signature
 from raykd.text.batch import TextBatch
 from raykd.text.encoding import (
@@ -129,8 +132,7 @@ class TokenClassification(TaskBase):
     ) -> list[dict[str, object]]:
         """Return each text and its entities in order: their text, type, and begin and end in characters."""
         scheme = parse_scheme(labels)
-        logits_NC = entities.replace_unseen(answers.logits_NC, answers.covered_N, scheme)
-        tags_N = entities.decode_tags(logits_NC, answers.counts_B, scheme)
+        tags_N = self._decode(answers, scheme)
         kinds = list(dict.fromkeys(scheme.types))
         starts_B1 = compute_starts(answers.counts_B)
         found: list[list[dict[str, object]]] = [[] for _ in rows.texts]
@@ -156,6 +158,46 @@ class TokenClassification(TaskBase):
         return entities.compute_entity_metrics(
             answers.logits_NC, self.list_unit_labels(rows), answers.counts_B, labels, answers.covered_N
         )
+
+    def compute_row_shares(self, answers: SystemAnswers, rows: TextBatch, labels: Sequence[str]) -> RowShares:
+        """Return entity F1 by row: twice its hits, and the entities of gold and prediction."""
+        scheme = parse_scheme(labels)
+        tags_N, gold_N = self._decode(answers, scheme), self.list_unit_labels(rows)
+        row_N, counts_B = np.repeat(np.arange(len(rows)), answers.counts_B), answers.counts_B
+        own = {tuple(span) for span in entities.find_entity_spans(tags_N, counts_B, scheme).tolist()}
+        true = {tuple(span) for span in entities.find_entity_spans(gold_N, counts_B, scheme).tolist()}
+        numerator_B, denominator_B = np.zeros(len(rows)), np.zeros(len(rows))
+        for span in own & true:
+            numerator_B[row_N[span[0]]] += 2
+        for span in (*own, *true):
+            denominator_B[row_N[span[0]]] += 1
+        return RowShares(numerator_B, denominator_B)
+
+    def compare_classes(self, answers: SystemAnswers, rows: TextBatch, labels: Sequence[str]) -> ClassAnswers:
+        """Return the entities of gold and prediction by type, paired where they begin and end at the same words."""
+        scheme = parse_scheme(labels)
+        kinds = [kind for kind in dict.fromkeys(scheme.types) if kind]
+        numbers = np.asarray([-1 if not k else kinds.index(k) for k in dict.fromkeys(scheme.types)])
+        own_E3, true_E3 = (
+            entities.find_entity_spans(tags_N, answers.counts_B, scheme)
+            for tags_N in (self._decode(answers, scheme), self.list_unit_labels(rows))
+        )
+        for spans_E3 in (own_E3, true_E3):
+            spans_E3[:, 2] = numbers[spans_E3[:, 2]]
+        return pair_spans(kinds, own_E3, true_E3, "no entity")
+
+    def measure_confidence(
+        self, answers: SystemAnswers, rows: TextBatch, labels: Sequence[str]
+    ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Return the probability of the most probable tag of each word that the model saw, and whether it is right."""
+        seen_N = answers.covered_N
+        p_NC = np.exp(log_softmax(answers.logits_NC[seen_N]))
+        return p_NC.max(axis=1), p_NC.argmax(axis=1) == self.list_unit_labels(rows)[seen_N]
+
+    def _decode(self, answers: SystemAnswers, scheme: Scheme) -> NDArray[np.int64]:
+        """Return the tag of each word; a word that the model did not see is O."""
+        logits_NC = entities.replace_unseen(answers.logits_NC, answers.covered_N, scheme)
+        return entities.decode_tags(logits_NC, answers.counts_B, scheme)
 
 
 def _locate_words(

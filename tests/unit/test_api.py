@@ -23,7 +23,7 @@ from tests.fakes import LABELS, texts_and_labels
 from tests.unit.test_cli_bad_input import tree
 
 PACKAGE = Path(raykd.__file__).parent
-FUNCTIONS = ("train", "sweep", "compare", "confirm", "label", "predict", "load", "check", "plan")
+FUNCTIONS = ("train", "sweep", "compare", "confirm", "label", "predict", "evaluate", "load", "check", "plan")
 
 
 def test_importing_raykd_is_quick_and_loads_nothing_heavy() -> None:

@@ -18,7 +18,7 @@ def test_predict_shows_texts_as_they_were_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = save_transformer(tmp_path / "model")
-    monkeypatch.setattr("raykd.cli.runs.console", _console())
+    monkeypatch.setattr("raykd.cli.models.console", _console())
     monkeypatch.setattr("sys.argv", ["raykd", "predict", str(folder), *TEXTS])
     with pytest.raises(SystemExit):
         main()

@@ -96,7 +96,7 @@ def test_a_folder_without_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert ended.value.code == 3 and "there is no model directory" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["", "train", "check", "demo", "predict", "ui"])
+@pytest.mark.parametrize("command", ["", "train", "check", "demo", "predict", "evaluate", "ui"])
 def test_help_is_printed_whole(command: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setattr("sys.argv", ["raykd", *([command] if command else []), "--help"])
     with pytest.raises(SystemExit) as ended:

@@ -154,7 +154,7 @@ def compute_answer_metrics(
     Raises:
         ValueError: There are no rows, or the arguments differ in their numbers of rows.
     """
-    exact_B, f1_B = _score_rows(predicted, accepted, languages)
+    exact_B, f1_B = score_answers(predicted, accepted, languages)
     return {"exact_match": float(exact_B.mean()), "f1": float(f1_B.mean())}
 
 
@@ -176,7 +176,7 @@ def find_best_thresholds(
     none_B = np.asarray([not row for row in accepted])
     order = np.argsort(doubt_B, kind="stable")
     for name, scores_B in zip(
-        ("exact_match", "f1"), _score_rows(predicted, accepted, languages), strict=True
+        ("exact_match", "f1"), score_answers(predicted, accepted, languages), strict=True
     ):
         # With every answer dropped, the rows without an answer are right; each answer given changes that by its score.
         gain_B = np.where(none_B, [-float(bool(text)) for text in predicted], scores_B)
@@ -186,10 +186,10 @@ def find_best_thresholds(
     return {name: float(value) for name, value in found.items()}
 
 
-def _score_rows(
+def score_answers(
     predicted: Sequence[str], accepted: Sequence[Sequence[str]], languages: Sequence[str]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return exact match and F1 of each row."""
+    """Return exact match and F1 ``[B]`` (0 to 1) of each row; arguments and rules as of `compute_answer_metrics`."""
     if not predicted or not len(predicted) == len(accepted) == len(languages):
         raise ValueError(f"{len(predicted)} answers, {len(accepted)} rows, {len(languages)} languages")
     rows = list(zip(predicted, accepted, languages, strict=True))

@@ -1,0 +1,190 @@
+"""Define `raykd evaluate` and `raykd predict`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from raykd import saved_models
+from raykd.cli.app import app, console, print_lines
+from raykd.cli.terminal import decode_lines, format_json, recover_text
+from raykd.errors import ConfigError
+from raykd.parse import JsonObject
+
+TaskName = Annotated[
+    str | None,
+    typer.Option("--task", help="Name of the task if the student has several: a folder in MODEL_DIR."),
+]
+
+
+@app.command("evaluate")
+def evaluate_command(
+    model: Annotated[
+        Path,
+        typer.Argument(
+            metavar="MODEL_DIR",
+            help="A saved student or teacher, the folder of a run, or any model that transformers saved.",
+        ),
+    ],
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="Labelled rows: JSON lines, CSV, TSV or Parquet, packed or not."),
+    ],
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--column",
+            metavar="KEY=NAME",
+            help="Name of a column in FILE: text=review label=stars. Keys as in data.columns of a run file.",
+        ),
+    ] = None,
+    label_map: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--label-map",
+            metavar="FROM=TO",
+            help="What a label, of FILE or of the model, is called: LABEL_0=negative. Several may lead to one. "
+            "FROM= leaves the rows of a label of FILE out. Of tags: types or tags, MISC=O.",
+        ),
+    ] = None,
+    language: Annotated[
+        str | None, typer.Option(help="Language of all rows, if FILE has no column lang.")
+    ] = None,
+    skip_bad_rows: Annotated[
+        bool, typer.Option("--skip-bad-rows", help="Leave rows out that cannot be used, counted.")
+    ] = False,
+    task: TaskName = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object with all numbers, unrounded, instead of tables.")
+    ] = False,
+) -> None:
+    """Score a saved model on a file of labelled rows.
+
+    Shows all metrics with a bootstrap interval, by language and by length;
+    precision, recall and F1 of each label or entity type;
+    which label is taken for which; and how far probabilities can be believed.
+
+    Labels of FILE and of the model are matched by name, never by number.
+    --label-map says which are the same.
+
+    Exit codes: 0 done, 2 options, 3 FILE or model.
+    """
+    found = saved_models.evaluate(
+        model,
+        file,
+        columns=_read_pairs(columns, "--column"),
+        label_map={key: to or None for key, to in _read_pairs(label_map, "--label-map").items()},
+        language=language,
+        skip_bad_rows=skip_bad_rows,
+        task=task,
+    )
+    if as_json:
+        print(format_json(found.to_json()))
+        return
+    from raykd.report.evaluations.tables import build_evaluation_tables, describe_evaluation
+
+    print_lines(describe_evaluation(found), markup=False)
+    for table in build_evaluation_tables(found):
+        console.print(table)
+    print_lines(*(f"- {note}" for note in found.notes), markup=False)
+
+
+def _read_pairs(given: list[str] | None, option: str) -> dict[str, str]:
+    """Return options of the form KEY=VALUE by key.
+
+    Raises:
+        ConfigError: One has no =, or a key is given twice.
+    """
+    pairs: dict[str, str] = {}
+    for text in map(recover_text, given or ()):
+        key, equals, value = text.partition("=")
+        if not equals or not key or key in pairs:
+            raise ConfigError(
+                f"{option} {text} cannot be read",
+                got=f"{key} twice" if key in pairs else text,
+                wanted=f"{option} FROM=TO, once for each FROM" if "map" in option else f"{option} KEY=NAME",
+            )
+        pairs[key] = value
+    return pairs
+
+
+@app.command("predict")
+def predict_command(
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL_DIR", help="A saved student, for example runs/NAME/student.")
+    ],
+    texts: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="TEXT", help="Texts; without any, lines of standard input."),
+    ] = None,
+    jsonl: Annotated[
+        Path | None, typer.Option("--jsonl", help="A file of JSON lines, or - for standard input.")
+    ] = None,
+    column: Annotated[
+        str | None, typer.Option(help="Key of the text in --jsonl. Default: text, tokens or question.")
+    ] = None,
+    pair: Annotated[str | None, typer.Option(help="Key of the second text or context.")] = None,
+    task: TaskName = None,
+    no_answer: Annotated[
+        bool, typer.Option("--no-answer", help="A question may have no answer (models trained on SQuAD v2).")
+    ] = False,
+    max_length: Annotated[
+        int | None, typer.Option(min=1, help="Longest prompt or source of a generating model, in tokens.")
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Longest text that a generating model writes, in tokens.")
+    ] = None,
+    language: Annotated[
+        str | None,
+        typer.Option(help="Language to write, for a multilingual model (or tgt_lang per line)."),
+    ] = None,
+    source_language: Annotated[
+        str | None, typer.Option(help="Language of the sources (or src_lang per line).")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object per text instead of a table.")
+    ] = False,
+) -> None:
+    """Predict with a saved model: a label with probabilities, entities, an answer or a text per input.
+
+    Texts are arguments, lines of standard input, or JSON lines with --jsonl. JSON lines give JSON lines.
+
+    A tagger reads texts or {"tokens": [...]}. A question is {"question": ..., "context": ...}.
+    """
+    from raykd.scoring.inputs import read_inputs
+
+    rows = read_inputs(
+        [recover_text(text) for text in texts or ()], jsonl, column, pair, sys.stdin, decode_lines
+    )
+    answers = saved_models.load(model, task=task).iterate(
+        rows,
+        no_answer=no_answer,
+        max_length=max_length,
+        max_new_tokens=max_new_tokens,
+        language=language,
+        source_language=source_language,
+    )
+    for row in answers:
+        if as_json or jsonl is not None:
+            print(format_json(row))
+        else:
+            first, rest = _format_prediction(row)
+            console.print(f"[bold]{escape(first)}[/bold]  ", end="", highlight=False, soft_wrap=True)
+            console.print(rest, style="dim", markup=False, highlight=False, soft_wrap=True)
+
+
+def _format_prediction(row: JsonObject) -> tuple[str, str]:
+    """Return the answer and the input of a prediction as texts."""
+    if "probabilities" in row:
+        return row["label"], "  ".join(
+            f"{k} {p:.3f}" for k, p in row["probabilities"].items()
+        ) + f"  {row['text']}"
+    if "written" in row:
+        return row["written"] or "nothing", row["text"]
+    if "entities" in row:
+        return ", ".join(f"{e['text']} {e['type']}" for e in row["entities"]) or "no entity", row["text"]
+    return f"{row['answer'] or 'no answer'} {row['probability']:.3f}", row["question"]

@@ -1,0 +1,1 @@
+"""What the evaluation of a saved model found, and its tables."""

@@ -1,0 +1,153 @@
+"""Show what an evaluation found as tables for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from rich.table import Table
+
+from raykd.report.evaluations.result import Calibration, EvaluationResult, Slice
+from raykd.report.fitted_table import FittedTable, build_form
+from raykd.report.formats import ABSENT, format_metric
+from raykd.tasks.scores.classes import ClassScores
+from raykd.tasks.scores.metrics import find_metric_title
+
+MOST_CLASSES = 10
+"""Classes whose confusion table is shown whole; of more the most frequent confusions are."""
+MOST_CONFUSIONS = 10
+_BY = {"language": "language", "length": "characters", "cut": "cut"}
+
+
+def build_evaluation_tables(evaluation: EvaluationResult) -> list[FittedTable]:
+    """Return the tables in the order in which they are read: scores, slices, classes, confusions, calibration."""
+    tables = [_build_score_table(evaluation)]
+    if evaluation.classes is not None:
+        tables += [
+            _build_class_table(evaluation.classes, evaluation.task),
+            _build_confusions(evaluation.classes),
+        ]
+    if evaluation.calibration is not None:
+        tables.append(_build_calibration_table(evaluation.calibration))
+    return tables
+
+
+def describe_evaluation(evaluation: EvaluationResult) -> str:
+    """Return the line above the tables."""
+    return f"{evaluation.model} on {evaluation.file}: {evaluation.task}, {evaluation.rows:,} rows"
+
+
+def _build_score_table(evaluation: EvaluationResult) -> FittedTable:
+    """Return all metrics: over all rows, and by language and length."""
+    metric = evaluation.metric
+    names = list(evaluation.overall.metrics)
+    for part in evaluation.slices:
+        names += [name for name in part.metrics if name not in names]
+    heads = ["rows of", "rows", find_metric_title(metric), "95 % interval"]
+    heads += [find_metric_title(name) for name in names if name != metric]
+
+    def line(title: str, rows: str, values: Mapping[str, float], interval: str) -> list[str]:
+        others = [format_metric(name, values.get(name)) for name in names if name != metric]
+        return [title, rows, format_metric(metric, values.get(metric)), interval, *others]
+
+    def show(part: Slice, title: str) -> list[str]:
+        return line(title, f"{part.rows:,}", part.metrics, _format_interval(part, metric))
+
+    lines = [show(evaluation.overall, "the file")]
+    if evaluation.mean_of_languages is not None:
+        lines.append(line("mean of languages", "", evaluation.mean_of_languages, ""))
+    lines += [
+        show(part, f"{_BY[part.by]} {part.name}".replace("cut over", "over")) for part in evaluation.slices
+    ]
+    return _build_table("Scores", heads, lines, left=1, bold=(0,))
+
+
+def _format_interval(part: Slice, metric: str) -> str:
+    if part.interval is None:
+        return ABSENT
+    return f"{format_metric(metric, part.interval.low)} to {format_metric(metric, part.interval.high)}"
+
+
+def _build_class_table(scores: ClassScores, task: str) -> FittedTable:
+    """Return precision, recall, F1 and support of each class, and their averages."""
+    first = "entity type" if task == "token_classification" else "label"
+    heads = [first, "precision %", "recall %", "F1 %", "support", "predicted"]
+    rates = ("precision", "recall", "f1")
+    lines = [
+        [
+            one.name,
+            *(format_metric(name, getattr(one, name)) for name in rates),
+            f"{one.support:,}",
+            f"{one.predicted:,}",
+        ]
+        for one in (*scores.classes, *scores.averages)
+    ]
+    return _build_table(
+        f"By {first}", heads, lines, left=1, bold=range(len(scores.classes), len(lines)),
+        remarks=["averages are over the classes that occur"],
+    )  # fmt: skip
+
+
+def _build_confusions(scores: ClassScores) -> FittedTable:
+    """Return the confusion table, or of many classes the most frequent confusions."""
+    names = scores.names
+    if len(names) <= MOST_CLASSES:
+        lines = [[name, *(f"{n:,}" for n in row)] for name, row in zip(names, scores.confusion, strict=True)]
+        if len(names) > len(scores.classes):
+            lines[-1][-1] = ABSENT  # what is no entity on both sides is not counted
+        return _build_table("Confusions", ["gold", *(f"as {name}" for name in names)], lines, left=1)
+    found = [
+        (n, gold, predicted)
+        for gold, row in zip(names, scores.confusion, strict=True)
+        for predicted, n in zip(names, row, strict=True)
+        if n and gold != predicted
+    ]
+    found.sort(key=lambda one: -one[0])
+    lines = [[gold, predicted, f"{n:,}"] for n, gold, predicted in found[:MOST_CONFUSIONS]]
+    title = f"Most frequent confusions of {len(found):,}; --json has the whole table"
+    return _build_table(title, ["gold", "predicted", "count"], lines, left=2)
+
+
+def _build_calibration_table(calibration: Calibration) -> FittedTable:
+    """Return the bins that hold answers."""
+    heads = ["probability", f"{calibration.unit}s", "mean probability %", "right %"]
+    lines = [
+        [
+            f"{b.low:.2f} to {b.high:.2f}",
+            f"{b.count:,}",
+            f"{100 * b.confidence:.1f}",
+            f"{100 * b.accuracy:.1f}",
+        ]
+        for b in calibration.bins
+        if b.count
+    ]
+    title = f"Calibration over {calibration.unit}s: ECE {100 * calibration.ece:.1f} %"
+    return _build_table(title, heads, lines, left=1)
+
+
+def _build_table(
+    title: str,
+    heads: Sequence[str],
+    lines: Sequence[Sequence[str]],
+    *,
+    left: int,
+    bold: Sequence[int] = (),
+    remarks: Sequence[str] = (),
+) -> FittedTable:
+    forms = tuple(_list_forms(title, heads, lines, left=left, bold=bold, remarks=remarks))
+    return FittedTable(forms, heads, lines, frozenset(bold), title, tuple(remarks))
+
+
+def _list_forms(
+    title: str,
+    heads: Sequence[str],
+    lines: Sequence[Sequence[str]],
+    *,
+    left: int,
+    bold: Sequence[int],
+    remarks: Sequence[str],
+) -> Iterator[Table]:
+    """Yield a table with headings on one line, then one with headings on several."""
+    for folded in (list(heads), [head.replace(" ", "\n") for head in heads]):
+        form = build_form(folded, lines, left=left, bold=bold, title=title, remarks=remarks)
+        form.title_justify = form.caption_justify = "left"
+        yield form
