@@ -51,7 +51,7 @@ class CalibrationBin:
 
 
 @dataclass(frozen=True)
-class Calibration:
+class Reliability:
     """Whether a model is right as often as its probabilities say.
 
     Attributes:
@@ -92,7 +92,7 @@ class EvaluationResult:
     mean_of_languages: Mapping[str, float] | None
     slices: tuple[Slice, ...] = field(repr=False)
     classes: ClassScores | None = field(repr=False)
-    calibration: Calibration | None = field(repr=False)
+    calibration: Reliability | None = field(repr=False)
     notes: tuple[str, ...] = field(repr=False)
 
     @property

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from rich.table import Table
 
-from raykd.report.evaluations.result import Calibration, EvaluationResult, Slice
+from raykd.report.evaluations.result import EvaluationResult, Reliability, Slice
 from raykd.report.fitted_table import FittedTable, build_form
 from raykd.report.formats import ABSENT, format_metric
 from raykd.tasks.scores.classes import ClassScores
@@ -107,7 +107,7 @@ def _build_confusions(scores: ClassScores) -> FittedTable:
     return _build_table(title, ["gold", "predicted", "count"], lines, left=2)
 
 
-def _build_calibration_table(calibration: Calibration) -> FittedTable:
+def _build_calibration_table(calibration: Reliability) -> FittedTable:
     """Return the bins that hold answers."""
     heads = ["probability", f"{calibration.unit}s", "mean probability %", "right %"]
     lines = [

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from raykd import models
 from raykd.prediction.predictor import Predictor
-from raykd.report.evaluations.result import Calibration, CalibrationBin, EvaluationResult, Slice
+from raykd.report.evaluations.result import CalibrationBin, EvaluationResult, Reliability, Slice
 from raykd.scoring.evaluation.labelled_file import FileOptions, LabelledFile, read_labelled_file
 from raykd.scoring.language_answers import answer_as_language_model
 from raykd.student.evaluate import join_system_answers
@@ -178,7 +178,7 @@ def _score_classes(asked: _Asked) -> ClassScores | None:
     return compute_class_scores(compared) if compared is not None and len(compared.gold_X) else None
 
 
-def _measure_calibration(asked: _Asked) -> Calibration | None:
+def _measure_calibration(asked: _Asked) -> Reliability | None:
     found = asked.task.measure_confidence(asked.answers, asked.rows, asked.labels)
     if found is None or not len(found[0]):
         return None
@@ -188,7 +188,7 @@ def _measure_calibration(asked: _Asked) -> Calibration | None:
         for at, values in enumerate(compute_calibration_bins(confidence_N, correct_N))
     )
     ece = sum(b.count * abs(b.confidence - b.accuracy) for b in bins) / len(confidence_N)
-    return Calibration(float(ece), "word" if asked.task.form == "words" else "row", bins)
+    return Reliability(float(ece), "word" if asked.task.form == "words" else "row", bins)
 
 
 def _list_notes(asked: _Asked) -> list[str]:
