@@ -99,6 +99,7 @@ def train(
     before = read_finished_run(run) if resume else None
     if before is not None:
         return replace(Run.read(find_run_path(run)), shown=(before.text,), lines=(FINISHED, *before.lines))
+    _begin_ray(run)
     from raykd.runs.train import run_training
 
     console = _console(progress)
@@ -124,6 +125,13 @@ def _announce_start(console: Console, config: ConfigSource, run: RunConfigs) -> 
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _begin_ray(run: RunConfigs) -> None:
+    """Let a Ray of the run's own start beside the imports that follow, where this process is the command line's."""
+    from raykd.cluster.connection import start_ray_ahead
+
+    start_ray_ahead(run.ray)
 
 
 def sweep(
@@ -162,7 +170,6 @@ def sweep(
     from raykd.results import SweepResult
     from raykd.tuning.checks.smoke import shorten_sweep
     from raykd.tuning.config import load_resumed_sweep, load_sweep
-    from raykd.tuning.run import run_sweep
 
     changes = _overrides(overrides, keys)
     if isinstance(resume, str | os.PathLike):
@@ -176,6 +183,9 @@ def sweep(
         plan, overwrite = shorten_sweep(plan), True
     if resume is True and not (Path(plan.output) / plan.name).exists():
         _refuse_another(config, plan, "raykd sweep --resume {}")
+    _begin_ray(plan.base)
+    from raykd.tuning.run import run_sweep
+
     outcome = run_sweep(plan, resume=bool(resume), overwrite=overwrite, console=_console(progress))
     return SweepResult.of(outcome)
 
@@ -287,9 +297,11 @@ def label(
         RaykdError: As `train`.
     """
     from raykd.config.loading import load_any_run
-    from raykd.runs.labelling import run_labelling
 
     run = load_any_run(config, _overrides(overrides, keys))
+    _begin_ray(run)
+    from raykd.runs.labelling import run_labelling
+
     return run_labelling(run, _console(progress), everything=everything)
 
 
@@ -320,9 +332,11 @@ def label_sequences(
         RaykdError: As `label`; also for a task that does not write.
     """
     from raykd.config.loading import load_run
-    from raykd.runs.sequences import write_sequences
 
     run = load_run(config, _overrides(overrides, keys))
+    _begin_ray(run)
+    from raykd.runs.sequences import write_sequences
+
     return write_sequences(run, Path(path), _console(progress), beams=beams)
 
 

@@ -72,12 +72,16 @@ def main() -> None:
 def _leave(code: int) -> NoReturn:
     """End this process now: taking the modules of Ray and torch apart takes Python two seconds and frees nothing more.
 
-    What is to be done at the end of a process is done first.
+    What is to be done at the end of a process is done first, and what is printed is seen before Ray has ended.
     """
     run_end_of_process()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):  # closed, or nobody reads
             stream.flush()
+    if "raykd.cluster.own_processes" in sys.modules:
+        from raykd.cluster.own_processes import leave_own_ray
+
+        leave_own_ray()
     os._exit(code)
 
 

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from raykd.cluster.own_processes import started_here
 from raykd.cluster.startup import check_ray_start
 from raykd.compat.ray_private import find_local_cluster, read_cluster_metadata
 from raykd.config import RayConfig
@@ -39,7 +40,7 @@ def check_ray(config: RayConfig) -> str:
         ResourceError: As `ray_address`.
     """
     ray = sys.modules.get("ray")
-    if ray is not None and ray.is_initialized():
+    if ray is not None and ray.is_initialized() and not started_here():
         return "the Ray that this process is connected to"
     address = ray_address(config)
     if address is None:

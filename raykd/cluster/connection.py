@@ -7,24 +7,15 @@ for what it cannot have. The local cluster runs without its dashboard (it needs 
 
 from __future__ import annotations
 
-import logging
-import os
-import threading
-import time
+import contextlib
 from dataclasses import dataclass
-from typing import Any
 
 import ray
 
 from raykd.cluster.address import cannot_connect, configured_address, ray_address
-from raykd.cluster.interrupts import retake_signals
-from raykd.cluster.own_processes import claim_own_ray, hold_until_ended, kill_own_ray
-from raykd.cluster.startup import (
-    PROCESS_ENVIRONMENT,
-    clean_environment,
-    ray_start_error,
-    start_options,
-)
+from raykd.cluster.interrupts import owns_process
+from raykd.cluster.own_processes import kill_own_ray, started_here
+from raykd.cluster.startup import PROCESS_ENVIRONMENT, RayStart, ray_start_error, start_own_ray
 from raykd.compat.ray_private import build_job_config
 from raykd.config import RayConfig, Run, WorkersConfig
 from raykd.errors import ConfigError, ResourceError
@@ -53,37 +44,57 @@ def connect_ray(config: RayConfig) -> None:
         ConfigError: There is no such cluster.
         ResourceError: It has other versions, or no Ray can be started here.
     """
-    if ray.is_initialized():
-        _check_no_client()
-        return
-    for name, value in PROCESS_ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    address = ray_address(config)
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    options: dict[str, object] = {
-        "log_to_driver": False,
-        "logging_level": logging.ERROR,
-        "namespace": "raykd",
-    }
-    if address is not None:
-        options |= {
-            "address": address,
-            "job_config": build_job_config(),
-            "runtime_env": {"env_vars": PROCESS_ENVIRONMENT},
-        }
-        failed = _init(options, JOIN_S)
-        if failed is not None:
-            raise cannot_connect(*configured_address(config), failed) from None
-        return
-    # Without "local" Ray joins whatever cluster was last started on this machine.
-    options |= {"address": "local", "num_cpus": config.num_cpus, "include_dashboard": False}
-    options |= start_options()
-    claim_own_ray()
-    with clean_environment():
-        failed = _init(options, START_S)
+    global _ahead
+    start, _ahead = _ahead, None
+    if start is None:
+        if ray.is_initialized():
+            _check_no_client()
+            return
+        address = ray_address(config)
+        if address is not None:
+            _join_cluster(config, address)
+            return
+        start = start_own_ray(config)
+    failed = start.wait(START_S)
     if failed is not None:
         kill_own_ray()
         raise ray_start_error(failed) from None
+
+
+def start_ray_ahead(config: RayConfig) -> None:
+    """Begin to start the Ray for which `connect_ray` will be called, if this run will have one of its own.
+
+    Ray's processes start while this one imports, and checks the run. That is for the command line alone: what was
+    begun ends with the process, so a check that fails is told at once. A notebook's process would go on.
+
+    Args:
+        config: The run's cluster.
+    """
+    global _ahead
+    is_own = configured_address(config)[0] in (None, "local")
+    if owns_process() and is_own and _ahead is None and not ray.is_initialized():
+        with contextlib.suppress(ConfigError):  # the check says it
+            _ahead = start_own_ray(config)
+
+
+_ahead: RayStart | None = None
+"""A start that nobody has waited for yet."""
+
+
+def _join_cluster(config: RayConfig, address: str) -> None:
+    """Connect to a cluster.
+
+    Raises:
+        ResourceError: It did not take this process.
+    """
+    options = {
+        "address": address,
+        "job_config": build_job_config(),
+        "runtime_env": {"env_vars": PROCESS_ENVIRONMENT},
+    }
+    failed = RayStart(options).wait(JOIN_S)
+    if failed is not None:
+        raise cannot_connect(*configured_address(config), failed) from None
 
 
 def _check_no_client() -> None:
@@ -103,35 +114,6 @@ def _check_no_client() -> None:
         )
 
 
-def _init(options: dict[str, Any], limit_s: float) -> BaseException | None:
-    """Call `ray.init` on a thread, so that this one hears of signals, which Ray takes for itself there.
-
-    The thread stays as long as the Ray that it started: the kernel ends its processes together with the thread.
-
-    Returns:
-        What it raised; None if it is connected.
-    """
-    failed: list[BaseException] = []
-    done = threading.Event()
-
-    def start() -> None:
-        try:
-            ray.init(**options)
-        except BaseException as error:
-            failed.append(error)
-        done.set()
-        hold_until_ended()
-
-    threading.Thread(target=start, name="raykd-ray", daemon=True).start()
-    until = time.monotonic() + limit_s
-    while not done.wait(0.02):
-        retake_signals()
-        if time.monotonic() > until:
-            return TimeoutError(f"no answer within {limit_s:g} s")
-    retake_signals()
-    return failed[0] if failed else None
-
-
 def cluster_address(config: RayConfig, what: str) -> str | None:
     """Return the address of the running cluster; None where this process is connected to one already.
 
@@ -142,7 +124,7 @@ def cluster_address(config: RayConfig, what: str) -> str | None:
     Raises:
         ConfigError: There is no address, so that connecting would start a local Ray that ends with the command.
     """
-    if ray.is_initialized():
+    if ray.is_initialized() and not started_here():
         return None
     address, _ = configured_address(config)
     if not address or address == "local":

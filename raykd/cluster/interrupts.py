@@ -195,9 +195,14 @@ def allow_unwinding(allowed: bool = True) -> None:
         _listener.can_unwind = allowed
 
 
+def owns_process() -> bool:
+    """Return whether this process is the command line's and ends with its command; a notebook's goes on."""
+    return _listener is not None and _listener.say is not None
+
+
 def is_ending() -> bool:
     """Return whether a signal has told this process to end, and it is ours to end."""
-    return _listener is not None and _listener.say is not None and _listener.handled
+    return _listener is not None and owns_process() and _listener.handled
 
 
 def end_if_told() -> None:

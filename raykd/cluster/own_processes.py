@@ -23,7 +23,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from raykd.cluster.interrupts import is_ending, run_before_exit
+from raykd.cluster.interrupts import owns_process, run_before_exit
+from raykd.compat.ray_private import forget_shutdown_at_exit, remove_spilled_objects
 from raykd.timeline import stage
 
 log = logging.getLogger("raykd.runs")
@@ -52,18 +53,21 @@ def claim_own_ray() -> None:
 @functools.cache
 def _end_with_process() -> None:
     """Arrange once, however many Rays a process starts one after the other, that they end with it."""
-    atexit.register(end_own_ray)  # before Ray's own, since later
+    if owns_process():
+        forget_shutdown_at_exit()  # `leave_own_ray` kills it
+    else:
+        atexit.register(end_own_ray)  # before Ray's own, since later
     run_before_exit(kill_own_ray)
 
 
 @contextlib.contextmanager
 def ending_own_ray() -> Iterator[None]:
-    """End the Ray that the body started, however the body ends."""
+    """End the Ray that the body started, however the body ends; the command line's ends with its process."""
     before = started_here()
     try:
         yield
     finally:
-        if not before and not is_ending():  # else it is killed as the last thing that this process does
+        if not before and not owns_process():
             with stage("Ray ended"):
                 end_own_ray()
 
@@ -87,6 +91,16 @@ def end_own_ray() -> None:
         log.warning("Ray left processes behind after its end; they were ended: %s", names)
     _own = False
     _ended.set()
+
+
+def leave_own_ray() -> None:
+    """End the own Ray as the last thing that this process does before it ends: nothing can need it any more.
+
+    Ray takes half a second and more to end by itself, and ends this process where a handle of it is freed after that.
+    """
+    if _own:
+        remove_spilled_objects()
+        kill_own_ray()
 
 
 def hold_until_ended() -> None:

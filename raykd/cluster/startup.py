@@ -3,19 +3,31 @@
 Decision record: Ray's processes inherit the environment and search the working directory for modules, so that
 PYTHONWARNINGS=error ends them and a file torch.py there is taken for torch. Neither is theirs to know. What a user
 names (RAY_TMPDIR) is used or refused by name; what nobody named (/tmp/ray of another user) is put elsewhere.
+
+Ray takes seconds to start, nearly all of them in other processes. So it is called on a thread, and whoever needs it
+waits for that thread.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import secrets
 import stat
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from raykd.compat.ray_private import build_init_options
+import ray
+
+from raykd.cluster.interrupts import retake_signals
+from raykd.cluster.own_processes import claim_own_ray, hold_until_ended
+from raykd.compat.ray_private import build_init_options, omit_helpers
+from raykd.config import RayConfig
 from raykd.errors import ConfigError, ResourceError
 from raykd.redaction import redact
 
@@ -106,14 +118,68 @@ def _is_sticky(folder: Path) -> bool:
     return bool(folder.stat().st_mode & stat.S_ISVTX) and folder.stat().st_uid != os.geteuid()
 
 
-def start_options() -> dict[str, Any]:
-    """Return what `ray.init` is told for a Ray of this run's own.
+class RayStart:
+    """A call of `ray.init` on a thread of its own, so that the main one hears of signals, which Ray takes for itself.
+
+    The thread stays as long as the Ray that it started: the kernel ends its processes together with the thread.
+
+    Args:
+        options: Of `ray.init`, beside those that every call has.
+        surroundings: Entered around the call.
+    """
+
+    def __init__(
+        self, options: dict[str, Any], surroundings: AbstractContextManager[object] | None = None
+    ) -> None:
+        for name, value in PROCESS_ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        logging.getLogger("ray").setLevel(logging.ERROR)
+        self._options = {
+            "log_to_driver": False,
+            "logging_level": logging.ERROR,
+            "namespace": "raykd",
+            **options,
+        }
+        self._surroundings = surroundings or contextlib.nullcontext()
+        self._failed: BaseException | None = None
+        self._done = threading.Event()
+        threading.Thread(target=self._run, name="raykd-ray", daemon=True).start()
+
+    def wait(self, limit_s: float) -> BaseException | None:
+        """Wait until Ray is connected.
+
+        Returns:
+            What was raised, or that it took too long; None if it is connected.
+        """
+        until = time.monotonic() + limit_s
+        while not self._done.wait(0.02):
+            retake_signals()
+            if time.monotonic() > until:
+                return TimeoutError(f"no answer within {limit_s:g} s")
+        retake_signals()
+        return self._failed
+
+    def _run(self) -> None:
+        try:
+            with self._surroundings:
+                ray.init(**self._options)
+        except BaseException as error:
+            self._failed = error
+        self._done.set()
+        hold_until_ended()
+
+
+def start_own_ray(config: RayConfig) -> RayStart:
+    """Begin to start a Ray of this run's own.
 
     Raises:
         ConfigError: As `check_ray_start`.
     """
-    folder = _folder()
-    return build_init_options(folder)
+    # Without "local" Ray joins whatever cluster was last started on this machine.
+    own = {"address": "local", "num_cpus": config.num_cpus, "include_dashboard": False}
+    options = {**own, **build_init_options(_folder())}
+    claim_own_ray()
+    return RayStart(options, clean_surroundings())
 
 
 def ray_start_error(error: BaseException) -> ResourceError:
@@ -126,6 +192,13 @@ def ray_start_error(error: BaseException) -> ResourceError:
         next_step=f"the files of the newest session in {_folder()}/session_latest/logs say more (gcs_server.err, "
         "raylet.err); a machine that is short of memory, files (ulimit -n) or disk is a frequent cause",
     )
+
+
+@contextlib.contextmanager
+def clean_surroundings() -> Iterator[None]:
+    """Start, in the body, a Ray that sees nothing which it must not, and has no process that it does not need."""
+    with clean_environment(), omit_helpers():
+        yield
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from typing import Generic, Protocol, TypeVar
 
 from rich.console import Console
 
+from raykd.cluster.connection import start_ray_ahead
 from raykd.cluster.interrupts import interruptible
 from raykd.cluster.own_processes import ending_own_ray
 from raykd.config import Run
@@ -144,6 +145,7 @@ def run_command(
         RaykdError: The command failed. What it wrote before stays.
     """
     shown = console or Console(emoji=False)
+    start_ray_ahead(command.base.ray)
     with stage("check"):
         print_notes(shown, command.check())
     with lock_folder(find_run_path(command.owner)):
