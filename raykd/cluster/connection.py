@@ -1,8 +1,8 @@
 """The Ray cluster of a run: connecting to it, what it has, whether the run fits.
 
 Decision record: whether a run fits is arithmetic done before any worker is taken, because Ray waits without end
-for what it cannot have. The local cluster runs without its dashboard (it needs packages of its own, and a run of
-`train` ends its placement groups itself); Ray's chatter goes to its own log folder.
+for what it cannot have. The local cluster runs without its dashboard and other helpers (`omit_helpers` says which); a
+run of `train` ends its placement groups itself. Ray's chatter goes to its own log folder.
 """
 
 from __future__ import annotations
