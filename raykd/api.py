@@ -87,6 +87,7 @@ def train(
         TrackingError: MLflow does not answer at the start and `tracking.required` is set.
         TrainingError: Ray gave up on the workers.
     """
+    from raykd.cluster.connection import start_ray_ahead
     from raykd.config.loading import load_any_run
     from raykd.driver.smoke import make_smoke_run, refuse_smoke_resume
     from raykd.folders.folder import find_run_path, read_finished_run
@@ -99,7 +100,7 @@ def train(
     before = read_finished_run(run) if resume else None
     if before is not None:
         return replace(Run.read(find_run_path(run)), shown=(before.text,), lines=(FINISHED, *before.lines))
-    _begin_ray(run)
+    start_ray_ahead(run.ray)  # beside the imports that follow
     from raykd.runs.train import run_training
 
     console = _console(progress)
@@ -119,19 +120,8 @@ def _announce_start(console: Console, config: ConfigSource, run: RunConfigs) -> 
     if folder.exists():
         return
     _refuse_another(config, run, "raykd train {} --resume")
-    console.print(
-        f"there is no run {folder} to go on with: it is started",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
-
-
-def _begin_ray(run: RunConfigs) -> None:
-    """Let a Ray of the run's own start beside the imports that follow, where this process is the command line's."""
-    from raykd.cluster.connection import start_ray_ahead
-
-    start_ray_ahead(run.ray)
+    line = f"there is no run {folder} to go on with: it is started"
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def sweep(
@@ -166,6 +156,7 @@ def sweep(
         SweepError: No trial could be scored.
         RaykdError: As `train`.
     """
+    from raykd.cluster.connection import start_ray_ahead
     from raykd.driver.smoke import refuse_smoke_resume
     from raykd.results import SweepResult
     from raykd.tuning.checks.smoke import shorten_sweep
@@ -183,7 +174,7 @@ def sweep(
         plan, overwrite = shorten_sweep(plan), True
     if resume is True and not (Path(plan.output) / plan.name).exists():
         _refuse_another(config, plan, "raykd sweep --resume {}")
-    _begin_ray(plan.base)
+    start_ray_ahead(plan.base.ray)  # beside the imports that follow
     from raykd.tuning.run import run_sweep
 
     outcome = run_sweep(plan, resume=bool(resume), overwrite=overwrite, console=_console(progress))
@@ -297,11 +288,9 @@ def label(
         RaykdError: As `train`.
     """
     from raykd.config.loading import load_any_run
-
-    run = load_any_run(config, _overrides(overrides, keys))
-    _begin_ray(run)
     from raykd.runs.labelling import run_labelling
 
+    run = load_any_run(config, _overrides(overrides, keys))
     return run_labelling(run, _console(progress), everything=everything)
 
 
@@ -332,11 +321,9 @@ def label_sequences(
         RaykdError: As `label`; also for a task that does not write.
     """
     from raykd.config.loading import load_run
-
-    run = load_run(config, _overrides(overrides, keys))
-    _begin_ray(run)
     from raykd.runs.sequences import write_sequences
 
+    run = load_run(config, _overrides(overrides, keys))
     return write_sequences(run, Path(path), _console(progress), beams=beams)
 
 

@@ -24,6 +24,7 @@ import ray
 from numpy.typing import NDArray
 from rich.console import Console
 
+from raykd.cluster.connection import start_ray_ahead
 from raykd.config import Run
 from raykd.data.rows import Rows
 from raykd.distill.weighting import Weighting
@@ -321,6 +322,7 @@ def open_teachers_alone(config: Run, trained: Mapping[str, Path]) -> Iterator[Po
     Raises:
         ResourceError, TeacherError, ModelError: They do not fit, or cannot be opened.
     """
+    start_ray_ahead(config.ray)
     look_at_teachers(config)
     with open_ray(config.ray):
         check_teachers(config, trained)
