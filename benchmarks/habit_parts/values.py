@@ -99,11 +99,9 @@ class Answers(_Value):
     def find_fault(self, folder: Path, rows: Sequence[Row], earlier: Sequence[Row]) -> str | None:
         if len(rows) != self.count:
             return f"{len(rows)} rows were answered, {self.count} asked"
-        wrong = [row for row in rows if row.get("answer", "") not in (row["answers"]["text"] or [""])]
+        wrong = [row for row in rows if row.get("prediction", "") not in (row["answers"]["text"] or [""])]
         if wrong:
-            return (
-                f"{len(wrong)} of {len(rows)}: {wrong[0].get('answer')!r} for {wrong[0]['answers']['text']}"
-            )
+            return f"{len(wrong)} of {len(rows)}: {wrong[0].get('prediction')!r} for {wrong[0]['answers']['text']}"
         return None
 
 
@@ -122,10 +120,10 @@ class Entities(_Value):
         if len(rows) != len(gold):
             return f"{len(rows)} rows were answered, {len(gold)} asked"
         for row, wanted in zip(rows, gold, strict=True):
-            got = [("".join(e["text"].split()), e["type"]) for e in row["entities"]]
+            got = [("".join(e["text"].split()), e["type"]) for e in row["prediction"]]
             want = bio_entities(wanted["tokens"], wanted["tags"])
             if got != want:
-                return f"{row['text']!r}: {got}, the file's: {want}"
+                return f"{' '.join(wanted['tokens'])!r}: {got}, the file's: {want}"
         return None
 
 

@@ -121,13 +121,26 @@ def predict_command(
         list[str] | None,
         typer.Argument(metavar="TEXT", help="Texts; without any, lines of standard input."),
     ] = None,
-    jsonl: Annotated[
-        Path | None, typer.Option("--jsonl", help="A file of JSON lines, or - for standard input.")
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            "--file",
+            help="Rows: JSON lines, CSV, TSV or Parquet; - for JSON lines on standard input.",
+        ),
     ] = None,
     column: Annotated[
-        str | None, typer.Option(help="Key of the text in --jsonl. Default: text, tokens or question.")
+        str | None, typer.Option(help="Key of the text in --file. Default: text, tokens or question.")
     ] = None,
     pair: Annotated[str | None, typer.Option(help="Key of the second text or context.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the rows of --file here; the ending says which kind: .jsonl, .csv, .tsv, .parquet."
+        ),
+    ] = None,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Add probabilities to the rows of --file, too.")
+    ] = False,
     task: TaskName = None,
     no_answer: Annotated[
         bool, typer.Option("--no-answer", help="A question may have no answer (models trained on SQuAD v2).")
@@ -151,16 +164,21 @@ def predict_command(
 ) -> None:
     """Predict with a saved model: a label with probabilities, entities, an answer or a text per input.
 
-    Texts are arguments, lines of standard input, or JSON lines with --jsonl. JSON lines give JSON lines.
+    Texts are arguments, lines of standard input, or the rows of --file.
+    Rows keep all their keys and get a key "prediction".
+    They come out as JSON lines, or in the file that --output names.
 
     A tagger reads texts or {"tokens": [...]}. A question is {"question": ..., "context": ...}.
     """
+    from raykd.scoring import predictions
     from raykd.scoring.inputs import read_inputs
 
+    _check_file_options(texts, file, output, probabilities=probabilities)
     rows = read_inputs(
-        [recover_text(text) for text in texts or ()], jsonl, column, pair, sys.stdin, decode_lines
+        [recover_text(text) for text in texts or ()], file, column, pair, sys.stdin, decode_lines
     )
-    answers = saved_models.load(model, task=task).iterate(
+    loaded = saved_models.load(model, task=task)
+    answers = loaded.iterate(
         rows,
         no_answer=no_answer,
         max_length=max_length,
@@ -168,13 +186,47 @@ def predict_command(
         language=language,
         source_language=source_language,
     )
+    if file is not None:
+        found = predictions.add_predictions(
+            rows, answers, loaded.list_answer_keys(), probabilities=probabilities
+        )
+        if output is not None:
+            count = predictions.write_rows(found, output, rows.table)
+            print_lines(f"{count:,} rows were written to {output}", markup=False)
+            return
+        for row in found:
+            print(format_json(row))
+        return
     for row in answers:
-        if as_json or jsonl is not None:
+        if as_json:
             print(format_json(row))
         else:
             first, rest = _format_prediction(row)
             console.print(f"[bold]{escape(first)}[/bold]  ", end="", highlight=False, soft_wrap=True)
             console.print(rest, style="dim", markup=False, highlight=False, soft_wrap=True)
+
+
+def _check_file_options(
+    texts: list[str] | None, file: Path | None, output: Path | None, *, probabilities: bool
+) -> None:
+    """Refuse options that only rows of a file have, and outputs that cannot be written.
+
+    Raises:
+        ConfigError: See `raykd.scoring.predictions.check_output`; or there is no file, or texts beside it.
+    """
+    if file is None and (output is not None or probabilities):
+        raise ConfigError(
+            f"--{'probabilities' if output is None else 'output'} is for the rows of a file",
+            got="no --file",
+            wanted="--file FILE, or - for JSON lines on standard input",
+            next_step="texts are answered with probabilities anyway; --json prints them for programs",
+        )
+    if file is not None and texts:
+        raise ConfigError("texts and --file cannot both be answered", got=texts[0][:60], wanted="one of them")
+    if output is not None:
+        from raykd.scoring.predictions import check_output
+
+        check_output(output, file)
 
 
 def _format_prediction(row: JsonObject) -> tuple[str, str]:

@@ -67,12 +67,12 @@ def redirect_to_null(stream: IO[str]) -> None:
 
 
 def format_json(row: object) -> str:
-    """Return a row as JSON, escaped where the terminal cannot show it."""
-    text = json.dumps(row, ensure_ascii=False)
+    """Return a row as JSON, escaped where the terminal cannot show it; what JSON has no form for (a date) as text."""
+    text = json.dumps(row, ensure_ascii=False, default=str)
     try:
         text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
     except UnicodeEncodeError:
-        return json.dumps(row)
+        return json.dumps(row, default=str)
     return text
 
 

@@ -1,8 +1,9 @@
-"""Read the inputs of a prediction (texts, JSON lines or mappings) before the model's task is known.
+"""Read the inputs of a prediction (texts, a file of rows, or mappings) before the model's task is known.
 
-Decision record: the keys of JSON lines say whether they hold questions, words or texts; keys that the user names win.
-Other keys of a line (an id, a date) are given back with its prediction, so that a reader knows which line it belongs
-to. Where the prediction has a key of the same name, the prediction's value stays.
+Decision record: the keys of rows say whether they hold questions, words or texts; keys that the user names win. The
+rows of a file are given back whole with their predictions, those of a Parquet file with the types of its columns. Of
+mappings that a program passes the other keys (an id, a date) are given back. Where the prediction has a key of the same
+name, the prediction's value stays.
 """
 
 from __future__ import annotations
@@ -13,56 +14,74 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from raykd.data.files.opening import read_lines
+from raykd.data.cells import BadRowError, parse_list
+from raykd.data.files.records import PARQUET, read_file_records, read_parquet_table
+from raykd.data.files.textfiles import UnreadValue, require_file
 from raykd.errors import DataError
 from raykd.parse import refuse_duplicate_keys
 from raykd.tasks import TaskBase
 from raykd.text.batch import TextBatch
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def read_inputs(
     texts: Sequence[str] | None,
-    jsonl: Path | None,
+    file: Path | None,
     column: str | None,
     pair: str | None,
     stdin: TextIO,
     lines_of: Callable[[TextIO], Iterable[str]] = iter,
 ) -> InputRows:
-    """Read texts (with second texts, or as words) from arguments, JSON lines, or the lines of standard input.
+    """Read texts (with second texts, or as words) from arguments, a file, or the lines of standard input.
 
     Args:
         texts: Arguments; if there are any, nothing else is read.
-        jsonl: A file of JSON lines; ``-`` is standard input.
-        column: Key of the text; None takes the first of these that the lines have: question and context, tokens,
+        file: JSON lines, CSV, TSV or Parquet; ``-`` is standard input with JSON lines.
+        column: Key of the text; None takes the first of these that the rows have: question and context, tokens,
             text, src, prompt.
         pair: Key of the second text.
         stdin: Standard input.
         lines_of: Decodes the lines of standard input.
 
     Raises:
-        DataError: Nothing to read, or a JSON line without the key; names file and line.
+        DataError: Nothing to read, or a row without the key; names file and line.
     """
     if texts:
         return InputRows(list(texts))
-    if jsonl is None:
+    if file is None:
         if stdin is sys.stdin and sys.stdin.isatty():
             raise DataError(
-                "no text to answer", wanted="texts as arguments, on standard input, or --jsonl FILE"
+                "no text to answer", wanted="texts as arguments, on standard input, or --file FILE"
             )
         return InputRows([line.rstrip("\r\n") for line in lines_of(stdin) if line.strip()])
-    name = "standard input" if str(jsonl) == "-" else str(jsonl)
-    try:
-        lines = enumerate(list(lines_of(stdin)), 1) if str(jsonl) == "-" else read_lines(jsonl)
-    except UnicodeDecodeError as error:
-        raise DataError(f"cannot read {name}", got=str(error), wanted="a UTF-8 file of JSON lines") from None
-    rows = [
-        _json_row(line.lstrip("\ufeff"), f"{name}:{at}") for at, line in lines if line.strip("\ufeff \r\n")
+    table = None
+    if str(file) == "-":
+        rows = _parse_json_lines(lines_of(stdin))
+    elif file.suffix.lower() in PARQUET:
+        table = read_parquet_table(file)
+        rows = [_Row(values, f"{file}: row {at}") for at, values in enumerate(table.to_pylist(), 1)]
+    else:
+        require_file(file)
+        rows = [_Row(dict(record.values), record.place, record.flat) for record in read_file_records(file)]
+    for row in rows:
+        row.check()
+    found = _collect_rows(rows, column, pair)
+    return replace(found, originals=[row.values for row in rows], table=table)
+
+
+def _parse_json_lines(lines: Iterable[str]) -> list[_Row]:
+    """Return the rows of standard input; blank lines are skipped."""
+    return [
+        _json_row(line.lstrip("\ufeff"), f"standard input:{at}")
+        for at, line in enumerate(lines, 1)
+        if line.strip("\ufeff \r\n")
     ]
-    return _collect_rows(rows, column, pair)
 
 
 def make_input_rows(
@@ -125,10 +144,17 @@ def _find_keys(first: _Row, pair: str | None) -> tuple[str, str | None, bool]:
 
 @dataclass(frozen=True)
 class _Row:
-    """A JSON object and its place, for messages."""
+    """A row and its place, for messages; flat where every value is a string, lists too."""
 
     values: dict[str, object]
     where: str
+    flat: bool = False
+
+    def check(self) -> None:
+        """Refuse a row with a value that is not known, such as that of a key which stands twice."""
+        for key, value in self.values.items():
+            if isinstance(value, UnreadValue):
+                raise DataError(f"{self.where}: {key!r} cannot be read", got=repr(value), wanted="one value")
 
     def text(self, key: str) -> str:
         """Return the string under a key."""
@@ -140,6 +166,11 @@ class _Row:
     def words(self, key: str) -> list[str]:
         """Return the list of words under a key."""
         value = self.values.get(key)
+        if self.flat and isinstance(value, str):
+            try:
+                value = parse_list(value, key, flat=True)
+            except BadRowError as error:
+                raise DataError(f"{self.where}: {error}") from None
         if not isinstance(value, list) or not all(isinstance(w, str) and w.strip() for w in value):
             raise self._lacks(f"words {key!r}", f"a list of words under {key!r}, none of them blank")
         return [_replace_surrogates(word) for word in value]
@@ -181,12 +212,16 @@ class InputRows:
         pairs: Second texts or contexts.
         tokens: The words of each row, instead of texts.
         others: The values under other keys of each row, which are given back.
+        originals: All values of each row of a file.
+        table: A Parquet file's table.
     """
 
     texts: list[str]
     pairs: list[str] | None = None
     tokens: list[list[str]] | None = None
     others: list[dict[str, object]] | None = None
+    originals: list[dict[str, object]] | None = None
+    table: pa.Table | None = None
 
     def batch(self, task: TaskBase, *, no_answer: bool = False) -> TextBatch:
         """Return the rows in the form that the task reads.
@@ -213,7 +248,7 @@ class InputRows:
                 "this model answers questions about a context",
                 got="texts alone",
                 wanted='JSON lines {"question": ..., "context": ...}',
-                next_step="raykd predict MODEL_DIR --jsonl FILE (--column and --pair name other keys)",
+                next_step="raykd predict MODEL_DIR --file FILE (--column and --pair name other keys)",
             )
         no_answer = no_answer or any(_lacks_answers(row) for row in self.others or ())
         return build_unlabelled_rows(form, self.texts, self.pairs, self.tokens, no_answer=no_answer)

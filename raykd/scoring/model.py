@@ -100,10 +100,7 @@ class Model:
         source_language: str | None = None,
     ) -> Iterator[dict[str, object]]:
         """Predict rows lazily, in order; arguments and results as in `predict`."""
-        lengths = RequestedLengths(max_length, max_new_tokens)
-        if lengths not in self._predictors:
-            self._predictors[lengths] = Predictor.of(self._loaded, lengths)
-        predictor = self._predictors[lengths]
+        predictor = self._get_predictor(RequestedLengths(max_length, max_new_tokens))
         batch = rows.batch(predictor.task, no_answer=no_answer)
         if predictor.task.marks_languages:
             batch = rows.in_languages(batch, source_language, language)
@@ -111,6 +108,16 @@ class Model:
         if rows.others is None:
             return predictions
         return ({**kept, **answer} for kept, answer in zip(rows.others, predictions, strict=True))
+
+    def list_answer_keys(self) -> tuple[str, ...]:
+        """Return the names of what the model answers, the answer itself first: ``label``, then ``p_LABEL``."""
+        task = self._get_predictor(RequestedLengths()).task
+        return tuple(column.name for column in task.build_signature(self.labels).outputs)
+
+    def _get_predictor(self, lengths: RequestedLengths) -> Predictor:
+        if lengths not in self._predictors:
+            self._predictors[lengths] = Predictor.of(self._loaded, lengths)
+        return self._predictors[lengths]
 
 
 def load_saved_model(path: str | os.PathLike[str], task: str | None = None) -> models.TextModel:

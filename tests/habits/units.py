@@ -239,7 +239,7 @@ def _chat(folder: Path) -> None:
 
 CHECK: Row = {"run": "raykd check run.yaml", "served": {}}
 ENTITIES: Row = {
-    "run": "raykd predict teacher --jsonl test.jsonl",
+    "run": "raykd predict teacher --file test.jsonl",
     "served": {"values": [{"kind": "entities", "file": "test.jsonl"}]},
 }
 
@@ -250,7 +250,7 @@ def _tagger(family: str, **more: bool) -> Neighbour:
 
 def _reader(family: str) -> Neighbour:
     answers = {
-        "run": "raykd predict teacher --jsonl test.jsonl",
+        "run": "raykd predict teacher --file test.jsonl",
         "served": {"values": [{"kind": "answers", "count": 36}]},
     }
     return neighbour(partial(_reading, family), "the file's answers", CHECK, answers)

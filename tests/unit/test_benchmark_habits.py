@@ -162,7 +162,7 @@ def test_a_text_has_one_answer() -> None:
 
 def test_answers_are_compared_with_the_gold_of_their_row() -> None:
     def row(answer: str, *gold: str) -> dict[str, object]:
-        return {"answer": answer, "answers": {"text": list(gold)}}
+        return {"prediction": answer, "answers": {"text": list(gold)}}
 
     answers = Answers(kind="answers", count=2)
     assert answers.find_fault(Path(), [row("Anna Kow", "Anna Kow"), row("", *[])], []) is None
@@ -176,7 +176,7 @@ def test_entities_are_compared_with_the_tags_of_the_file(tmp_path: Path) -> None
     entities = Entities(kind="entities", file="test.jsonl")
 
     def said(text: str, kind: str) -> str | None:
-        rows = [{"text": "我在北京", "entities": [{"text": text, "type": kind}]}]
+        rows = [{"prediction": [{"text": text, "type": kind}]}]
         return entities.find_fault(tmp_path, rows, [])
 
     assert said("北京", "LOC") is None

@@ -41,30 +41,120 @@ def test_every_way_in_gives_the_same_answers(predict: Any, tmp_path: Path) -> No
     lines = "".join(json.dumps({"text": text}) + "\n" for text in TEXTS)
     file = tmp_path / "texts.jsonl"
     file.write_text(lines, encoding="utf-8")
-    answers = [
-        predict("--json", *TEXTS),
-        predict("--json", stdin="\n".join(TEXTS) + "\n\n"),
-        predict("--jsonl", str(file)),
-        predict("--jsonl", "-", stdin=lines),
-    ]
-    assert {code for code, _, _ in answers} == {0} and len({out for _, out, _ in answers}) == 1
-    rows = [json.loads(line) for line in answers[0][1].splitlines()]
+    alone = [predict("--json", *TEXTS), predict("--json", stdin="\n".join(TEXTS) + "\n\n")]
+    assert {code for code, _, _ in alone} == {0} and len({out for _, out, _ in alone}) == 1
+    rows = [json.loads(line) for line in alone[0][1].splitlines()]
     assert [row["text"] for row in rows] == TEXTS
     for row in rows:
         assert set(row["probabilities"]) == set(LABELS)
         assert sum(row["probabilities"].values()) == pytest.approx(1.0, abs=1e-5)
         assert row["label"] == max(row["probabilities"], key=row["probabilities"].get)
+    wanted = [
+        {"text": row["text"], "prediction": row["label"], "probabilities": row["probabilities"]}
+        for row in rows
+    ]
+    for arguments, stdin in ((("--file", str(file)), ""), (("--file", "-"), lines)):
+        code, out, _ = predict(*arguments, "--probabilities", stdin=stdin)
+        assert code == 0 and [json.loads(line) for line in out.splitlines()] == wanted
+        code, out, _ = predict(*arguments, stdin=stdin)
+        assert [json.loads(line) for line in out.splitlines()] == [
+            {key: row[key] for key in ("text", "prediction")} for row in wanted
+        ]
 
 
-def test_other_keys_of_a_line_come_out_with_its_answer(predict: Any) -> None:
-    lines = "".join(json.dumps({"id": i, "when": {"day": 3}, "text": text, "label": "?"}) + "\n"
-                    for i, text in enumerate(TEXTS))  # fmt: skip
-    code, out, _ = predict("--jsonl", "-", stdin=lines)
-    rows = [json.loads(line) for line in out.splitlines()]
-    assert code == 0 and [row["id"] for row in rows] == [0, 1]
-    for row in rows:
-        assert row["when"] == {"day": 3}
-        assert row["label"] == max(row["probabilities"], key=row["probabilities"].get)  # the answer's
+ROWS: list[dict[str, Any]] = [
+    {"id": 7, "review": TEXTS[0], "label": "?", "tags": ["a", "b"], "when": {"day": 3}, "score": 0.5, "none": None},
+    {"id": 8, "review": TEXTS[1], "label": "?", "tags": [], "when": {"day": 4}, "score": 1.5, "none": "x"},
+]  # fmt: skip
+
+
+def write_kind(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """The rows as a file of the kind that the ending says, not written by raykd."""
+    import pandas as pd
+
+    if path.suffix == ".parquet":
+        pd.DataFrame(rows).to_parquet(path)
+    elif path.suffix == ".csv":
+        pd.DataFrame(rows).to_csv(path, index=False, sep=";", encoding="utf-8-sig")
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def read_kind(path: Path) -> list[dict[str, Any]]:
+    import pandas as pd
+    import pyarrow.parquet as pq
+
+    if path.suffix == ".parquet":
+        return pq.read_table(path).to_pylist()
+    if path.suffix in (".csv", ".tsv"):
+        read = pd.read_csv(path, sep="," if path.suffix == ".csv" else "\t", dtype=str, keep_default_na=False)
+        return read.to_dict("records")
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+@pytest.mark.parametrize("written", ["jsonl", "csv", "tsv", "parquet"])
+def test_a_row_keeps_its_keys_in_every_kind_of_file(
+    predict: Any, tmp_path: Path, kind: str, written: str
+) -> None:
+    file, output = write_kind(tmp_path / f"rows.{kind}", ROWS), tmp_path / f"answers.{written}"
+    code, out, err = predict("--file", str(file), "--column", "review", "--output", str(output))
+    assert code == 0 and "2 rows were written" in out, err
+    found = read_kind(output)
+    assert [list(row) for row in found] == [[*ROWS[0], "prediction"]] * 2
+    assert all(row["prediction"] in LABELS for row in found)
+    for row, wanted in zip(found, ROWS, strict=True):
+        for key in ("review", "label"):
+            assert row[key] == wanted[key]
+        if kind == "csv" or written in ("csv", "tsv"):  # texts alone
+            assert str(row["id"]) == str(wanted["id"]) and float(row["score"]) == wanted["score"]
+        else:
+            assert {key: row[key] for key in wanted} == wanted
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+
+
+def test_columns_of_parquet_keep_their_types(predict: Any, tmp_path: Path) -> None:
+    import pandas as pd
+    import pyarrow.parquet as pq
+
+    table = pd.DataFrame({"text": TEXTS, "when": pd.Timestamp("2020-02-02"), "vector": [[0.5, 1.5]] * 2})
+    table.to_parquet(tmp_path / "rows.parquet")
+    code, _, _ = predict("--file", str(tmp_path / "rows.parquet"), "--output", str(tmp_path / "out.parquet"))
+    before, after = pq.read_schema(tmp_path / "rows.parquet"), pq.read_schema(tmp_path / "out.parquet")
+    assert code == 0 and list(after)[:-1] == list(before) and after.names[-1] == "prediction"
+    code, out, _ = predict("--file", str(tmp_path / "rows.parquet"))
+    assert code == 0 and json.loads(out.splitlines()[0])["when"] == "2020-02-02 00:00:00"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "wanted"),
+    [
+        (("--file", "rows.jsonl", "--output", "out.xlsx"), 2, "the ending does not say what to write"),
+        (("--file", "rows.jsonl", "--output", "rows.jsonl"), 2, "is the file that is read"),
+        (("--file", "rows.jsonl", "--output", "no/such/out.jsonl"), 2, "no folder no/such"),
+        (("--output", "out.jsonl", "a text"), 2, "--output is for the rows of a file"),
+        (("--probabilities", "a text"), 2, "--probabilities is for the rows of a file"),
+        (("--file", "rows.jsonl", "a text"), 2, "cannot both be answered"),
+        (("--file", "twice.jsonl"), 3, "the file has a column 'prediction' already"),
+        (("--file", "mixed.jsonl", "--output", "out.parquet"), 3, "write .jsonl"),
+    ],
+)
+def test_what_cannot_be_written_is_refused(
+    predict: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    code: int,
+    wanted: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_kind(tmp_path / "rows.jsonl", [{"text": "a"}])
+    write_kind(tmp_path / "twice.jsonl", [{"text": "a", "prediction": "b"}])
+    write_kind(tmp_path / "mixed.jsonl", [{"text": "a", "n": 1}, {"text": "b", "n": ["x"]}])
+    got, _, err = predict(*arguments)
+    assert got == code and wanted in err
+    assert not list(tmp_path.glob("out.*")) and not list(tmp_path.glob(".out*"))
 
 
 def test_for_people_a_line_a_text(predict: Any) -> None:
@@ -78,10 +168,10 @@ def test_for_people_a_line_a_text(predict: Any) -> None:
 @pytest.mark.parametrize(
     ("arguments", "stdin", "wanted"),
     [
-        (("--jsonl", "-"), '{"text": "a"}\n{"text": ', "standard input:2 is not JSON"),
-        (("--jsonl", "-"), '{"body": "a"}\n', "standard input:1 has no text 'text'"),
-        (("--jsonl", "-", "--pair", "other"), '{"text": "a"}\n', "standard input:1 has no text 'other'"),
-        (("--jsonl", "nothing.jsonl"), "", "nothing.jsonl"),
+        (("--file", "-"), '{"text": "a"}\n{"text": ', "standard input:2 is not JSON"),
+        (("--file", "-"), '{"body": "a"}\n', "standard input:1 has no text 'text'"),
+        (("--file", "-", "--pair", "other"), '{"text": "a"}\n', "standard input:1 has no text 'other'"),
+        (("--file", "nothing.jsonl"), "", "nothing.jsonl"),
     ],
 )
 def test_bad_input(predict: Any, arguments: tuple[str, ...], stdin: str, wanted: str) -> None:

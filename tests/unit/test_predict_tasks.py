@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import raykd
 from raykd import models
 from raykd.cli import main
 from raykd.models import LSTMStudent
@@ -54,10 +55,11 @@ def test_a_tagger_says_where_names_stand(
     """Decoding allows no I- without a B-: the first word begins the name and all others belong to it."""
     tagger, text = made["token_classification"], " ".join(TOKENS)
     line = json.dumps({"tokens": TOKENS}) + "\n"
-    wanted = {"text": text, "entities": [{"text": text, "type": "PER", "start": 0, "end": len(text)}]}
-    for arguments, stdin in ((("--json", text), ""), (("--jsonl", "-"), line)):
-        code, out, _ = call(tagger, monkeypatch, capsys, *arguments, stdin=stdin)
-        assert code == 0 and json.loads(out) == wanted
+    entities = [{"text": text, "type": "PER", "start": 0, "end": len(text)}]
+    code, out, _ = call(tagger, monkeypatch, capsys, "--json", text)
+    assert code == 0 and json.loads(out) == {"text": text, "entities": entities}
+    code, out, _ = call(tagger, monkeypatch, capsys, "--file", "-", stdin=line)
+    assert code == 0 and json.loads(out) == {"tokens": TOKENS, "prediction": entities}
     code, out, _ = call(tagger, monkeypatch, capsys, "我住在北京")
     assert code == 0 and out.startswith("我住在北京 PER")
 
@@ -73,20 +75,23 @@ def test_an_answer_stands_in_its_context(
     made: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     line = json.dumps({"question": "Where is Bert?", "context": CONTEXT}) + "\n"
-    code, out, _ = call(made["question_answering"], monkeypatch, capsys, "--jsonl", "-", stdin=line)
+    arguments = ("--file", "-", "--probabilities")
+    code, out, _ = call(made["question_answering"], monkeypatch, capsys, *arguments, stdin=line)
     row = json.loads(out)
-    assert code == 0 and set(row) == {"question", "answer", "start", "end", "probability"}
-    assert row["answer"] and CONTEXT[row["start"] : row["end"]] == row["answer"]
+    assert code == 0 and set(row) == {"question", "context", "prediction", "probability"}
+    assert row["prediction"] and row["prediction"] in CONTEXT and row["context"] == CONTEXT
     assert 0.0 < row["probability"] <= 1.0
+    (found,) = raykd.predict(made["question_answering"], [json.loads(line)])
+    assert CONTEXT[found["start"] : found["end"]] == found["answer"] == row["prediction"]
 
 
 @pytest.mark.parametrize(
     ("task", "arguments", "stdin", "wanted"),
     [
         ("question_answering", ("Where?",), "", "answers questions about a context"),
-        ("question_answering", ("--jsonl", "-"), '{"tokens": ["a"]}\n', "this model reads texts, not words"),
-        ("question_answering", ("--jsonl", "-"), '{"question": "a", "context": 1}\n', "no text 'context'"),
-        ("token_classification", ("--jsonl", "-"), '{"tokens": ["a", ""]}\n', "no words 'tokens'"),
+        ("question_answering", ("--file", "-"), '{"tokens": ["a"]}\n', "this model reads texts, not words"),
+        ("question_answering", ("--file", "-"), '{"question": "a", "context": 1}\n', "no text 'context'"),
+        ("token_classification", ("--file", "-"), '{"tokens": ["a", ""]}\n', "no words 'tokens'"),
     ],
 )
 def test_rows_of_another_task(

@@ -16,7 +16,13 @@ from raykd.config import Files, Hub
 from raykd.data.files.delimited import Tell, read_delimited
 from raykd.data.files.opening import PACKED
 from raykd.data.files.slices import select_split
-from raykd.data.files.textfiles import Record, UnreadValue, read_json_lines, shorten_text
+from raykd.data.files.textfiles import (
+    Record,
+    UnreadValue,
+    read_json_lines,
+    require_file,
+    shorten_text,
+)
 from raykd.errors import DataError
 
 if TYPE_CHECKING:
@@ -66,6 +72,31 @@ def read_file_records(path: Path, source: Files | None = None, tell: Tell = _ign
     )
 
 
+def read_parquet_table(path: Path) -> pa.Table:
+    """Return a Parquet file whole, with all its columns as they are.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    require_file(path)
+    try:
+        return pyarrow.parquet.read_table(path)
+    except (OSError, ValueError, NotImplementedError, pa.ArrowException) as error:
+        raise _build_parquet_error(path, error) from None
+
+
+def _build_parquet_error(path: Path, error: Exception) -> DataError:
+    return DataError(
+        f"{path}: cannot be read as Parquet",
+        got=shorten_text(str(error), 200),
+        wanted="a complete Parquet file",
+        next_step="was it cut off while it was written or copied?",
+    )
+
+
 def _read_parquet_records(path: Path) -> Iterator[Record]:
     import pyarrow as pa
     import pyarrow.parquet
@@ -91,12 +122,7 @@ def _read_parquet_records(path: Path) -> Iterator[Record]:
                         values[column] = _name_classes(values[column], classes)
                     yield Record(f"{path}: row {number}", number, {**values, **rest})
     except (OSError, ValueError, NotImplementedError, pa.ArrowException) as error:
-        raise DataError(
-            f"{path}: cannot be read as Parquet",
-            got=shorten_text(str(error), 200),
-            wanted="a complete Parquet file",
-            next_step="was it cut off while it was written or copied?",
-        ) from None
+        raise _build_parquet_error(path, error) from None
 
 
 def _is_plain(kind: pa.DataType, inside: bool = False) -> bool:
