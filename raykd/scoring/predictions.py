@@ -1,9 +1,9 @@
 """Add predictions to the rows of a file, and write them as JSON lines, CSV, TSV or Parquet.
 
-Decision record: a row keeps all keys that it came with and gets `prediction`, and what was asked for beside it. A key
-of that name in the file is refused, because one of the two values would be lost. Parquet to Parquet keeps
-the columns of the file as they are. In CSV and TSV, which hold texts alone, anything else is JSON. A file is written beside its place
-and then renamed, so a command that is stopped leaves no half of one.
+Decision record: a row keeps all keys that it came with and gets `prediction`, and what was asked for beside it. A
+key of that name in the file is refused, because one of the two values would be lost. Parquet to Parquet keeps
+columns as they are. In CSV and TSV, which hold texts alone, anything else is JSON. A file is written beside its
+place and then renamed, so a command that is stopped leaves no half of one.
 """
 
 from __future__ import annotations
