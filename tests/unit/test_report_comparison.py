@@ -241,7 +241,7 @@ def test_the_page_is_escaped_whole_and_says_what_is_missing(tmp_path: Path) -> N
     reader.feed(html)
     assert EVIL not in html and reader.open == [] and reader.tags.count("script") == 1
     text = "".join(reader.text)
-    assert ComparisonTables(report).describe() in text and "Not measured: base, seed 3" in text
+    assert ComparisonTables(report).conclusions()[0] in text and "Not measured: base, seed 3" in text
     assert not re.search(r"(src|href)=\"(?!#)", html), "it asks no server for anything"
     empty = write_comparison_page(ComparisonReport((ArmResult("a"),), (1,)), tmp_path / "e.html", {})
     assert "No arm is compared" in empty.read_text(encoding="utf-8")

@@ -24,7 +24,7 @@ def write_comparison_page(report: ComparisonReport, path: Path, pictures: Pictur
         "comparison.html.j2",
         pictures,
         report=report,
-        conclusion=tables.describe(),
+        conclusions=tables.conclusions(),
         headline=_list_cards(report),
         notes=[*report.notes, *([f"Not measured: {missing}; its partner is left out."] if missing else [])],
         main=tables.main_cells(),

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 SEED, MEAN = COLOURS[1], INK
 """Colours of one seed and of a mean with its interval."""
+BELOW = 0.22
+"""How far below its mean a seed is drawn, in rows, so that the interval does not hide it."""
 LONGEST_NAME = 30
 """Characters of an arm's name on an axis."""
 CAPTIONS = {
@@ -87,7 +89,7 @@ def _draw_difference(
 def _draw_row(
     axes: Axes, at: int, values: list[float], mean: float, interval: tuple[float, float] | None
 ) -> None:
-    axes.scatter(values, [at] * len(values), color=SEED, s=20, alpha=0.7, zorder=2, linewidths=0)
+    axes.scatter(values, [at + BELOW] * len(values), color=SEED, s=16, alpha=0.7, zorder=2, linewidths=0)
     if interval is not None:
         axes.plot(interval, [at, at], color=MEAN, lw=1.6, zorder=3)
     axes.scatter([mean], [at], marker="D", s=24, c=MEAN, zorder=4)

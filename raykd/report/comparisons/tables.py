@@ -22,6 +22,8 @@ from raykd.report.formats import (
 from raykd.report.table import Row
 from raykd.tasks.scores.metrics import find_metric_title
 
+WITH = "compared with"
+"""Heading of the column that names an arm's partner."""
 Cells = tuple[list[str], list[list[str]]]
 """Headings and lines of a table."""
 
@@ -38,32 +40,36 @@ class ComparisonTables:
 
     def describe(self) -> str:
         """Return what the comparison says, in one or two sentences."""
+        head, *parts = self.conclusions()
+        return f"{head}: {'; '.join(parts)}." if parts else head
+
+    def conclusions(self) -> list[str]:
+        """Return what was compared, then which arms are better, worse, or not shown to differ."""
         report, found = self.report, self.report.main_differences
         if not report.compared:
-            return "No arm is compared with another one."
+            return ["No arm is compared with another one."]
         if not found:
-            return f"There is no seed for which two arms were measured on {report.metric}."
+            return [f"There is no seed for which two arms were measured on {report.metric}."]
         if len(found) == 1:
-            return _describe_one(found[0])
-        sure = [d for d in found if d.is_significant]
+            return [_describe_one(found[0])]
         where = f"{report.split} {format_metric_name(report.metric)}, mean over languages"
-        head = f"{len(found)} comparisons by {where}, corrected for their number (Holm)"
         if any(d.p is None for d in found):
-            return f"{head}: an interval needs at least two seeds."
-        better = ", ".join(_name_difference(d) for d in sure if d.is_better)
-        worse = ", ".join(_name_difference(d) for d in sure if not d.is_better)
-        parts = [f"better: {better}"] if better else []
-        parts += [f"worse: {worse}"] if worse else []
-        if len(sure) < len(found):
-            parts.append(f"not shown to differ: {', '.join(d.arm for d in found if d not in sure)}")
-        return f"{head}: {'; '.join(parts)}."
+            return [f"{len(found)} comparisons by {where}; an interval needs at least two seeds."]
+        sure = [d for d in found if d.is_significant]
+        groups = {
+            "better": [_name_difference(d) for d in sure if d.is_better],
+            "worse": [_name_difference(d) for d in sure if not d.is_better],
+            "not shown to differ": [d.arm for d in found if d not in sure],
+        }
+        head = f"{len(found)} comparisons by {where}, corrected for their number (Holm)"
+        return [head, *(f"{what}: {', '.join(names)}" for what, names in groups.items() if names)]
 
     def main_cells(self) -> Cells:
         """Return every arm with its mean, its difference to its partner, and how sure that is."""
         report, differences = self.report, self._by_arm()
         partners = {d.against for d in differences.values()}
         one = next(iter(partners)) if len(partners) == 1 else None
-        how = ["difference", "compared with"] if one is None else [f"− {one}"]
+        how = ["difference", WITH] if one is None else [f"− {one}"]
         heads = [
             "arm", find_metric_title(report.metric), *how, "t interval", "p (Holm)", "wins", "bootstrap",
             "arm's interval",
@@ -133,7 +139,7 @@ class ComparisonTables:
 
     def all_cells(self) -> Cells:
         """Return every paired difference: splits, languages and metrics."""
-        heads = ["arm", "compared with", "split", "language", "metric", "arm's mean", "partner's mean",
+        heads = ["arm", WITH, "split", "language", "metric", "arm's mean", "partner's mean",
                  "difference", "t interval", "wins"]  # fmt: skip
         return heads, [
             [
@@ -147,7 +153,7 @@ class ComparisonTables:
     def arm_cells(self) -> Cells:
         """Return what differs between the arms."""
         arms = self.report.arms
-        return ["arm", "compared with", "what differs from the base"], [
+        return ["arm", WITH, "what differs from the base"], [
             [arm.name, arm.against or ABSENT, arm.changes or ABSENT] for arm in arms
         ]
 
@@ -292,6 +298,9 @@ def _fit(cells: Cells, bold: frozenset[int], remarks: tuple[str, ...], droppable
         build_form(heads[:count], [line[:count] for line in lines], left=1, bold=bold, remarks=remarks)
         for count in range(len(heads), len(heads) - droppable - 1, -1)
     ]
+    for form in forms:
+        if WITH in heads:
+            form.columns[heads.index(WITH)].justify = "left"
     return FittedTable(tuple(forms), heads, lines, bold=bold, remarks=remarks)
 
 
