@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from raykd.config.loading import ConfigSource, Override
     from raykd.config.multi import Run as RunConfigs
+    from raykd.experiments.checks import Checked
     from raykd.preflight.finding import Finding
     from raykd.results import ComparisonResult, Run, SweepResult
     from raykd.runs.labelling import LabelReport
@@ -327,11 +328,11 @@ def label_sequences(
     return write_sequences(run, Path(path), _console(progress), beams=beams)
 
 
-def check(config: ConfigSource | Sweep, overrides: Overrides = (), **keys: object) -> list[Finding]:
-    """Check a run or a sweep without taking a worker: files, rows, labels, models, resources, disk, combinations.
+def check(config: ConfigSource | Checked, overrides: Overrides = (), **keys: object) -> list[Finding]:
+    """Check a run, a sweep or an experiment without taking a worker: files, rows, labels, models, resources, disk.
 
     Args:
-        config: The run or the sweep; see the module.
+        config: The run, the sweep or the experiment; see the module.
         overrides: Keys to change.
         **keys: Keys to change, as `overrides`.
 
@@ -341,16 +342,9 @@ def check(config: ConfigSource | Sweep, overrides: Overrides = (), **keys: objec
     Raises:
         ConfigError: The configuration cannot be read; what is wrong beyond that is in the findings.
     """
-    from raykd.tuning.config import Sweep, load_run_or_sweep
+    from raykd.experiments.checks import check_config
 
-    read = load_run_or_sweep(config, _overrides(overrides, keys))
-    if isinstance(read, Sweep):
-        from raykd.tuning.checks.check import check_sweep
-
-        return check_sweep(read)
-    from raykd.preflight.check import collect_findings as check_run
-
-    return check_run(read)
+    return check_config(config, _overrides(overrides, keys))
 
 
 def plan(config: ConfigSource | Sweep, overrides: Overrides = (), **keys: object) -> list[Finding]:

@@ -68,16 +68,17 @@ def run_train(
 
 @app.command("check")
 def check_command(run: RunOrSpace, overrides: Overrides = None) -> None:
-    """Check a run or a sweep without starting it: files, rows, labels, models, resources, disk, combinations.
+    """Check a run, a sweep or an experiment without starting it: files, rows, labels, models, resources, disk.
 
     Exit codes: 0 nothing is wrong, else that of the first finding: 2 configuration, 3 data or model, 5 infrastructure.
     """
     from raykd.config.home import find_config_file
-    from raykd.tuning.config import Sweep, load_run_or_sweep
+    from raykd.experiments.checks import ExperimentPlan, Sweep, load_checked
 
     run = find_config_file(run)
-    config = load_run_or_sweep(run, overrides or ())
-    is_sweep = isinstance(config, Sweep)
+    config = load_checked(run, overrides or ())
+    names = {Sweep: ("sweep", "sweep"), ExperimentPlan: ("compare", "experiment")}
+    command, what = names.get(type(config), ("train", "run"))
     findings = api.check(config)
     for finding in findings:
         mark = "[red]wrong[/red] " if finding.error else _mark(finding.detail)
@@ -88,8 +89,8 @@ def check_command(run: RunOrSpace, overrides: Overrides = None) -> None:
     changed = shlex.join([*(overrides or ()), *(f.argument for f in findings if f.argument)])
     is_partial = any(NOT_CHECKED in finding.detail for finding in findings)
     verdict = "Nothing wrong was found, but not all could be checked" if is_partial else "All is well"
-    starts = f"raykd {'sweep' if is_sweep else 'train'} {shlex.quote(str(run))} {changed}".rstrip()
-    print_lines(f"{verdict}; the {'sweep' if is_sweep else 'run'} starts with: {starts}", markup=False)
+    starts = f"raykd {command} {shlex.quote(str(run))} {changed}".rstrip()
+    print_lines(f"{verdict}; the {what} starts with: {starts}", markup=False)
 
 
 def _mark(detail: str) -> str:

@@ -80,10 +80,9 @@ class ArmProgress(SweepProgress):
             table.add_column(head, justify="right", no_wrap=True)
         for arm in self._arms:
             found = [self._rows.get((arm, seed)) for seed in self._seeds]
-            ended = [
-                row.score for row in found if row is not None and row.is_eligible and row.score is not None
-            ]
-            mean = format_metric(self._metric, sum(ended) / len(ended), compared=True) if ended else ABSENT
+            ended = [row for row in found if row is not None and row.status == "finished"]
+            scores = [row.score for row in ended if row.score is not None]
+            mean = format_metric(self._metric, sum(scores) / len(scores), compared=True) if scores else ABSENT
             table.add_row(arm, *(self._cell(row) for row in found[-len(seeds) :]), mean)
         return Group(table, self._bars.get_renderable())
 

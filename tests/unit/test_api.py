@@ -67,7 +67,7 @@ def test_overrides_are_texts_a_mapping_or_keywords_and_the_later_one_wins(
     run_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[RunConfig] = []
-    monkeypatch.setattr("raykd.preflight.check.collect_findings", lambda run: seen.append(run) or [])
+    monkeypatch.setattr("raykd.experiments.checks.collect_findings", lambda run: seen.append(run) or [])
     raykd.check(run_file, ["train.steps=7"], seed=2)
     raykd.check(run_file, {"train.steps": 7}, **{"seed": 2})
     raykd.check(run_file, "train.steps=9", **{"train.steps": 7}, seed=2)

@@ -63,7 +63,7 @@ def test_what_is_shown_and_kept_holds_no_secret(
         monkeypatch.setattr("sys.argv", ["raykd", *arguments])
         with pytest.raises(SystemExit):
             main()
-    monkeypatch.setattr("raykd.tuning.config.load_run_or_sweep", fault)
+    monkeypatch.setattr("raykd.experiments.checks.load_run_or_sweep", fault)
     monkeypatch.setattr("sys.argv", ["raykd", "check", str(path)])
     with pytest.raises(SystemExit) as ended:
         main()

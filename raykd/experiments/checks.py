@@ -1,0 +1,88 @@
+"""Check an experiment for `raykd check`: its base with the teachers of all arms, and every arm as a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+from raykd.config import Run
+from raykd.config.loading import ConfigSource, Override, read_source
+from raykd.driver.jobs import Job, load_rows
+from raykd.errors import RaykdError
+from raykd.experiments.arms import ExperimentPlan
+from raykd.experiments.config import is_experiment, load_experiment
+from raykd.experiments.resume import compare_arms, explain_arm_changes
+from raykd.experiments.run import check_arms
+from raykd.folders.earlier_start import EarlierStart
+from raykd.folders.folder import check_rows, check_run_folder
+from raykd.preflight.check import collect_findings
+from raykd.preflight.finding import Finding
+from raykd.preflight.folder_check import describe
+from raykd.preflight.model_check import NOTE
+from raykd.tuning.checks.check import check_sweep
+from raykd.tuning.config import Sweep, load_run_or_sweep
+
+Checked = Run | Sweep | ExperimentPlan
+"""What `raykd check` looks at."""
+
+
+def load_checked(source: ConfigSource | Checked, overrides: Sequence[Override] = ()) -> Checked:
+    """Read a run, a sweep or an experiment. A `Sweep` or an `ExperimentPlan` is returned unchanged.
+
+    Raises:
+        ConfigError: The configuration cannot be read.
+    """
+    if isinstance(source, Sweep | ExperimentPlan):
+        return source
+    if is_experiment(read_source(source)[0]):
+        return load_experiment(source, overrides)
+    return load_run_or_sweep(source, overrides)
+
+
+def check_config(config: ConfigSource | Checked, overrides: Sequence[Override] = ()) -> list[Finding]:
+    """Return all findings about a run, a sweep or an experiment."""
+    read = load_checked(config, overrides)
+    if isinstance(read, Sweep):
+        return check_sweep(read)
+    return check_experiment(read) if isinstance(read, ExperimentPlan) else collect_findings(read)
+
+
+def check_experiment(asked: ExperimentPlan) -> list[Finding]:
+    """Return all findings about the base and the arms of an experiment."""
+    plan = asked.share_teachers()
+    base = collect_findings(
+        plan.base, together=plan.label == "on_demand", folder=partial(_describe_folder, plan)
+    )
+    alone = len(plan.seeds) < 2
+    return [
+        Finding("experiment", plan.describe()),
+        *([Finding("seeds", f"{NOTE}one seed has no interval: write two or more")] if alone else []),
+        *base,
+        *([] if any(finding.error for finding in base) else [_check_arms(plan)]),
+    ]
+
+
+def _check_arms(plan: ExperimentPlan) -> Finding:
+    """Check every arm as a run beside the base's rows."""
+    try:
+        rows: Mapping[str, object] = load_rows(plan.base)
+        check_arms(plan, rows)
+    except RaykdError as error:
+        return Finding("arms", error=error)
+    return Finding("arms", f"all {len(plan.arms)} can be trained: {', '.join(arm.name for arm in plan.arms)}")
+
+
+def _describe_folder(plan: ExperimentPlan, jobs: Sequence[Job]) -> tuple[str, str]:
+    """Do for an experiment what `raykd.preflight.folder_check.describe_folder` does for a run."""
+
+    def go_on(path: Path) -> EarlierStart:
+        compare = partial(compare_arms, plan)
+        earlier = check_run_folder(
+            plan, resume=True, overwrite=False, compare=compare, explain=explain_arm_changes
+        )
+        if jobs:
+            check_rows(path, earlier.state, jobs[-1].fingerprints())
+        return earlier
+
+    return describe(plan, go_on, "--resume")

@@ -1,0 +1,67 @@
+"""What a person sees while an experiment runs, and what `raykd check` says of one before."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+import raykd
+from raykd.experiments.progress import ArmProgress
+from raykd.report.sweeps.trials import Evaluation, Status, TrialRow
+from tests.unit.test_cli_bad_input import tree
+
+
+def training(arm: str, seed: int, score: float, status: Status = "finished") -> TrialRow:
+    evaluations = (Evaluation(1, 10, score, 0.5),)
+    return TrialRow(f"{arm}-seed{seed}", status, {"arm": arm, "seed": seed}, evaluations, 10, 2.0)
+
+
+def shown(progress: ArmProgress) -> list[str]:
+    console = Console(width=100, file=io.StringIO(), record=True)
+    console.print(progress.draw())
+    return [" ".join(line.split()) for line in console.export_text().splitlines()]
+
+
+def test_the_table_fills_up_with_validation_scores_and_means_of_finished_trainings() -> None:
+    console = Console(file=io.StringIO(), width=100)
+    progress = ArmProgress(console, "accuracy", 4, {}, arms=["base", "only_en"], seeds=[1, 2])
+    assert "base · · –" in shown(progress)
+    progress.add_earlier(training("base", 1, 0.8))
+    progress.add_trial("base-seed2")
+    progress.update_trial(training("base", 2, 0.7, "cut off"))
+    progress.finish_trial(training("only_en", 1, 0.6))
+    lines = shown(progress)
+    assert "arm seed 1 seed 2 mean" in lines
+    assert "base 80.00 70.00 80.00" in lines, "a training that goes on does not count in the mean"
+    assert "only_en 60.00 · 60.00" in lines
+    progress.finish_trial(training("base", 2, 0.9))
+    assert "base 80.00 90.00 85.00" in shown(progress)
+    progress.finish_trial(training("only_en", 2, 0.0, "failed"))
+    assert "only_en 60.00 failed 60.00" in shown(progress)
+
+
+def test_without_a_terminal_every_finished_training_is_a_line() -> None:
+    out = io.StringIO()
+    progress = ArmProgress(Console(file=out, width=100), "accuracy", 2, {}, arms=["base"], seeds=[1])
+    progress.finish_trial(training("base", 1, 0.8125))
+    assert out.getvalue() == "  base-seed1 finished: accuracy 0.8125, 2.0 s\n"
+
+
+def test_a_check_looks_at_every_arm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    experiment = {
+        "base": {**tree(tmp_path), "teachers": [], "objective": {"alpha": 1.0}},
+        "arms": {"small": {"train": {"batch_size": 2}}, "large": {"train": {"batch_size": 100_000}}},
+        "seeds": 1,
+    }
+    path = tmp_path / "experiment.yaml"
+    path.write_text(json.dumps(experiment), encoding="utf-8")
+    found = {finding.what: finding for finding in raykd.check(path)}
+    assert found["experiment"].detail.startswith("3 arms x 1 seeds, 3 trainings")
+    assert "one seed has no interval" in found["seeds"].detail
+    error = str(found["arms"].error)
+    assert "1 of 3 arms cannot be trained: large" in error and "a batch is larger" in error
