@@ -73,7 +73,9 @@ def check_command(run: RunOrSpace, overrides: Overrides = None) -> None:
     Exit codes: 0 nothing is wrong, else that of the first finding: 2 configuration, 3 data or model, 5 infrastructure.
     """
     from raykd.config.home import find_config_file
-    from raykd.experiments.checks import ExperimentPlan, Sweep, load_checked
+    from raykd.experiments.arms import ExperimentPlan
+    from raykd.experiments.checks import load_checked
+    from raykd.tuning.config import Sweep
 
     run = find_config_file(run)
     config = load_checked(run, overrides or ())
