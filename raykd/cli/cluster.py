@@ -46,7 +46,7 @@ def submit_job(
         typer.Option("--no-follow", help="Do not wait for the job. raykd jobs logs ID shows its output."),
     ] = False,
 ) -> None:
-    """Send a run or a sweep to a Ray cluster and follow it to its end.
+    """Send a run, a sweep or an experiment to a Ray cluster and follow it to its end.
 
     The folder of the file is uploaded (its sizes are shown), so relative paths in the file
     hold on the cluster too. Submitted again, an interrupted job continues,
@@ -55,7 +55,7 @@ def submit_job(
     For a cluster that asks for a token:
     RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=FILE raykd submit ...
 
-    Exit codes: that of the job, which is that of train or sweep;
+    Exit codes: that of the job, which is that of train, sweep or compare;
     2 configuration, 5 no cluster, 130 interrupted (the job goes on) or stopped.
     """
     from raykd.deploy.rayjobs import Jobs

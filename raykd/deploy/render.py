@@ -103,6 +103,13 @@ def _scalar(value: str) -> str:
 
 
 def _check(request: JobRequest) -> None:
+    if request.experiment is not None:
+        raise ConfigError(
+            "files are rendered for a run or a sweep",
+            got=f"the experiment {request.name}",
+            wanted="a run file or a search space",
+            next_step="render a cluster from its base with --staying, then raykd submit sends the experiment to it",
+        )
     if request.run.serving.pool is not None:
         raise ConfigError(
             "a new cluster has no named pool of teachers",

@@ -58,6 +58,10 @@ class Submission:
         return shlex.join([*words, "--", *self.entrypoint])
 
 
+WHAT = {"train": "run", "sweep": "sweep", "compare": "experiment"}
+"""What a command does, by its name."""
+
+
 def prepare_submission(
     request: JobRequest,
     *,
@@ -97,7 +101,7 @@ def prepare_submission(
     ray = "ray.address" if request.kind == "train" else "set.ray.address"
     words = ["raykd", request.kind, str(request.file.resolve().relative_to(folder)), *request.overrides]
     words += [f"{key}={where}"] if output else []
-    words += [f"{ray}=auto", "--resume" if request.kind == "train" else "--continue"]
+    words += [f"{ray}=auto", "--continue" if request.kind == "sweep" else "--resume"]
     _refuse_secrets(words)
     return Submission(
         id=new_submission_id(request.name),
@@ -124,7 +128,7 @@ def _describe_files_that_stay(request: JobRequest, folder: Path) -> list[str]:
     if lost:
         above = os.path.commonpath([folder, *lost])
         raise ConfigError(
-            f"the {'run' if request.kind == 'train' else 'sweep'} reads files outside the folder that is uploaded",
+            f"the {WHAT[request.kind]} reads files outside the folder that is uploaded",
             got=", ".join(str(path) for path in lost[:5])
             + (f" and {len(lost) - 5} more" if len(lost) > 5 else ""),
             wanted=f"all in {folder}",

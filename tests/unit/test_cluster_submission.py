@@ -17,6 +17,7 @@ from ray.job_submission import JobStatus
 from raykd.cli import main
 from raykd.deploy.package import SHOWN, list_package
 from raykd.deploy.rayjobs import Jobs, exit_code
+from raykd.deploy.render import RenderOptions, render_manifests
 from raykd.deploy.request import read_request
 from raykd.deploy.submission import new_submission_id, prepare_submission
 from raykd.errors import ClusterError, ConfigError
@@ -104,6 +105,16 @@ def test_the_command_can_be_sent_again(folder: Path) -> None:
         "raykd", "sweep", "space.yaml", "num_samples=3", "set.output=/far", "set.ray.address=auto", "--continue"
     )  # fmt: skip
     assert sweep.id.startswith("small-search-")
+    experiment = {"name": "arms", "base": "run.yaml", "arms": {"soft": {"objective": {"temperature": 4.0}}}}
+    (folder / "arms.yaml").write_text(json.dumps(experiment), encoding="utf-8")
+    request = read_request(folder / "arms.yaml", ["seeds=3"])
+    assert (folder / "run.yaml").resolve() in request.files
+    compared = prepare_submission(request, output="/far")
+    assert compared.entrypoint == (
+        "raykd", "compare", "arms.yaml", "seeds=3", "set.output=/far", "set.ray.address=auto", "--resume"
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match="raykd submit"):
+        render_manifests(request, RenderOptions())
 
 
 def test_the_printed_command_is_what_would_be_sent(folder: Path) -> None:
