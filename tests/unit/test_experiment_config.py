@@ -12,6 +12,7 @@ from raykd.config import RunConfig
 from raykd.config.loading import read_yaml_mapping
 from raykd.data.load import Dataset
 from raykd.errors import ConfigError
+from raykd.experiments import presets
 from raykd.experiments.arms import ExperimentPlan
 from raykd.experiments.config import is_experiment, load_experiment
 from raykd.experiments.presets import PRESETS, load_preset
@@ -262,3 +263,21 @@ def test_every_experiment_file_of_the_tree_is_valid(path: Path) -> None:
 
 def test_the_demo_goes_by_its_name() -> None:
     assert load_preset("ensemble", "demo").name == "demo-ensemble"
+
+
+def test_tuned_against_default_searches_first_and_then_compares_the_winner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(json.dumps(base(output=str(tmp_path / "runs"))), encoding="utf-8")
+    searched: list[Any] = []
+    monkeypatch.setattr(presets, "run_sweep", lambda plan, **how: searched.append((plan, how)))
+    monkeypatch.setattr(presets, "read_confirmation", lambda folder, seeds: (folder, seeds))
+    found = presets.run_tuning(path, ["num_samples=7", "seeds=3"], resume=True)
+    assert found == (tmp_path / "runs" / "reviews-tuning", 3)
+    ((plan, how),) = searched
+    assert how["resume"] and plan.trials == 7 and plan.config.search.kind == "optuna"
+    keys = {key.partition("_schedule")[0] for key in plan.space.searched}
+    assert keys == {"objective.alpha", "objective.temperature", "objective.terms.0.lambda"}
+    for sample in plan.space.draw_covering(4):
+        assert plan.space.build_run(sample).objective.terms[0].lambda_schedule.bounds()[1] == 1.0  # type: ignore[union-attr]
