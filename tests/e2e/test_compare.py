@@ -17,6 +17,7 @@ from raykd.experiments.presets import run_experiment
 from raykd.experiments.run import ComparisonOutcome
 from raykd.report.comparisons.tables import ComparisonTables
 from raykd.results import ComparisonResult
+from raykd.teachers.store.inventory import list_stores
 from raykd.tuning.journal import JOURNAL, Journal
 from tests.e2e.conftest import World, still_held, wait_until
 from tests.e2e.sweeps import left_over
@@ -88,9 +89,13 @@ def test_a_killed_comparison_goes_on_and_its_table_is_the_unbroken_ones(
     command = ["compare", "demo", "--preset", "ensemble", *settings(world, "killed"), "--resume"]
     store = world.folder / "runs" / "store-killed"
 
-    # Killed while the teachers answer.
-    kill_when(raykd(*command), lambda: any(e["event"] == "labelling" for e in events(folder)))
-    assert store.exists() and not any(e["event"] == "end" for e in events(folder))
+    # Killed while the teachers answer: after the validation texts and some of the training texts.
+    def has_answered_some() -> bool:
+        begun = any(e["event"] == "labelling" for e in events(folder))
+        return begun and sum(one.entries or 0 for one in list_stores(store)) >= 5 * ROWS["validation"] + 600
+
+    kill_when(raykd(*command), has_answered_some)
+    assert [e["event"] for e in events(folder)] == ["labelling"], "not all was answered, nothing was trained"
 
     # Killed in the middle of a training, when others are finished.
     def is_midway() -> bool:
@@ -128,6 +133,7 @@ def _every_text_was_answered_once(journal: Journal) -> None:
     texts = LABELLED + ROWS["unlabeled"]
     wanted = {"zh": texts, "en": texts, "multi": 3 * texts}
     assert first.asked == second.asked == third.asked == sum(wanted.values())
+    assert 600 <= second.stored < second.asked, "the first start was killed midway"
     assert second.forwarded == second.asked - second.stored, "what the first start stored is not asked again"
     assert (third.stored, third.forwarded) == (third.asked, 0)
     assert journal.passes == 1.0

@@ -38,7 +38,7 @@ CAPTIONS = {
     "arms": "Left: each arm's score, a dot for each seed. Right: the difference to the arm's partner, seed by seed. "
     "The black mark is the mean with Student's t 95 % interval.",
     "cost": "Quality against what a student costs, means over the seeds with 95 % intervals. The line joins the arms "
-    "that no other arm beats in both.",
+    "that no other arm beats in both; these and the baseline are named.",
     "budget": "Quality over the number of labelled rows per language, means over the seeds with 95 % intervals.",
 }
 
@@ -72,6 +72,8 @@ def draw_arms(report: ComparisonReport) -> str | None:
     unit = choose_unit(report.metric)
     right.set_xlabel(f"difference {unit}".rstrip())
     right.axvline(0, color=INK, lw=0.8, ls=":")
+    if scale == 100:
+        left.set_xlim(*_within_rates(left.get_xlim()))
     for axes in (left, right):
         axes.margins(x=0.08)
         axes.grid(visible=False, axis="y")
@@ -97,7 +99,8 @@ def _draw_row(
 
 def draw_costs(report: ComparisonReport) -> str | None:
     """Draw quality against parameters, where they differ, and against the processor seconds of the training."""
-    costs = [(arm, summarize_costs(arm)) for arm in report.arms if report.average(arm) is not None]
+    known_costs = summarize_costs(report)
+    costs = [(arm, known_costs.get(arm.name)) for arm in report.arms if report.average(arm) is not None]
     known = [(arm, cost) for arm, cost in costs if cost is not None]
     sizes = {cost.parameters for _, cost in known}
     panels = []
@@ -114,6 +117,8 @@ def draw_costs(report: ComparisonReport) -> str | None:
         axes.set_xlabel(f"{label} (logarithmic)")
         axes.margins(x=0.25, y=0.15)
     axes_list[0].set_ylabel(f"{report.split} {find_metric_title(report.metric)}")
+    if find_scale(report.metric) == 100:
+        axes_list[0].set_ylim(*_within_rates(axes_list[0].get_ylim()))
     return render_svg(figure)
 
 
@@ -136,10 +141,13 @@ def _draw_front(axes: Axes, report: ComparisonReport, points: list[tuple[ArmResu
             axes.plot([cost, cost], interval, color=GREY, lw=1.0, zorder=2)
         on_front = (cost, mean) in front
         axes.scatter([cost], [mean], s=26, color=SEED if on_front else GREY, zorder=3)
+        if not on_front and name != report.baseline:
+            continue  # arms of one cost lie upon one another, and the table names them
+        offset = (5, 3) if on_front else (5, -11)
         text = axes.annotate(
             escape_math(_shorten(name)),
             (cost, mean),
-            (5, 3),
+            offset,
             textcoords="offset points",
             fontsize=8,
             color=INK,
@@ -187,6 +195,11 @@ def choose_axis_unit(metric: str) -> str:
 
 def _scaled(interval: tuple[float, float] | None, scale: float) -> tuple[float, float] | None:
     return None if interval is None else (scale * interval[0], scale * interval[1])
+
+
+def _within_rates(ends: tuple[float, float]) -> tuple[float, float]:
+    """Return the ends of an axis of per cent: a wide interval may reach where no rate is."""
+    return max(ends[0], -2.0), min(ends[1], 102.0)
 
 
 def _shorten(name: str) -> str:

@@ -122,9 +122,9 @@ class ComparisonTables:
         """Return what each arm's student costs beside its score."""
         report = self.report
         heads = ["arm", find_metric_title(report.metric), "parameters", "MB", "texts/s", "training CPU s"]
-        lines = []
+        lines, costs = [], summarize_costs(report)
         for arm in report.arms:
-            score, cost = report.average(arm), summarize_costs(arm)
+            score, cost = report.average(arm), costs.get(arm.name)
             lines.append(
                 [
                     arm.name,
@@ -197,7 +197,7 @@ class ComparisonTables:
 
     def to_json(self) -> JsonObject:
         """Return everything that was measured as plain data: every arm with every seed, and the differences."""
-        report = self.report
+        report, costs = self.report, summarize_costs(self.report)
         return {
             "title": report.title,
             "metric": report.metric,
@@ -208,7 +208,7 @@ class ComparisonTables:
             "environment": dict(report.environment),
             "notes": list(report.notes),
             "conclusion": self.describe(),
-            "arms": [_dump_arm(arm, report.average(arm)) for arm in report.arms],
+            "arms": [_dump_arm(arm, report.average(arm), costs.get(arm.name)) for arm in report.arms],
             "differences": self.to_rows(),
             "language_differences": [_build_row(d) for d in report.language_differences],
             "class_differences": [_build_row(d) for d in report.class_differences],
@@ -225,21 +225,29 @@ class ArmCost:
     cpu_s: float
 
 
-def summarize_costs(arm: ArmResult) -> ArmCost | None:
-    """Return the mean costs of an arm's students; None if no seed was trained.
+def summarize_costs(report: ComparisonReport) -> dict[str, ArmCost]:
+    """Return the mean costs of every arm's students, by arm; one without a trained seed is missing.
 
-    A text's time is the least over the seeds, since a busy machine only ever makes it longer.
+    The time of a text is the least over all students with as many parameters, since a busy machine only ever makes it
+    longer.
     """
-    students = list(arm.students.values())
-    if not students:
-        return None
-    times = [one.ms_per_1000 for one in students if one.ms_per_1000]
-    return ArmCost(
-        round(float(np.mean([one.parameters for one in students]))),
-        float(np.mean([one.megabytes for one in students])),
-        1e6 / min(times) if times else None,
-        float(np.mean([one.cpu_s for one in students])),
-    )
+    least: dict[int, float] = {}
+    for arm in report.arms:
+        for one in arm.students.values():
+            if one.ms_per_1000:
+                least[one.parameters] = min(one.ms_per_1000, least.get(one.parameters, one.ms_per_1000))
+    found = {}
+    for arm in report.arms:
+        students = list(arm.students.values())
+        if students:
+            times = [least[one.parameters] for one in students if one.parameters in least]
+            found[arm.name] = ArmCost(
+                round(float(np.mean([one.parameters for one in students]))),
+                float(np.mean([one.megabytes for one in students])),
+                1e6 / float(np.mean(times)) if times else None,
+                float(np.mean([one.cpu_s for one in students])),
+            )
+    return found
 
 
 def _format_score(metric: str, value: float) -> str:
@@ -320,8 +328,7 @@ def _build_row(d: PairedDifference) -> Row:
     }  # fmt: skip
 
 
-def _dump_arm(arm: ArmResult, score: ArmScore | None) -> JsonObject:
-    cost = summarize_costs(arm)
+def _dump_arm(arm: ArmResult, score: ArmScore | None, cost: ArmCost | None) -> JsonObject:
     return {
         "name": arm.name,
         "changes": arm.changes,
