@@ -9,19 +9,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from raykd.api import check, compare, confirm, label, label_sequences, plan, sweep, train
-    from raykd.results import ComparisonResult, Run, SweepResult
+    from raykd.api import check, compare, confirm, explain, label, label_sequences, plan, sweep, train
+    from raykd.results import ComparisonResult, Explanation, Run, SweepResult
     from raykd.saved_models import evaluate, load, predict
 
 __version__ = "0.1.0"
 __all__ = [
     "ComparisonResult",
+    "Explanation",
     "Run",
     "SweepResult",
     "check",
     "compare",
     "confirm",
     "evaluate",
+    "explain",
     "label",
     "label_sequences",
     "load",

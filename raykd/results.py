@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from raykd.parse import JsonObject
     from raykd.report.comparisons.differences import PairedDifference
     from raykd.report.comparisons.results import ArmScore
+    from raykd.report.ensembles.report import EnsembleReport
+    from raykd.scoring.explained_run import ExplainedTask
     from raykd.scoring.model import Model
     from raykd.tuning.outcome import SweepOutcome
 
@@ -252,4 +254,54 @@ class ComparisonResult(Result):
             notes=report.notes,
             shown=comparison.tables,
             lines=comparison.lines,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explanation(Result):
+    """What each teacher of a run adds.
+
+    Its table has one row per teacher and group of rows: the mean over languages, each language, each class. Values are
+    in the run's score, a rate in [0, 1]. In a run of several tasks each row names its ``task``.
+
+    Attributes:
+        tasks: The whole report, by task; the only task has an empty name.
+        advice: What is worth changing, in words.
+    """
+
+    tasks: Mapping[str, EnsembleReport] = field(repr=False)
+    advice: tuple[str, ...]
+
+    @classmethod
+    def of(cls, folder: Path, explained: Sequence[ExplainedTask]) -> Explanation:
+        """Return the explanation of a run.
+
+        Args:
+            folder: The run's.
+            explained: The report of each task.
+        """
+        from raykd.report.ensembles.tables import build_sections, list_advice, summarize_ensemble
+
+        shown: list[RenderableType] = []
+        advice: list[str] = []
+        for one in explained:
+            mark = f"{one.task}: " if one.task else ""
+            shown += [f"{mark}{summarize_ensemble(one.report)}\n"]
+            shown += [section.to_rich() for section in build_sections(one.report) if section.brief]
+            advice += [f"{mark}{line}" for line in list_advice(one.report)]
+        notes = tuple(note for one in explained for note in one.report.missing)
+        rows = [
+            {**({"task": one.task} if one.task else {}), **vars(contribution)}
+            for one in explained
+            for contribution in one.report.contributions
+        ]
+        return cls(
+            folder=folder,
+            report=explained[0].page,
+            table=rows,
+            notes=notes,
+            shown=tuple(shown),
+            lines=tuple(f"report   {one.page}" for one in explained),
+            tasks={one.task: one.report for one in explained},
+            advice=tuple(advice),
         )

@@ -75,6 +75,10 @@ class AnswerSlots:
         self.latency_s += part.latency_s
         self.forwarded += part.forwarded
 
+    def pick(self, rows: Sequence[int]) -> AnswerSlots:
+        """Return the slots of these rows, without their cost."""
+        return AnswerSlots(self.teacher, [self.bodies[i] for i in rows], lost=self.lost)
+
     def slice(self, begin: int, end: int) -> AnswerSlots:
         """Return the slots of the rows from begin to before end, with their share of the cost."""
         share = (end - begin) / max(1, len(self))

@@ -22,6 +22,8 @@ SHARED_ERRORS = 0.8
 """Two teachers are copies where surely more than this share of their errors is the same."""
 EQUAL_ANSWERS = 0.95
 """... and where at least this share of their answers is."""
+LEAST_KAPPA = 0.8
+"""... and their kappa is at least this, which two that always say the same label do not reach."""
 FEWEST_ERRORS = 12
 """... of at least this many."""
 
@@ -102,7 +104,7 @@ def _is_needed(changes: ExpectedChanges, m: int, language: str) -> bool:
 
 
 def _are_copies(pair: PairAgreement) -> bool:
-    if pair.wrong < FEWEST_ERRORS or pair.share < EQUAL_ANSWERS:
+    if pair.wrong < FEWEST_ERRORS or pair.share < EQUAL_ANSWERS or (pair.kappa or 0.0) < LEAST_KAPPA:
         return False
     low, _ = compute_wilson_interval(pair.same_wrong, pair.wrong)
     return low > SHARED_ERRORS

@@ -63,6 +63,7 @@ def compare_pairs(
     covered_MN: NDArray[np.bool_],
     gold_N: NDArray[np.integer],
     classes: int,
+    silent: int | None = None,
 ) -> tuple[PairAgreement, ...]:
     """Compare each two systems that cover a common unit.
 
@@ -72,6 +73,8 @@ def compare_pairs(
         covered_MN: Which units each covers.
         gold_N: Gold labels, all of them known.
         classes: C.
+        silent: The label that says that there is nothing (a tagger's O). Two weak taggers miss the same entities, so
+            units on which both say it are no shared errors; None where every label says something.
     """
     pairs = []
     for a in range(len(names)):
@@ -81,6 +84,8 @@ def compare_pairs(
                 continue
             one, other, gold = chosen_MN[a][both_N], chosen_MN[b][both_N], gold_N[both_N]
             wrong_N = (one != gold) | (other != gold)
+            if silent is not None:
+                wrong_N &= (one != silent) | (other != silent)
             pairs.append(
                 PairAgreement(
                     names[a],

@@ -7,7 +7,7 @@ the target that a student learns from, not to the student.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -34,7 +34,7 @@ class Contribution:
         value: Shapley value.
         low: Lower end of the 95 % interval over validation rows.
         high: Upper end.
-        alone: The teacher's own score.
+        alone: The teacher's own score, in the languages that it answers; None where it answers none of the group.
         without: The score of all others minus that of all: above 0 if the others are better off alone.
         rows: Rows (of a class: items) that it was measured on.
     """
@@ -45,7 +45,7 @@ class Contribution:
     value: float
     low: float
     high: float
-    alone: float
+    alone: float | None
     without: float
     rows: int
 
@@ -56,7 +56,12 @@ def limit_samples(rows: int, samples: int) -> int:
 
 
 def compute_contributions(
-    game: Game, parts: ScoreParts, teachers: Sequence[str], classes: Sequence[str], samples: int = 1000
+    game: Game,
+    parts: ScoreParts,
+    teachers: Sequence[str],
+    classes: Sequence[str],
+    answered: Mapping[str, Sequence[bool]],
+    samples: int = 1000,
 ) -> tuple[Contribution, ...]:
     """Compute each teacher's Shapley value over all rows, in each language and in each class.
 
@@ -65,25 +70,37 @@ def compute_contributions(
         parts: What each coalition earned with each item.
         teachers: Names, in the order of the players.
         classes: Name of each class.
+        answered: For each language, whether each teacher answers it.
         samples: Bootstrap samples.
     """
     counts_RB = draw_samples(parts.languages_B, limit_samples(len(parts.languages_B), samples))
     by_language = {x: parts.pick_language(x) for x in parts.languages}
+    exact = {x: parts.score(picked_I)[:, 0] for x, picked_I in by_language.items()}
     drawn = {x: parts.score(picked_I, counts_RB) for x, picked_I in by_language.items()}
-    found = []
-    exact_S = parts.score_mean()[:, 0]
+    single = {
+        x: [float(exact[x][game.find([m])]) if there else None for m, there in enumerate(answered[x])]
+        for x in by_language
+    }
+    means = [_average(scores) for scores in zip(*single.values(), strict=True)]
+    mean_S: NDArray[np.float64] = np.mean(list(exact.values()), axis=0)
     mean_SR: NDArray[np.float64] = np.mean(list(drawn.values()), axis=0)
-    found += _list_values(game, exact_S, mean_SR, teachers, "mean", "", len(parts.languages_B))
-    for language, picked_I in by_language.items():
-        rows = parts.languages_B.count(language)
-        scores_S = parts.score(picked_I)[:, 0]
-        found += _list_values(game, scores_S, drawn[language], teachers, "language", language, rows)
+    rows = len(parts.languages_B)
+    found = _list_values(game, mean_S, mean_SR, teachers, means, "mean", "", rows)
+    for x in by_language:
+        rows = parts.languages_B.count(x)
+        found += _list_values(game, exact[x], drawn[x], teachers, single[x], "language", x, rows)
     for number in parts.classes:
         picked_I = parts.pick_class(number)
         items = int((parts.bottom_SI[-1][picked_I] > 0).sum())
-        scores_SR, scores_S = parts.score(picked_I, counts_RB), parts.score(picked_I)[:, 0]
-        found += _list_values(game, scores_S, scores_SR, teachers, "class", classes[number], items)
+        scores_S, scores_SR = parts.score(picked_I)[:, 0], parts.score(picked_I, counts_RB)
+        own: list[float | None] = [None] * len(teachers)  # over languages that it may not answer
+        found += _list_values(game, scores_S, scores_SR, teachers, own, "class", classes[number], items)
     return tuple(found)
+
+
+def _average(scores: Sequence[float | None]) -> float | None:
+    known = [score for score in scores if score is not None]
+    return sum(known) / len(known) if known else None
 
 
 def _list_values(
@@ -91,11 +108,14 @@ def _list_values(
     scores_S: NDArray[np.float64],
     scores_SR: NDArray[np.float64],
     teachers: Sequence[str],
+    own: Sequence[float | None],
     group: Group,
     name: str,
     rows: int,
 ) -> list[Contribution]:
-    values_M, values_MR = game.compute_values(scores_S), game.compute_values(scores_SR)
+    # Rounded, so that a teacher that adds nothing adds exactly nothing.
+    values_M = game.compute_values(scores_S).round(12)
+    values_MR = game.compute_values(scores_SR).round(12)
     error_M = _NORMAL[LEVEL] * game.compute_sampling_error(scores_S)
     found = []
     for m, teacher in enumerate(teachers):
@@ -103,7 +123,7 @@ def _list_values(
         value = float(values_M[m])
         # Rows and orders are drawn apart, so their half-widths add as squares.
         down, up = np.hypot(max(0.0, value - low), error_M[m]), np.hypot(max(0.0, high - value), error_M[m])
-        alone, without = scores_S[game.find([m])], scores_S[game.find_without(m)] - scores_S[-1]
+        without = float(scores_S[game.find_without(m)] - scores_S[-1])
         found.append(
             Contribution(
                 teacher,
@@ -112,8 +132,8 @@ def _list_values(
                 value,
                 float(value - down),
                 float(value + up),
-                float(alone),
-                float(without),
+                own[m],
+                without,
                 rows,
             )
         )

@@ -118,8 +118,8 @@ class CostTable:
         ms, own = (ABSENT if value is None else f"{value:#.3g}".rstrip(".") for value in (t.ms, t.student_ms))
         return [
             t.teacher, " ".join(t.taught) or "nothing", f"{t.texts:,}", format_count(t.parameters),
-            ms + (EARLIER_MARK if t.kept else ""), own, f"{_format_ratio(t.smaller)} x",
-            ABSENT if t.faster is None else f"{_format_ratio(t.faster)} x",
+            ms + (EARLIER_MARK if t.kept else ""), own, f"{format_ratio(t.smaller)} x",
+            ABSENT if t.faster is None else f"{format_ratio(t.faster)} x",
         ]  # fmt: skip
 
     def to_rich(self) -> FittedTable:
@@ -149,7 +149,8 @@ class CostTable:
         ]
 
 
-def _format_ratio(ratio: float) -> str:
+def format_ratio(ratio: float) -> str:
+    """Return a ratio with two or three digits."""
     # 9.95 and 0.095 are where rounding would add a digit: 12, 9.9, 0.1, 0.094
     return f"{ratio:.0f}" if ratio >= 9.95 else f"{ratio:.1f}" if ratio >= 0.095 else f"{ratio:.2g}"
 
@@ -158,5 +159,5 @@ def _format_range(ratios: Sequence[float], more: str, less: str) -> str:
     """Return the range of ratios in words, or of their inverses where all are below 1: ``13 to 18 x smaller``."""
     if max(ratios) < 1.0:
         ratios, more = [1.0 / r for r in ratios], less
-    low, high = _format_ratio(min(ratios)), _format_ratio(max(ratios))
+    low, high = format_ratio(min(ratios)), format_ratio(max(ratios))
     return f"{low} x {more}" if low == high else f"{low} to {high} x {more}"

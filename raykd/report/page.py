@@ -12,6 +12,8 @@ from pydantic_core import to_jsonable_python
 
 from raykd.parse import JsonObject
 from raykd.report.costs import COST_TITLE, CostTable
+from raykd.report.ensembles.page import build_page_values
+from raykd.report.ensembles.report import EnsembleReport
 from raykd.report.formats import ABSENT, format_count, format_metric, format_metric_name
 from raykd.report.html import Pictures, add_captions, write_html
 from raykd.report.plots import (
@@ -84,6 +86,7 @@ class RunReport:
         metric: The metric by which the run is judged.
         costs: The student beside its teachers; None in a run without teachers.
         times: Where the time went; None where it was not recorded.
+        ensemble: What each teacher adds; None where it was not measured.
     """
 
     title: str
@@ -100,6 +103,7 @@ class RunReport:
     metric: str | None = None
     costs: CostTable | None = None
     times: TimeBar | None = None
+    ensemble: EnsembleReport | None = None
 
     @property
     def table(self) -> ResultTable:
@@ -109,7 +113,8 @@ class RunReport:
     def to_json(self) -> JsonObject:
         """Return scores and agreement, without the answers to each row, as plain data. NaN becomes null."""
         table, matrix = self.table, compute_agreement([p for p, _ in self.systems])
-        fields = {name: value for name, value in vars(self).items() if name != "systems"}
+        elsewhere = ("systems", "ensemble")  # the latter is ensemble.json
+        fields = {name: value for name, value in vars(self).items() if name not in elsewhere}
         tree = {
             **fields,
             "results": table.to_rows() if self.costs is None else self.costs.merge_into(table.to_rows()),
@@ -160,6 +165,7 @@ def write_run_page(report: RunReport, path: Path, pictures: Pictures) -> Path:
         table=table,
         costs_title=COST_TITLE,
         times_title=TIME_TITLE,
+        ensemble=None if report.ensemble is None else build_page_values(report.ensemble),
         monolingual=any(
             s.by_language and len(s.by_language) < len(table.languages) for _, s in table.systems
         ),

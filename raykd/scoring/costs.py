@@ -14,11 +14,14 @@ from raykd import models
 from raykd.config import RunConfig
 from raykd.data.rows import Rows
 from raykd.report.costs import CostTable, TeacherCost
+from raykd.report.ensembles.report import SystemSize
 from raykd.scoring.score import make_student_spec, sample_texts
 from raykd.teachers.pools.pool import TeacherPool
 from raykd.teachers.spec import TeacherInfo
 from raykd.teachers.timing import Timing
 
+WEIGHTS = (".safetensors", ".bin", ".pt", ".onnx", ".gguf")
+"""Endings of files with weights."""
 Times = Mapping[str, tuple[Timing | None, Timing | None]]
 """By teacher: its own time and the student's in the same process. None is not known."""
 
@@ -89,6 +92,45 @@ def make_cost_table(
         )
     languages = sorted(texts, key=config.data.languages.index)
     return CostTable(tuple(teachers), own, tuple(languages), _describe_conditions(times))
+
+
+def list_system_sizes(costs: CostTable, folders: Mapping[str, Path], student: Path) -> tuple[SystemSize, ...]:
+    """Return size and speed of each teacher and of the student, and what teaching took.
+
+    Args:
+        costs: The student beside its teachers.
+        folders: Where the weights of teachers are, for those that have a folder.
+        student: Folder of the saved student.
+    """
+    found = []
+    for t in costs.teachers:
+        folder = folders.get(t.teacher)
+        found.append(
+            SystemSize(
+                system=t.teacher,
+                role="teacher",
+                parameters=t.parameters,
+                megabytes=None if folder is None else measure_megabytes(folder),
+                texts_per_s=None if not t.ms else 1e3 / t.ms,
+                student_texts_per_s=None if not t.student_ms else 1e3 / t.student_ms,
+                smaller=t.smaller,
+                faster=t.faster,
+                texts=t.texts,
+                seconds=None if t.ms is None else t.ms * t.texts / 1e3,
+            )
+        )
+    speeds = [s.student_texts_per_s for s in found if s.student_texts_per_s is not None]
+    speed = sum(speeds) / len(speeds) if speeds else None
+    own = SystemSize("student", "student", costs.parameters, measure_megabytes(student), speed, speed)
+    return (*found, own)
+
+
+def measure_megabytes(folder: Path) -> float | None:
+    """Return the size of the weights in a model's folder; None where there are none."""
+    sizes = [
+        file.stat().st_size for suffix in WEIGHTS for file in folder.glob(f"**/*{suffix}") if file.is_file()
+    ]
+    return sum(sizes) / 1e6 if sizes else None
 
 
 def _describe_conditions(times: Times) -> str:

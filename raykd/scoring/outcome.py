@@ -6,6 +6,7 @@ test set the validation rows are used and the table says so.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ from raykd.folders.folder import RunFolder
 from raykd.keys import make_key_part
 from raykd.point import Point
 from raykd.report.costs import CostTable
+from raykd.report.ensembles.page import FILE as ENSEMBLE_FILE
+from raykd.report.ensembles.page import write_ensemble_page
 from raykd.report.fitted_table import FittedTable
 from raykd.report.page import RunReport, draw_run_figures, write_run_page
 from raykd.report.plots import collect_curves
@@ -116,6 +119,8 @@ def conclude_task(
     report = _make_report(student, tuple(systems), teachers, curve, ending, tracker)
     pictures = draw_run_figures(report)
     page = write_run_page(report, folder.path / "report.html", pictures)
+    if report.ensemble is not None:
+        write_ensemble_page(report.ensemble, folder.path)
     last_step = max((p.step for p in curve), default=0)
     metrics = {**teachers.to_metrics(), **_list_table_metrics(report.table)}
     tracker.log_points([Point(last_step, metrics).with_task(task)])
@@ -173,6 +178,7 @@ def _make_report(
         created=time.strftime("%Y-%m-%d %H:%M:%S %Z"),
         costs=teachers.costs,
         times=make_time_bar(),
+        ensemble=teachers.ensemble,
     )
 
 
@@ -230,10 +236,17 @@ def _record(
         page,
         pictures,
         tables={"results.json": rows if costs is None else costs.merge_into(rows)},
-        texts={"results.md": markdown, "run.yaml": dump_run(student.config)},
+        texts={"results.md": markdown, "run.yaml": dump_run(student.config), **_dump_ensemble(report)},
         environment=report.environment,
         task=task,
     )
+
+
+def _dump_ensemble(report: RunReport) -> dict[str, str]:
+    """Return the ensemble report as an artifact of MLflow."""
+    if report.ensemble is None:
+        return {}
+    return {ENSEMBLE_FILE: json.dumps(report.ensemble.to_json(), ensure_ascii=False, indent=1)}
 
 
 def _log_student(tracker: Tracker, student: TaskJob) -> str | None:

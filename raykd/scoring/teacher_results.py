@@ -6,23 +6,31 @@ would describe another system than the one that taught. A note, a curve and a ta
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from raykd.config import RunConfig
 from raykd.driver.jobs import TaskJob
+from raykd.errors import RaykdError
 from raykd.point import Point
 from raykd.report.costs import CostTable
+from raykd.report.ensembles.report import EnsembleReport
 from raykd.report.page import TeacherFacts
+from raykd.report.plots import collect_curves
 from raykd.scoring.absent_teachers import describe_lost_teachers, drop_lost_teachers, find_loss_steps
-from raykd.scoring.costs import make_cost_table, time_teachers
+from raykd.scoring.costs import list_system_sizes, make_cost_table, time_teachers
+from raykd.scoring.ensemble import EnsembleInputs, ask_student, make_ensemble_report, pick_rows
 from raykd.scoring.score import System, ask_teachers, score_ensemble, score_teachers, stack_signals
 from raykd.scoring.teacher_scores import TeacherReview
 from raykd.teachers.pools.pool import TeacherPool
 from raykd.teachers.spec import TeacherInfo
 
+log = logging.getLogger("raykd.runs")
 Counters = Mapping[str, Mapping[str, float]]
 """Counters of the teachers, by teacher."""
 
@@ -41,6 +49,7 @@ class TeacherResults:
         counters: Rows that each teacher answered and forwarded, over all starts of the run.
         restarts: Restarts of each teacher's processes, of lost teachers too.
         processes: Names of the teachers that share a process.
+        ensemble: What each remaining teacher adds; None where it could not be measured.
     """
 
     infos: Sequence[TeacherInfo] = ()
@@ -52,6 +61,7 @@ class TeacherResults:
     counters: Counters = field(default_factory=dict)
     restarts: Mapping[str, int] = field(default_factory=dict)
     processes: Sequence[Sequence[str]] = ()
+    ensemble: EnsembleReport | None = None
 
     def to_metrics(self) -> dict[str, float]:
         """Return what MLflow records once, at the student's last step."""
@@ -118,17 +128,57 @@ def collect_teacher_results(
         )
         for m, info in enumerate(infos)
     ]
+    costs = make_cost_table(config, pool, infos, times, student.output, student.data.train)
     return TeacherResults(
         infos=infos,
         systems=systems,
         facts=tuple(facts),
-        costs=make_cost_table(config, pool, infos, times, student.output, student.data.train),
+        costs=costs,
         lost=lost,
         notes=(*describe_lost_teachers(loss_steps, lost), *review.notes),
         counters={name: values for name, values in read_counters().items() if name in names},
         restarts=pool.restarts(),
         processes=processes,
+        ensemble=_explain_ensemble(config, student, pool, review, curve, costs),
     )
+
+
+def _explain_ensemble(
+    config: RunConfig,
+    student: TaskJob,
+    pool: TeacherPool,
+    review: TeacherReview,
+    curve: Sequence[Point],
+    costs: CostTable,
+) -> EnsembleReport | None:
+    """Make the ensemble report; None, and a line in the log, where that fails: the run is done all the same."""
+    names, validation = pool.handle.teachers, student.data.validation
+    picked = pick_rows(validation)
+    rows = validation.select(picked)
+    missing: list[str] = []
+    specs = {spec.name: spec for g in pool.handle.groups for spec in g.specs}
+    folders = {name: Path(path) for name in names if (path := specs[name].teacher.model_path)}
+    try:
+        if all(name in review.answers for name in names):
+            answers = [review.answers[name].pick(picked.tolist()) for name in names]
+        else:  # the store has them
+            answers = ask_teachers(pool.handle, rows)
+        own = ask_student(config, student.output, rows, missing) if config.task.labelled else None
+        return make_ensemble_report(
+            EnsembleInputs(
+                config,
+                rows,
+                answers,
+                pool.handle.teacher_languages,
+                own,
+                collect_curves(curve),
+                list_system_sizes(costs, folders, student.output),
+                tuple(missing),
+            )
+        )
+    except RaykdError as error:
+        log.warning("the ensemble report was not made: %s", error)
+        return None
 
 
 def _average_latency_ms(curve: Sequence[Point], teacher: str) -> float | None:

@@ -22,6 +22,7 @@ from raykd.ensemble.units import LabelledUnits
 from raykd.tasks.scores.classification import compute_classification_metrics, log_softmax
 from raykd.tasks.scores.entities import compute_entity_metrics
 
+ANSWERED = {"en": [True, True, False], "de": [True, False, True]}
 TAGS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 
 
@@ -74,10 +75,14 @@ def test_accuracy_of_a_coalition_is_that_of_the_table_and_nobody_guesses() -> No
         table = compute_classification_metrics(scored[-1].logp_NC[picked], units.gold_N[picked])["accuracy"]
         assert parts.score(parts.pick_language(language))[-1, 0] == pytest.approx(table)
     assert parts.score_mean()[0, 0] == pytest.approx(1 / 3)
-    found = compute_contributions(game, parts, signals.teachers, units.labels, samples=50)
+    found = compute_contributions(game, parts, signals.teachers, units.labels, ANSWERED, samples=50)
     means = [c for c in found if c.group == "mean"]
     assert sum(c.value for c in means) == pytest.approx(parts.score_mean()[-1, 0] - 1 / 3)
     assert all(c.low <= c.value <= c.high for c in means)
+    own = {c.teacher: c.alone for c in means}
+    english = np.asarray([code == "en" for code in signals.languages])
+    right = signals.logits_MNC[1].argmax(-1).numpy() == units.gold_N
+    assert own["en"] == pytest.approx(right[english].mean())  # in its language alone
     by_class = [c.value for c in found if c.group == "class" and c.name == "b"]
     of_b = units.gold_N == 1
     assert sum(by_class) == pytest.approx((scored[-1].logp_NC.argmax(1)[of_b] == 1).mean() - 1 / 3)

@@ -33,6 +33,8 @@ def test_pairs_are_compared_where_both_answer() -> None:
     # Of the four shared units three are equal; a errs on units 2 and 3, b on 3 alone, there with the same label.
     assert (pair.units, pair.share, pair.wrong, pair.same_wrong) == (4, 0.75, 2, 1)
     assert pair.shared_errors == 0.5
+    (quiet,) = compare_pairs(["a", "b"], chosen, covered, np.asarray([0, 1, 0, 1, 0]), 2, silent=0)
+    assert (quiet.wrong, quiet.same_wrong) == (1, 0)  # on unit 3 both say nothing
     assert compare_pairs(["a", "b"], chosen, covered & ~covered[1:], np.zeros(5, np.int64), 2) == ()
 
 

@@ -1,0 +1,33 @@
+"""Define `raykd explain`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from raykd import api
+from raykd.cli.app import app, console, print_lines
+
+
+@app.command("explain")
+def explain_command(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run: runs/NAME.")],
+) -> None:
+    """Show what each teacher of a run adds, from stored answers: points by language and class, and advice.
+
+    Also how alike teachers answer, calibration, where the student departs from them, sizes, speeds and costs.
+    Trains nothing and loads no teacher. Writes ensemble.json and ensemble.html into the run's folder.
+
+    Exit codes: 0 done, 2 no run with teachers, 3 data or model, 5 stored answers are gone.
+    """
+    found = api.explain(run)
+    for part in found.shown:
+        console.print(part, markup=False, highlight=False)
+    for line in found.advice:
+        print_lines(f"[bold]advice[/bold]   {escape(line)}")
+    for note in found.notes:
+        print_lines(f"[yellow]note[/yellow]     {escape(note)}")
+    print_lines(*found.lines, markup=False)

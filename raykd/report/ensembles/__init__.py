@@ -1,0 +1,1 @@
+"""Show what each teacher of a run adds: the data of the ensemble report, its tables and its page."""

@@ -1,0 +1,73 @@
+"""Say an advice in words, with the change that is expected and its interval."""
+
+from __future__ import annotations
+
+from raykd.ensemble.advice import Advice
+from raykd.ensemble.expected_changes import Estimate
+from raykd.report.ensembles.report import AdviceLine, Effect
+from raykd.report.formats import format_metric_name, format_signed
+
+
+def make_advice_line(advice: Advice, metric: str) -> AdviceLine:
+    """Return an advice as the report holds it.
+
+    Args:
+        advice: The advice.
+        metric: Name of the score.
+    """
+    change = advice.change
+    return AdviceLine(
+        kind=advice.kind,
+        teacher=advice.teacher,
+        languages=advice.languages,
+        score=None if change is None else _to_effect(change.score),
+        nll=None if change is None else _to_effect(change.nll),
+        pairs=None if change is None or change.pair_nll is None else _to_effect(change.pair_nll),
+        line=_describe(advice, metric),
+        other=advice.other,
+        equal_answers=None if advice.pair is None else advice.pair.share,
+        shared_errors=None if advice.pair is None else advice.pair.shared_errors,
+    )
+
+
+def _to_effect(estimate: Estimate) -> Effect:
+    return Effect(estimate.value, estimate.low, estimate.high)
+
+
+def _describe(advice: Advice, metric: str) -> str:
+    where = ", ".join(advice.languages)
+    what = {
+        "drop": f"drop {advice.teacher}",
+        "drop_in": f"do not ask {advice.teacher} in {where}",
+        "add_in": f"ask {advice.teacher} in {where}, too",
+        "copy": f"drop {advice.teacher}: it is a copy of {advice.other}",
+    }[advice.kind]
+    if advice.pair is not None:
+        what += (
+            f" ({advice.pair.share:.1%} equal answers, and {advice.pair.same_wrong} of the {advice.pair.wrong} "
+            "errors that either makes are the same)"
+        )
+    change = advice.change
+    if change is None:
+        return f"{what}; in its languages nobody else answers, so no change is estimated"
+    together = (
+        f"the teachers together change by {_format_points(change.score)} points of {format_metric_name(metric)} "
+        f"and {_format_nats(change.nll)} nats of NLL"
+    )
+    if advice.kind in ("drop", "drop_in") and not change.surely_helps and change.pair_nll is not None:
+        # NLL falls where its negative rises.
+        together = (
+            f"beside one other teacher it makes NLL worse by {_format_nats(change.pair_nll, sign=1.0)} nats, and "
+            f"{together}"
+        )
+    return f"{what}: {together}"
+
+
+def _format_points(e: Estimate) -> str:
+    return f"{format_signed(100 * e.value, 1)} [{format_signed(100 * e.low, 1)}, {format_signed(100 * e.high, 1)}]"
+
+
+def _format_nats(e: Estimate, sign: float = -1.0) -> str:
+    """Return a change of NLL; the estimate is of its negative."""
+    low, high = sorted((sign * e.low, sign * e.high))
+    return f"{format_signed(sign * e.value, 3)} [{format_signed(low, 3)}, {format_signed(high, 3)}]"
