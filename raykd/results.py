@@ -287,7 +287,8 @@ class Explanation(Result):
         for one in explained:
             mark = f"{one.task}: " if one.task else ""
             shown += [f"{mark}{summarize_ensemble(one.report)}\n"]
-            shown += [section.to_rich() for section in build_sections(one.report) if section.brief]
+            for section in build_sections(one.report):
+                shown += [section.to_rich(), ""] if section.brief else []
             advice += [f"{mark}{line}" for line in list_advice(one.report)]
         notes = tuple(note for one in explained for note in one.report.missing)
         rows = [

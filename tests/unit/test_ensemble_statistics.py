@@ -50,15 +50,16 @@ def test_the_fitted_temperature_is_the_minimum_that_scipy_finds() -> None:
 
 
 def test_calibration_by_hand() -> None:
-    # Confidence 0.8 throughout, right in 3 of 4: ECE 0.05. Both halves fit T so that confidence becomes their accuracy.
-    logits = np.log(np.asarray([[0.8, 0.2]] * 8))
-    gold = np.asarray([0, 0, 0, 0, 1, 1, 0, 0])  # each half: 3 of 4
+    # Confidence 0.8 throughout, right in 3 of 4: ECE 0.05. Each half fits T so that confidence becomes its accuracy.
+    logits = np.log(np.asarray([[0.8, 0.2]] * 8000))
+    gold = (np.arange(8000) % 4 == 0).astype(np.int64)
     found = measure_calibration("x", logits, gold)
     assert found is not None
     assert found.ece == pytest.approx(0.05)
     assert found.nll == pytest.approx(-(0.75 * np.log(0.8) + 0.25 * np.log(0.2)))
     assert found.temperature == pytest.approx(np.log(4) / np.log(3), rel=1e-4)
-    assert found.ece_fitted == pytest.approx(0.0, abs=1e-4)
+    assert found.ece_fitted == pytest.approx(0.0, abs=0.01)
+    assert found.nll_fitted < found.nll
     assert measure_calibration("x", logits[:1], gold[:1]) is None
 
 

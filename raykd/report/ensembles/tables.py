@@ -26,6 +26,7 @@ class Section:
         texts: How many columns, from the left, hold texts.
         remarks: How to read it, a sentence each.
         brief: Whether the terminal shows it, too.
+        wraps: Whether the last column holds texts that take several lines.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Section:
     texts: int = 1
     remarks: tuple[str, ...] = ()
     brief: bool = True
+    wraps: bool = False
 
     def to_rich(self) -> FittedTable:
         """Return the table for the terminal."""
@@ -99,7 +101,7 @@ def _lay_out_contributions(report: EnsembleReport) -> Section | None:
     lines = []
     for c in means:
         own = {d.name: d for d in report.contributions if d.teacher == c.teacher and d.group == "language"}
-        cells = [_format_points(own[x].value) if x in own else ABSENT for x in languages]
+        cells = [ABSENT if own[x].alone is None else _format_points(own[x].value) for x in languages]
         alone = format_metric(report.metric, c.alone)
         lines.append(
             [c.teacher, _format_interval(c.value, c.low, c.high), *cells, alone, _format_points(c.without)]
@@ -258,7 +260,8 @@ def _describe_price(s: SystemSize, c: Contribution) -> list[str]:
 
 
 def _lay_out_hardest(report: EnsembleReport) -> Section:
-    systems = list(dict.fromkeys(v.system for row in report.hardest for v in row.views))
+    seen = {v.system for row in report.hardest for v in row.views}
+    systems = [name for name in (*report.teachers, "ensemble", "student") if name in seen]
     texts = any(row.text is not None for row in report.hardest)
     heads = ["row", "language", "gold", *systems, *(["text"] if texts else [])]
     lines = []
@@ -272,7 +275,7 @@ def _lay_out_hardest(report: EnsembleReport) -> Section:
         *(() if texts else ("texts are not shown (report.texts)",)),
     )
     title = "The rows that the teachers together find hardest"
-    return Section("hardest", title, heads, lines, len(heads), remarks, brief=False)
+    return Section("hardest", title, heads, lines, len(heads), remarks, brief=False, wraps=texts)
 
 
 def _shorten(text: str, most: int = 200) -> str:
