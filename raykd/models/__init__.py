@@ -10,7 +10,7 @@ it generates, is in `raykd.models.lm`, and a model for several tasks in `raykd.m
 """
 
 from raykd.head import Head
-from raykd.models.identity import count_stored_parameters, fingerprint
+from raykd.models.identity import count_stored_parameters, fingerprint, measure_stored_megabytes
 from raykd.models.inspection import Inspection, inspect_model
 from raykd.models.loading import load_model
 from raykd.models.students import LinearStudent, LSTMStudent, PretrainedStudent, Student, TransformerStudent
@@ -49,6 +49,7 @@ __all__ = [
     "list_tasks",
     "load_model",
     "load_tokenizer",
+    "measure_stored_megabytes",
     "read_labels",
     "register",
     "resolve_model",

@@ -39,6 +39,9 @@ _DTYPES = {
     "int16": "I16", "int8": "I8", "uint8": "U8", "bool": "BOOL",
 }  # fmt: skip
 
+WEIGHTS = (".safetensors", ".bin", ".pt", ".onnx", ".gguf")
+"""Endings of files with weights."""
+
 
 def fingerprint(model: str | Path | TextModel, *, trust_remote_code: bool = False) -> str:
     """Compute the sha256 (hex) of weights, configuration, labels and tokenizer.
@@ -78,6 +81,14 @@ def count_stored_parameters(folder: Path) -> int:
         ModelError: A file is cut short or is no safetensors file.
     """
     return count_numbers(files.read_stored_weights(folder))
+
+
+def measure_stored_megabytes(folder: Path) -> float | None:
+    """Return the size of the files with weights in a model's folder, or below it; None where there are none."""
+    sizes = [
+        file.stat().st_size for ending in WEIGHTS for file in folder.glob(f"**/*{ending}") if file.is_file()
+    ]
+    return sum(sizes) / 1e6 if sizes else None
 
 
 def describe_tokenizer(tokenizer: Tokenizer) -> dict[str, object]:

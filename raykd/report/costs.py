@@ -11,13 +11,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from raykd.report.fitted_table import FittedTable, build_form
-from raykd.report.formats import ABSENT, format_count, render_markdown_table
+from raykd.report.formats import ABSENT, format_count, format_megabytes, format_speed, render_markdown_table
 from raykd.report.table import Row
 
 COST_TITLE = "Who taught what, and the student beside its teachers"
 EARLIER_MARK = "*"
 """Mark of a time that an earlier run took."""
-_NARROW_HEADS = {"parameters": "params", "ms per text": "ms per\ntext", "student's ms": "student's\nms"}
+_NARROW_HEADS = {
+    "parameters": "params",
+    "student's texts/s": "student's\ntexts/s",
+    "x smaller": "x\nsmaller",
+    "x faster": "x\nfaster",
+}
 """Headings that are too wide for a terminal."""
 
 
@@ -33,6 +38,7 @@ class TeacherCost:
         ms: The teacher's milliseconds per text; None is not known.
         student_ms: The student's milliseconds per text, on the same texts; None is not known.
         kept: Whether an earlier run took `ms`.
+        megabytes: Of the teacher's weights on disk; None is not known.
     """
 
     teacher: str
@@ -43,6 +49,7 @@ class TeacherCost:
     ms: float | None = None
     student_ms: float | None = None
     kept: bool = False
+    megabytes: float | None = None
 
     @property
     def faster(self) -> float | None:
@@ -54,6 +61,7 @@ class TeacherCost:
         return {
             "taught": ",".join(self.taught), "texts_taught": self.texts, "ms_a_text": self.ms,
             "student_ms_a_text": self.student_ms, "x_smaller": self.smaller, "x_faster": self.faster,
+            "megabytes": self.megabytes,
         }  # fmt: skip
 
 
@@ -65,12 +73,14 @@ class CostTable:
         parameters: The student's.
         languages: Languages of the training texts.
         conditions: How the times were taken, in words.
+        megabytes: Of the student's weights on disk; None is not known.
     """
 
     teachers: tuple[TeacherCost, ...]
     parameters: int
     languages: tuple[str, ...]
     conditions: str
+    megabytes: float | None = None
 
     @property
     def by_language(self) -> str:
@@ -106,20 +116,30 @@ class CostTable:
             "taught",
             "texts",
             "parameters",
-            "ms per text",
-            "student's ms",
-            "smaller",
-            "faster",
+            "MB",
+            "texts/s",
+            "student's texts/s",
+            "x smaller",
+            "x faster",
         ]
-        return heads, [self._line(t) for t in self.teachers]
+        own = [
+            "student",
+            "",
+            "",
+            format_count(self.parameters),
+            format_megabytes(self.megabytes),
+            "",
+            "",
+            "",
+            "",
+        ]
+        return heads, [*(self._line(t) for t in self.teachers), own]
 
     def _line(self, t: TeacherCost) -> list[str]:
-        # "#" keeps the zeros behind three significant digits: 0.600
-        ms, own = (ABSENT if value is None else f"{value:#.3g}".rstrip(".") for value in (t.ms, t.student_ms))
         return [
             t.teacher, " ".join(t.taught) or "nothing", f"{t.texts:,}", format_count(t.parameters),
-            ms + (EARLIER_MARK if t.kept else ""), own, f"{format_ratio(t.smaller)} x",
-            ABSENT if t.faster is None else f"{format_ratio(t.faster)} x",
+            format_megabytes(t.megabytes), format_speed(t.ms) + (EARLIER_MARK if t.kept else ""),
+            format_speed(t.student_ms), format_ratio(t.smaller), ABSENT if t.faster is None else format_ratio(t.faster),
         ]  # fmt: skip
 
     def to_rich(self) -> FittedTable:

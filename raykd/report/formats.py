@@ -59,6 +59,27 @@ def format_count(number: int) -> str:
     return str(number)
 
 
+def format_megabytes(megabytes: float | None) -> str:
+    """Return a size with three digits at most; a dash if it is not known."""
+    if megabytes is None:
+        return ABSENT
+    return (
+        f"{megabytes:,.0f}"
+        if megabytes >= 99.95
+        else f"{megabytes:.1f}"
+        if megabytes >= 0.095
+        else f"{megabytes:.2g}"
+    )
+
+
+def format_speed(ms: float | None) -> str:
+    """Return milliseconds for a text as texts a second, with three digits; a dash if the time is not known."""
+    if not ms:
+        return ABSENT
+    speed = 1e3 / ms
+    return f"{speed:,.0f}" if speed >= 99.95 else f"{speed:.3g}"
+
+
 def format_value(value: object) -> str:
     """Return a sampled value as text: numbers with four significant digits, booleans and null as in YAML."""
     if value is None:

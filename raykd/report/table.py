@@ -17,9 +17,11 @@ from raykd.report.formats import (
     ABSENT,
     choose_unit,
     format_count,
+    format_megabytes,
     format_metric,
     format_metric_name,
     format_signed,
+    format_speed,
     render_markdown_table,
 )
 from raykd.report.results import ROLES, Predictions, Role, Score
@@ -32,7 +34,6 @@ ROLE_TITLES: Mapping[Role, str] = {
 _NARROW_HEADS = {
     "languages": "langs",
     "parameters": "params",
-    "ms / 1,000 texts": "ms per\n1,000",
     "macro-F1 %": "macro\nF1 %",
 }
 """Headings that are too wide for a terminal."""
@@ -169,7 +170,7 @@ class ResultTable:
             ]
             if s.macro is not None:
                 mean = {"language": "macro", "covers": ",".join(s.by_language), "rows": sum(s.rows.values())}
-                cost = {"parameters": p.parameters, "ms_per_1000": p.ms_per_1000}
+                cost = {"parameters": p.parameters, "megabytes": p.megabytes, "ms_per_1000": p.ms_per_1000}
                 flat.append({**head, **mean, **s.macro, **cost})
         return flat
 
@@ -181,7 +182,8 @@ class ResultTable:
             f"mean {find_metric_title(first)}",
             *map(find_metric_title, others),
             "parameters",
-            "ms / 1,000 texts",
+            "MB",
+            "texts/s",
         ]
         return heads, [self._line(p, s) for p, s in self.systems]
 
@@ -198,7 +200,7 @@ class ResultTable:
         mean, *others = self._means(s)
         return [
             format_system(p), " ".join(measured) or ABSENT, *by_language, mean + mark, *others,
-            format_count(p.parameters), _format_speed(p),
+            *_format_costs(p),
         ]  # fmt: skip
 
     def _means(self, s: Score) -> list[str]:
@@ -232,6 +234,8 @@ class ResultTable:
     def _wide_form(self, students: frozenset[int]) -> Table:
         """A row for each system."""
         heads, lines = self.to_cells()
+        # The table below this one has the sizes on disk, and a terminal has no room for them here.
+        heads, lines = [*heads[:-2], heads[-1]], [[*line[:-2], line[-1]] for line in lines]
         heads = [_NARROW_HEADS.get(head) or head.replace(" ", "\n", 1) for head in heads]
         heads[2 : 2 + len(self.languages)] = self.languages
         title = f"Results on the held-out rows; the columns of languages hold {find_metric_title(self._metrics[0])}"
@@ -241,7 +245,7 @@ class ResultTable:
         """A row for each system and language, then its mean over them."""
         titles = [find_metric_title(m).replace(" ", "\n", 1) for m in self._metrics]
         table = build_form(
-            ["system", "language", *titles, "params", "ms per\n1,000"], [],
+            ["system", "language", *titles, "params", "texts/s"], [],
             title="Results on the held-out rows, by language", remarks=self._remarks_below(),
         )  # fmt: skip
         for p, s in self.systems:
@@ -249,7 +253,7 @@ class ResultTable:
                 [x, *(format_metric(m, values.get(m)) for m in self._metrics), "", ""]
                 for x, values in s.by_language.items()
             ]
-            lines.append(["mean", *self._means(s), format_count(p.parameters), _format_speed(p)])
+            lines.append(["mean", *self._means(s), *_format_costs(p)[::2]])
             for at, line in enumerate(lines):
                 name = "" if at else format_system(p)
                 add_row(table, [name, *line], bold=p.role == "student", end=at == len(lines) - 1)
@@ -284,5 +288,7 @@ def format_system(p: Predictions) -> str:
     return _name_system(p) if p.constant is None else f"{_name_system(p)} {CONSTANT_MARK}"
 
 
-def _format_speed(p: Predictions) -> str:
-    return ABSENT if p.ms_per_1000 is None else f"{p.ms_per_1000:,.0f}"
+def _format_costs(p: Predictions) -> list[str]:
+    """Return parameters, megabytes and texts a second."""
+    ms = None if p.ms_per_1000 is None else p.ms_per_1000 / 1e3
+    return [format_count(p.parameters), format_megabytes(p.megabytes), format_speed(ms)]

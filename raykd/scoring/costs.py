@@ -20,8 +20,6 @@ from raykd.teachers.pools.pool import TeacherPool
 from raykd.teachers.spec import TeacherInfo
 from raykd.teachers.timing import Timing
 
-WEIGHTS = (".safetensors", ".bin", ".pt", ".onnx", ".gguf")
-"""Endings of files with weights."""
 Times = Mapping[str, tuple[Timing | None, Timing | None]]
 """By teacher: its own time and the student's in the same process. None is not known."""
 
@@ -61,6 +59,7 @@ def make_cost_table(
     times: Times,
     student: Path,
     trained: Rows,
+    megabytes: Mapping[str, float | None],
 ) -> CostTable:
     """Return the table that compares the student with each teacher.
 
@@ -71,6 +70,7 @@ def make_cost_table(
         times: As `time_teachers` returns them.
         student: Folder of the saved student.
         trained: The training rows.
+        megabytes: Of each teacher's weights on disk, by name; None is not known.
     """
     taught = list_taught_languages(config, pool, trained)
     texts = Counter(trained.languages)
@@ -88,29 +88,24 @@ def make_cost_table(
                 ms=None if teacher_time is None else teacher_time.ms,
                 student_ms=None if student_time is None else student_time.ms,
                 kept=teacher_time is not None and teacher_time.kept,
+                megabytes=megabytes.get(info.name),
             )
         )
     languages = sorted(texts, key=config.data.languages.index)
-    return CostTable(tuple(teachers), own, tuple(languages), _describe_conditions(times))
+    stored = models.measure_stored_megabytes(student)
+    return CostTable(tuple(teachers), own, tuple(languages), _describe_conditions(times), stored)
 
 
-def list_system_sizes(costs: CostTable, folders: Mapping[str, Path], student: Path) -> tuple[SystemSize, ...]:
-    """Return size and speed of each teacher and of the student, and what teaching took.
-
-    Args:
-        costs: The student beside its teachers.
-        folders: Where the weights of teachers are, for those that have a folder.
-        student: Folder of the saved student.
-    """
+def list_system_sizes(costs: CostTable) -> tuple[SystemSize, ...]:
+    """Return size and speed of each teacher and of the student, and what teaching took."""
     found = []
     for t in costs.teachers:
-        folder = folders.get(t.teacher)
         found.append(
             SystemSize(
                 system=t.teacher,
                 role="teacher",
                 parameters=t.parameters,
-                megabytes=None if folder is None else measure_megabytes(folder),
+                megabytes=t.megabytes,
                 texts_per_s=None if not t.ms else 1e3 / t.ms,
                 student_texts_per_s=None if not t.student_ms else 1e3 / t.student_ms,
                 smaller=t.smaller,
@@ -121,16 +116,8 @@ def list_system_sizes(costs: CostTable, folders: Mapping[str, Path], student: Pa
         )
     speeds = [s.student_texts_per_s for s in found if s.student_texts_per_s is not None]
     speed = sum(speeds) / len(speeds) if speeds else None
-    own = SystemSize("student", "student", costs.parameters, measure_megabytes(student), speed, speed)
+    own = SystemSize("student", "student", costs.parameters, costs.megabytes, speed, speed)
     return (*found, own)
-
-
-def measure_megabytes(folder: Path) -> float | None:
-    """Return the size of the weights in a model's folder; None where there are none."""
-    sizes = [
-        file.stat().st_size for suffix in WEIGHTS for file in folder.glob(f"**/*{suffix}") if file.is_file()
-    ]
-    return sum(sizes) / 1e6 if sizes else None
 
 
 def _describe_conditions(times: Times) -> str:

@@ -139,12 +139,7 @@ def _explain_task(
     own: SystemAnswers | None = None
     if config.task.labelled:
         own = ask_student(config, student, rows, missing)
-    folders = {
-        t.name: Path(found)
-        for t in config.active_teachers
-        if (found := t.build_served(str(trained.get(f"teacher-{t.name}", ""))).model_path)
-    }
-    sizes = _read_sizes(place, folders, student, missing)
+    sizes = _read_sizes(place, missing)
     return make_ensemble_report(
         EnsembleInputs(
             config,
@@ -207,21 +202,20 @@ def _lost_answers(name: str, got: str, config: RunConfig, folder: Path) -> Teach
     )
 
 
-def _read_sizes(
-    place: Path, folders: Mapping[str, Path], student: Path, missing: list[str]
-) -> tuple[SystemSize, ...]:
+def _read_sizes(place: Path, missing: list[str]) -> tuple[SystemSize, ...]:
     """Return sizes and speeds as the run measured them at its end."""
     try:
         found = json.loads((place / "report.json").read_text(encoding="utf-8"))
         costs = found["costs"]
-        own = next(r["parameters"] for r in found["results"] if r["role"] == "student" and "parameters" in r)
-        table = CostTable(tuple(_read_cost(row) for row in costs), int(own), (), "")
+        own = next(r for r in found["results"] if r["role"] == "student" and "parameters" in r)
+        teachers = tuple(_read_cost(row) for row in costs)
+        table = CostTable(teachers, int(own["parameters"]), (), "", own.get("megabytes"))
     except (OSError, ValueError, KeyError, TypeError, StopIteration) as error:
         missing.append(
             f"sizes and speeds are not shown: report.json of the run cannot be read ({type(error).__name__})"
         )
         return ()
-    return list_system_sizes(table, folders, student)
+    return list_system_sizes(table)
 
 
 def _read_cost(row: JsonObject) -> TeacherCost:
@@ -233,4 +227,5 @@ def _read_cost(row: JsonObject) -> TeacherCost:
         smaller=row["x_smaller"],
         ms=row["ms_a_text"],
         student_ms=row["student_ms_a_text"],
+        megabytes=row.get("megabytes"),
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from raykd.config import RunConfig
@@ -21,6 +21,7 @@ from raykd.driver.jobs import TaskJob
 from raykd.driver.recording import describe_results, record_report
 from raykd.folders.folder import RunFolder
 from raykd.keys import make_key_part
+from raykd.models import measure_stored_megabytes
 from raykd.point import Point
 from raykd.report.costs import CostTable
 from raykd.report.ensembles.page import FILE as ENSEMBLE_FILE
@@ -115,7 +116,9 @@ def conclude_task(
     systems = list(teachers.systems)
     for job in jobs:
         title = "student" if job.role == "student" else "undistilled student"
-        systems.append(score_student(title, job.role, job.output, student.config, student.held_out))
+        predictions, scores = score_student(title, job.role, job.output, student.config, student.held_out)
+        stored = measure_stored_megabytes(job.output)
+        systems.append((replace(predictions, megabytes=stored), scores))
     report = _make_report(student, tuple(systems), teachers, curve, ending, tracker)
     pictures = draw_run_figures(report)
     page = write_run_page(report, folder.path / "report.html", pictures)

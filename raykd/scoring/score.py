@@ -222,11 +222,16 @@ def score_ensemble(
         config.task.count_units(rows.take(range(len(rows)))),
         target.covered_N.numpy(),
     )
-    parameters = sum(t.parameters for t in teachers)
+    parameters, sizes = sum(t.parameters for t in teachers), [t.megabytes for t in teachers]
     needed = [(t, share) for t, share in zip(times, shares.tolist(), strict=True) if share]
     known = [t * share for t, share in needed if t is not None]
     spent = sum(known) if len(known) == len(needed) else None
-    return measure_system("teacher ensemble", "ensemble", config, answers, asked_B, rows, parameters, spent)
+    predictions, scores = measure_system(
+        "teacher ensemble", "ensemble", config, answers, asked_B, rows, parameters, spent
+    )
+    known_sizes = [size for size in sizes if size is not None]
+    together = sum(known_sizes) if len(known_sizes) == len(sizes) else None
+    return replace(predictions, megabytes=together), scores
 
 
 def make_student_spec(directory: Path, config: RunConfig) -> TeacherSpec:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from raykd.config import RunConfig
 from raykd.driver.jobs import TaskJob
 from raykd.errors import RaykdError
+from raykd.models import measure_stored_megabytes
 from raykd.point import Point
 from raykd.report.costs import CostTable
 from raykd.report.ensembles.report import EnsembleReport
@@ -28,7 +29,7 @@ from raykd.scoring.ensemble import EnsembleInputs, ask_student, make_ensemble_re
 from raykd.scoring.score import System, ask_teachers, score_ensemble, score_teachers, stack_signals
 from raykd.scoring.teacher_scores import TeacherReview
 from raykd.teachers.pools.pool import TeacherPool
-from raykd.teachers.spec import TeacherInfo
+from raykd.teachers.spec import TeacherInfo, TeacherSpec
 
 log = logging.getLogger("raykd.runs")
 Counters = Mapping[str, Mapping[str, float]]
@@ -105,7 +106,10 @@ def collect_teacher_results(
     signals = [review.answers[name] for name in names] if reviewed else ask_teachers(pool.handle, held_out)
     times = time_teachers(pool, config, student.output, student.data.train, held_out)
     ms_per_1000 = {name: 1e3 * own.ms for name, (own, _) in times.items() if own is not None}
+    specs = {spec.name: spec for g in pool.handle.groups for spec in g.specs}
+    megabytes = {name: _measure_megabytes(specs[name]) for name in names}
     systems = score_teachers(config, pool, signals, infos, held_out, ms_per_1000)
+    systems = [(replace(p, megabytes=megabytes[p.name]), s) for p, s in systems]
     weights: list[dict[str, float]] = [{} for _ in infos]
     if not config.task.language:
         together = stack_signals(config, signals, languages, held_out)
@@ -113,7 +117,7 @@ def collect_teacher_results(
         systems.append(score_ensemble(config, together, asked_B, [p for p, _ in systems], held_out))
         weights_MN = config.objective.weighting.weights(together).numpy()
         weights = [_average_by_language(weights_N, together.languages) for weights_N in weights_MN]
-    counted, specs = pool.counters(), {spec.name: spec for g in pool.handle.groups for spec in g.specs}
+    counted = pool.counters()
     facts = [
         TeacherFacts(
             name=info.name,
@@ -128,7 +132,7 @@ def collect_teacher_results(
         )
         for m, info in enumerate(infos)
     ]
-    costs = make_cost_table(config, pool, infos, times, student.output, student.data.train)
+    costs = make_cost_table(config, pool, infos, times, student.output, student.data.train, megabytes)
     return TeacherResults(
         infos=infos,
         systems=systems,
@@ -156,8 +160,6 @@ def _explain_ensemble(
     picked = pick_rows(validation)
     rows = validation.select(picked)
     missing: list[str] = []
-    specs = {spec.name: spec for g in pool.handle.groups for spec in g.specs}
-    folders = {name: Path(path) for name in names if (path := specs[name].teacher.model_path)}
     try:
         if all(name in review.answers for name in names):
             answers = [review.answers[name].pick(picked.tolist()) for name in names]
@@ -172,13 +174,18 @@ def _explain_ensemble(
                 pool.handle.teacher_languages,
                 own,
                 collect_curves(curve),
-                list_system_sizes(costs, folders, student.output),
+                list_system_sizes(costs),
                 tuple(missing),
             )
         )
     except RaykdError as error:
         log.warning("the ensemble report was not made: %s", error)
         return None
+
+
+def _measure_megabytes(spec: TeacherSpec) -> float | None:
+    path = spec.teacher.model_path
+    return None if path is None else measure_stored_megabytes(Path(path))
 
 
 def _average_latency_ms(curve: Sequence[Point], teacher: str) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -63,20 +64,22 @@ def test_a_language_without_a_teacher_of_its_own_is_taught_by_the_multilingual_o
         "en": (None, None),
         "multi": (timing.replace(took[2], kept=True), took[1]),
     }
-    table = make_cost_table(config(), POOL, infos, times, "student", trained)  # type: ignore[arg-type]
+    table = make_cost_table(config(), POOL, infos, times, Path("student"), trained, {"zh": 3.6})  # type: ignore[arg-type]
     assert [(t.taught, t.texts, t.smaller) for t in table.teachers] == [
         (("zh",), 4, 9.0), (("en",), 3, 0.5), (("fr",), 5, 12.0)]  # fmt: skip
     assert table.by_language == "zh is taught by zh; en is taught by en; fr is taught by multi"
     heads, lines = table.to_cells()
-    assert heads[-2:] == ["smaller", "faster"] and [line[-2:] for line in lines] == [
-        ["9.0 x", "6.0 x"], ["0.5 x", "–"], ["12 x", "8.0 x"]]  # fmt: skip
+    assert heads[-2:] == ["x smaller", "x faster"] and [line[-2:] for line in lines] == [
+        ["9.0", "6.0"], ["0.5", "–"], ["12", "8.0"], ["", ""]]  # fmt: skip
     assert (
         table.summary
         == "the student (100 parameters) is 0.5 to 12 x smaller, 6.0 to 8.0 x faster than its teachers"
     )
     larger = CostTable((TeacherCost("a", ("en",), 1, 50, 0.5),), 100, ("en",), "so")
     assert larger.summary == "the student (100 parameters) is 2.0 x larger than its teachers"
-    assert [line[4:6] for line in lines] == [["0.600", "0.100"], ["–", "–"], ["0.800*", "0.100"]]
+    assert heads[4:7] == ["MB", "texts/s", "student's texts/s"]
+    assert [line[4:7] for line in lines] == [
+        ["3.6", "1,667", "10,000"], ["–", "–", "–"], ["–", "1,250*", "10,000"], ["–", "", ""]]  # fmt: skip
     said = " ".join(table.notes)
     assert "1 held-out texts" in said and "1 thread, cpu" in said and "the time of en is not known" in said
     assert "taken by an earlier run" in said
@@ -90,7 +93,7 @@ def test_a_narrow_terminal_shows_every_number() -> None:
     console.print(table.to_rich())
     text = console.export_text()
     assert "…" not in text
-    for number in ("12,345", "1.2 M", "0.61", "0.08"):
+    for number in ("12,345", "1.2 M", "1,639", "12,500"):
         assert number in text.replace("\n", " "), number
 
 

@@ -9,7 +9,15 @@ from raykd.ensemble.contributions import Contribution
 from raykd.report.costs import format_ratio
 from raykd.report.ensembles.report import Departure, EnsembleReport, SystemSize
 from raykd.report.fitted_table import FittedTable, build_form
-from raykd.report.formats import ABSENT, format_count, format_metric, format_metric_name, use_minus_sign
+from raykd.report.formats import (
+    ABSENT,
+    format_count,
+    format_megabytes,
+    format_metric,
+    format_metric_name,
+    format_speed,
+    use_minus_sign,
+)
 
 Cells = tuple[list[str], list[list[str]]]
 
@@ -216,11 +224,8 @@ def _lay_out_sizes(report: EnsembleReport) -> Section:
         [
             s.system,
             format_count(s.parameters),
-            ABSENT if s.megabytes is None else f"{s.megabytes:,.1f}",
-            *(
-                ABSENT if speed is None else f"{speed:,.0f}"
-                for speed in (s.texts_per_s, s.student_texts_per_s)
-            ),
+            format_megabytes(s.megabytes),
+            *(ABSENT if not v else format_speed(1e3 / v) for v in (s.texts_per_s, s.student_texts_per_s)),
             ABSENT if s.smaller is None else format_ratio(s.smaller),
             ABSENT if s.faster is None else format_ratio(s.faster),
         ]
