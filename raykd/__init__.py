@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from raykd.api import check, compare, confirm, explain, label, label_sequences, plan, sweep, train
+    from raykd.api import check, compare, confirm, label, label_sequences, plan, sweep, train
     from raykd.results import ComparisonResult, Explanation, Run, SweepResult
-    from raykd.saved_models import evaluate, load, predict
+    from raykd.saved_models import evaluate, explain, load, predict
 
 __version__ = "0.1.0"
 __all__ = [

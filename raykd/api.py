@@ -1,4 +1,4 @@
-"""Provide the public functions of raykd: train, sweep, compare, confirm, label, explain, check, plan.
+"""Provide the public functions of raykd: train, sweep, compare, confirm, label, check, plan.
 
     import raykd
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from raykd.config.multi import Run as RunConfigs
     from raykd.experiments.checks import Checked
     from raykd.preflight.finding import Finding
-    from raykd.results import ComparisonResult, Explanation, Run, SweepResult
+    from raykd.results import ComparisonResult, Run, SweepResult
     from raykd.runs.labelling import LabelReport
     from raykd.tuning.config import Sweep
 
@@ -371,30 +371,6 @@ def plan(config: ConfigSource | Sweep, overrides: Overrides = (), **keys: object
     from raykd.preflight.plan import plan_run
 
     return plan_run(read)
-
-
-def explain(run: str | os.PathLike[str] | Run) -> Explanation:
-    """Explain what each teacher of a run adds, over stored answers: contributions, agreement, calibration, advice.
-
-    Nothing is trained and no teacher is loaded. Writes ensemble.json and ensemble.html into the run's folder.
-
-    Args:
-        run: The folder of a run, or its result.
-
-    Returns:
-        Contributions by teacher, language and class; what is worth changing.
-
-    Raises:
-        ConfigError: It is not the folder of a run with teachers.
-        TeacherError: The stored answers are gone; names the command that computes them again.
-        RaykdError: Data or models cannot be read.
-    """
-    from raykd.results import Explanation, Run
-    from raykd.scoring.explained_run import explain_folder
-
-    folder = run.folder if isinstance(run, Run) else Path(run)
-    explained = explain_folder(folder)
-    return Explanation.of(explained[0].folder, explained)
 
 
 def _refuse_another(config: object, plan: RunConfigs | Sweep, command: str) -> None:

@@ -1,4 +1,4 @@
-"""Provide the public functions that ask a saved model: load, predict and evaluate.
+"""Provide the public functions that ask a saved model, or a finished run: load, predict, evaluate and explain.
 
 Importing this module imports neither torch nor Ray.
 """
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from raykd.parse import JsonObject
     from raykd.report.evaluations.result import EvaluationResult
+    from raykd.results import Explanation, Run
     from raykd.scoring.model import Model
 
 
@@ -98,3 +99,29 @@ def evaluate(
 
     options = FileOptions(columns or {}, language, label_map or {}, skip_bad_rows)
     return evaluate_model(load_saved_model(model, task), str(model), Path(file), options)
+
+
+def explain(run: str | os.PathLike[str] | Run) -> Explanation:
+    """Explain what each teacher of a run adds, over stored answers: contributions, agreement, calibration, advice.
+
+    Nothing is trained and no teacher is loaded. Writes ensemble.json and ensemble.html into the run's folder.
+
+    Args:
+        run: The folder of a run, or its result.
+
+    Returns:
+        Contributions by teacher, language and class; what is worth changing.
+
+    Raises:
+        ConfigError: It is not the folder of a run with teachers.
+        TeacherError: The stored answers are gone; names the command that computes them again.
+        RaykdError: Data or models cannot be read.
+    """
+    from pathlib import Path
+
+    from raykd.results import Explanation, Run
+    from raykd.scoring.explained_run import explain_folder
+
+    folder = run.folder if isinstance(run, Run) else Path(run)
+    explained = explain_folder(folder)
+    return Explanation.of(explained[0].folder, explained)

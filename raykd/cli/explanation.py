@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from raykd import api
+from raykd import saved_models
 from raykd.cli.app import app, console, print_lines
 
 
@@ -23,7 +23,7 @@ def explain_command(
 
     Exit codes: 0 done, 2 no run with teachers, 3 data or model, 5 stored answers are gone.
     """
-    found = api.explain(run)
+    found = saved_models.explain(run)
     for part in found.shown:
         console.print(part, markup=False, highlight=False)
     for line in found.advice:
