@@ -120,7 +120,7 @@ def explain(run: str | os.PathLike[str] | Run) -> Explanation:
     from pathlib import Path
 
     from raykd.results import Explanation, Run
-    from raykd.scoring.explained_run import explain_folder
+    from raykd.scoring.ensembles.explained_run import explain_folder
 
     folder = run.folder if isinstance(run, Run) else Path(run)
     explained = explain_folder(folder)

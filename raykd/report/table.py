@@ -35,6 +35,7 @@ _NARROW_HEADS = {
     "languages": "langs",
     "parameters": "params",
     "macro-F1 %": "macro\nF1 %",
+    "texts/s": "texts\n/s",
 }
 """Headings that are too wide for a terminal."""
 CONSTANT_MARK = "(!)"

@@ -1,0 +1,1 @@
+"""Make the ensemble report of a run: at its end, and from its folder."""
