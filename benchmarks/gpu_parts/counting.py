@@ -4,7 +4,8 @@ Decision record: there is no accelerator where raykd is developed, but most of w
 it. An operator that is no view is about a kernel. A wait of the host (`Syncs`) is told from an ordinary read of host
 memory by following each tensor: what is moved to an explicit ``torch.device("cpu")`` lies *on the device* here, and so
 does everything that is computed from it; all other tensors say that they lie on ``cpu:0``, which is the host. What
-`raykd.devices.copy_to_device` moves does not wait on a GPU. Tests use these counters as the benchmark does.
+`raykd.devices.copy_to_device` moves does not wait on a GPU. Tests use these counters as the benchmark does. With
+``strict`` an operator that is given tensors of both places fails, as it would on an accelerator.
 """
 
 from __future__ import annotations
@@ -92,10 +93,13 @@ class Syncs:
 
     Args:
         resident: Tensors that lie on the device before, for example a model's parameters.
+        strict: Whether an operator on tensors of the device and of the host raises a RuntimeError. Numbers, and
+            indices on the host, may stand beside tensors of the device.
     """
 
-    def __init__(self, resident: Iterable[torch.Tensor] = ()) -> None:
+    def __init__(self, resident: Iterable[torch.Tensor] = (), *, strict: bool = False) -> None:
         self.counts: Counter[str] = Counter()
+        self.strict = strict
         self._held: dict[int, weakref.ref[Any]] = {}
         self._modes = (_Calls(self), _Results(self))
         for tensor in resident:
@@ -142,6 +146,9 @@ class Syncs:
 
 HOST = torch.device("cpu", 0)
 _READS = {torch.Tensor.tolist: "tolist", torch.Tensor.cpu: "cpu", torch.Tensor.numpy: "numpy"}
+_INDEXING = frozenset({"index", "index_put", "index_put_", "_index_put_impl_"})
+_BETWEEN = frozenset({"copy_", "_to_copy"})
+"""Operators that move from one place to the other."""
 _MAKERS = frozenset({torch.tensor, torch.as_tensor, torch.asarray})
 """Functions that copy values of the host to the device that they are given."""
 
@@ -198,6 +205,8 @@ class _Results(TorchDispatchMode):
         kwargs, syncs, name = kwargs or {}, self._syncs, name_operator(func)
         held = [syncs.has(tensor) for tensor in _list_tensors((args, kwargs))]
         if any(held):
+            if syncs.strict:
+                self._check_devices(name, args, kwargs)
             reason = self._find_wait(name, func, args, kwargs)
             if reason:
                 syncs.counts[reason] += 1
@@ -205,6 +214,18 @@ class _Results(TorchDispatchMode):
         if any(held) and name != "_local_scalar_dense" and not (name == "copy_" and not syncs.has(args[0])):
             syncs.mark(result)
         return result
+
+    def _check_devices(self, name: str, args: Any, kwargs: Mapping[str, Any]) -> None:
+        """Refuse tensors of the host beside those of the device.
+
+        Raises:
+            RuntimeError: There is one.
+        """
+        if name in _BETWEEN:
+            return
+        beside = (args[0], args[2:], kwargs) if name in _INDEXING else (args, kwargs)
+        if any(tensor.ndim and not self._syncs.has(tensor) for tensor in _list_tensors(beside)):
+            raise RuntimeError(f"expected all tensors of {name} to be on the same device")
 
     def _find_wait(self, name: str, func: Any, args: Any, kwargs: Mapping[str, Any]) -> str:
         """Return why the host waits; "" where it does not."""
@@ -218,7 +239,7 @@ class _Results(TorchDispatchMode):
             both = syncs.has(args[0]), syncs.has(args[1])
             if waits and both[0] != both[1] and args[1].ndim:
                 return "copy to device" if both[0] else "copy to host"
-        if name in ("index", "index_put", "index_put_", "_index_put_impl_"):
+        if name in _INDEXING:
             indices = [each for each in args[1] if each is not None]
             if any(each.dtype in (torch.bool, torch.uint8) for each in indices):
                 # A single value under a mask is a masked fill, whose size nobody needs.

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from raykd.errors import ModelError
@@ -44,6 +45,7 @@ class ProbeRows:
     task: TaskBase
     encoded: EncodedRows
     given: Padding
+    device: torch.device
 
     @staticmethod
     def of(model: TextModel, task: TaskBase, batch: TextBatch, *, shorter: bool = False) -> ProbeRows:
@@ -74,7 +76,8 @@ class ProbeRows:
             probe = TextBatch.concat([_shorten_rows(whole, 4), _shorten_rows(whole, 2), whole])
         encoded = task.encode(model.tokenizer, probe)
         order = np.argsort(encoded.lengths_B, kind="stable")
-        return ProbeRows(task, task.encode(model.tokenizer, probe.take(order.tolist())), model.padding)
+        ordered = task.encode(model.tokenizer, probe.take(order.tolist()))
+        return ProbeRows(task, ordered, model.padding, model.model.device)
 
     def __len__(self) -> int:
         return len(self.encoded)
@@ -99,7 +102,7 @@ class ProbeRows:
     def answer(self, asked: nn.Module, picked: Sequence[int], padding: Padding) -> list[NDArray[np.float64]]:
         """Return the probabilities ``[n, C]`` of some units of each picked row."""
         inputs = replace(padding, inputs=self.given.inputs, token_types=self.given.token_types)
-        batch = self.task.collate(self.encoded, picked, inputs)
+        batch = self.task.collate(self.encoded, picked, inputs).to(self.device)
         units = self.task.gather(batch.run(asked), batch)
         counts = [int(n) for n in batch.counts_B]
         found = []
