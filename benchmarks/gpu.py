@@ -8,6 +8,7 @@ proves that each arm runs and measures nothing. Every ratio is of one run: arms 
 arm with the same kernels and the same bfloat16. Models have random weights and are made here; nothing is downloaded.
 Sections, the most important first; one that fails is named and the others go on, one that no longer fits is not begun:
 
+wide         losses and answers over a vocabulary by kernels: difference from torch's own operators, and time
 lm_student   a language model's student (109 M, 16 x 512 tokens, 50,000 words) alone / a plain torch step
 kernels      kernels, host syncs and time of a classifier's bfloat16 step / plain autocast
 lm_top_k     the same student taught by a served teacher (910 M), and by stored answers / dense KL in one process
@@ -44,15 +45,16 @@ from benchmarks.measure import show
 if TYPE_CHECKING:
     from benchmarks.gpu_parts.table import Outcome, Section
 
-ORDER = "lm_student kernels lm_top_k teachers mfu steady lm_hidden memory idle sweep".split()  # noqa: SIM905
+ORDER = "wide lm_student kernels lm_top_k teachers mfu steady lm_hidden memory idle sweep".split()  # noqa: SIM905
 
 
 def list_sections() -> dict[str, Section]:
     """Return all sections by name. Seconds are estimates for one H100, not measured."""
-    from benchmarks.gpu_parts import language, serving, sweeping, texts
+    from benchmarks.gpu_parts import language, serving, sweeping, texts, wide
     from benchmarks.gpu_parts.table import Section
 
     found = {
+        "wide": (wide.measure_wide, 10),
         "lm_student": (language.measure_student, 25),
         "kernels": (texts.measure_kernels, 20),
         "lm_top_k": (language.measure_top_k, 90),

@@ -25,6 +25,16 @@ def copy_to_device(tensor: torch.Tensor, device: torch.device | str | None) -> t
     return tensor.to(device)
 
 
+def leave_out_cudnn_attention(device: torch.device) -> None:
+    """Let attention of this process run without cuDNN, where the device is a GPU.
+
+    In half precision cuDNN plans each new padded shape anew, for a third of a second. Flash and memory-efficient
+    attention do not.
+    """
+    if device.type == "cuda":
+        torch.backends.cuda.enable_cudnn_sdp(False)
+
+
 def seed_generators(seed: int, device: torch.device) -> None:
     """Seed the random numbers of the host and of one device.
 

@@ -67,6 +67,12 @@ def knowing_padding(padded: bool | None) -> Iterator[None]:
         _BATCH.padded = before
 
 
+def read_padded() -> bool | None:
+    """Return what `knowing_padding` was told for the batch at hand."""
+    padded: bool | None = getattr(_BATCH, "padded", None)
+    return padded
+
+
 def _answer_from_host(masking: ModuleType, name: str) -> None:
     """Wrap, once, a function that says whether a mask can be left out, so that it uses what `knowing_padding` says."""
     look: Callable[..., bool] | None = vars(masking).get(name)

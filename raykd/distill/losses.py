@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from pydantic import Field
 
 from raykd.distill.signals import MASKED, UNLABELLED, Support, Target
+from raykd.distill.wide.fused import compute_cross_entropy, is_fused
 from raykd.spec import Spec
 
 
@@ -216,12 +217,15 @@ def compute_gold_loss(
     """Compute the cross-entropy with the gold labels, summed over labelled units.
 
     Args:
-        logits_NC: The student's, float32.
+        logits_NC: The student's, any floating dtype.
         labels_N: int64; `UNLABELLED` units count 0.
         smoothing: Share of the target that is spread evenly over the choices that a unit has. Choices that only other
             units of the batch have (`MASKED`) get none of it: their log-probability is -1e4.
         open_NC: The choices that may be gold; None for all that are not masked.
     """
+    if smoothing == 0.0 and is_fused(logits_NC):
+        return compute_cross_entropy(logits_NC, labels_N).sum()
+    logits_NC = logits_NC.float()
     if smoothing == 0.0:
         return F.cross_entropy(logits_NC, labels_N, ignore_index=UNLABELLED, reduction="sum")
     logp_NC = F.log_softmax(logits_NC, dim=-1)
@@ -232,6 +236,13 @@ def compute_gold_loss(
     even_N = torch.where(open_NC, logp_NC, 0.0).sum(dim=1) / open_NC.sum(dim=1).clamp_min(1)
     loss_N = -(1.0 - smoothing) * gold_N - smoothing * even_N
     return torch.where(labelled_N, loss_N, 0.0).sum()
+
+
+def compute_gold_losses(logits_NC: torch.Tensor, labels_N: torch.Tensor) -> torch.Tensor:
+    """Compute the cross-entropy of each unit with its gold label, float32 ``[N]``; 0 where it is `UNLABELLED`."""
+    if is_fused(logits_NC):
+        return compute_cross_entropy(logits_NC, labels_N)
+    return F.cross_entropy(logits_NC.float(), labels_N, ignore_index=UNLABELLED, reduction="none")
 
 
 def _log_q(student_logits_NK: torch.Tensor, temperature: float) -> torch.Tensor:

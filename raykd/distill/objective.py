@@ -22,16 +22,16 @@ from typing import Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from pydantic import Field, field_validator
 
 from raykd.devices import copy_to_device
-from raykd.distill.losses import Divergence, ForwardKL, compute_gold_loss
+from raykd.distill.losses import Divergence, ForwardKL, compute_gold_loss, compute_gold_losses
 from raykd.distill.parts import TargetPart, make_parts, sum_over_parts
 from raykd.distill.schedules import Constant, Schedule
 from raykd.distill.signals import UNLABELLED, Signals
 from raykd.distill.targets import Mixture
 from raykd.distill.weighting import ByLanguage, Weighting
+from raykd.distill.wide.fused import is_fused
 from raykd.spec import Spec
 
 
@@ -239,7 +239,8 @@ class Objective(Spec):
         if totals.hard < counts.hard or totals.soft < counts.soft:
             raise ValueError(f"totals {totals} are smaller than this micro-batch's own {counts}")
         values = self.values_at(progress)
-        logits_NC = student_logits_NC.float()
+        # The kernels read logits in the precision of their product; all others compute with float32 from here on.
+        logits_NC = student_logits_NC if is_fused(student_logits_NC) else student_logits_NC.float()
         shares: list[torch.Tensor] = []
         sums: dict[str, torch.Tensor] = {}
         weights_M = None
@@ -270,9 +271,9 @@ class Objective(Spec):
     ) -> torch.Tensor:
         """Compute ``sum_j lambda_j [T^k_j D_j]_sum``; write the sums without lambda under "soft/<kind>"."""
         # A teacher that puts all probability on the gold label would give this at T = 1; 0 where unlabelled.
-        fallback_N = torch.zeros_like(logits_NC[:, 0])
+        fallback_N = torch.zeros_like(logits_NC[:, 0], dtype=torch.float32)
         if fall_back:
-            fallback_N = F.cross_entropy(logits_NC, labels_N, ignore_index=UNLABELLED, reduction="none")
+            fallback_N = compute_gold_losses(logits_NC, labels_N)
         shares: list[torch.Tensor] = []
         for term in self.terms:
             kind = term.divergence.kind

@@ -13,19 +13,22 @@ from typing import Any
 import torch
 
 from raykd.distill.signals import MASKED
+from raykd.distill.wide.fused import gather_wide_support, is_fused
 
 
 def gather_support(logits_NV: torch.Tensor, ids_NK: torch.Tensor, temperature: float) -> torch.Tensor:
     """Gather the logits at the ids, and the tail's; see the module's docstring.
 
     Args:
-        logits_NV: float32.
+        logits_NV: float32; any floating dtype where `raykd.distill.wide.fused` takes it.
         ids_NK: int64, each at most once per unit; -1 gives an entry of probability 0.
         temperature: T.
 
     Returns:
         float32 ``[N, K + 1]``, the tail in the last column.
     """
+    if is_fused(logits_NV):
+        return gather_wide_support(logits_NV, ids_NK, temperature, _zero_logit(temperature))
     return _OnSupport.apply(logits_NV, ids_NK, temperature)  # type: ignore[no-any-return, no-untyped-call]
 
 
@@ -33,6 +36,7 @@ def gather_columns(
     logits_NV: torch.Tensor, kept: torch.Tensor, rest: torch.Tensor, temperature: float
 ) -> torch.Tensor:
     """Gather the same columns for all units; `rest` are the others (empty: a tail of probability 0)."""
+    logits_NV = logits_NV.float()
     kept_NK = logits_NV.index_select(1, kept)
     if not len(rest):
         return torch.cat([kept_NK, torch.full_like(logits_NV[:, :1], _zero_logit(temperature))], dim=1)

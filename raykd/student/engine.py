@@ -39,7 +39,9 @@ from raykd.compat.deepspeed_private import (
     set_last_rates,
 )
 from raykd.config import TrainConfig
+from raykd.devices import leave_out_cudnn_attention
 from raykd.errors import TrainingError
+from raykd.models.activations import fuse_activations
 from raykd.student.settings import build_deepspeed_config, plan_optimizer, plan_schedule
 from raykd.student.torch_step import TorchStep, read_numbers
 from raykd.student.validation import get_schedule_class
@@ -83,6 +85,8 @@ class Engine:
         self.device, self.world, self.accumulation = device, world, train.gradient_accumulation
         plan, schedule = plan_optimizer(train), plan_schedule(train, total_steps)
         groups = group_by_decay(model, plan.weight_decay)
+        fuse_activations(model)
+        leave_out_cudnn_attention(device)
         self._decays = [group["params"][0].ndim >= 2 for group in groups]
 
         def make_schedule(inner: torch.optim.Optimizer) -> object:

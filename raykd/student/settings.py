@@ -149,6 +149,8 @@ def build_deepspeed_config(train: TrainConfig, world: int, hidden: int | None = 
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 1 << 30,
+        # Its timer waits for the device at the beginning and at the end of each step, and prints nothing here.
+        "timers": {"throughput": {"enabled": False}},
     }
     kept = {
         key: value

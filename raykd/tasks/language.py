@@ -31,6 +31,7 @@ from raykd.answers.compress import (
     compute_hidden,
     compute_top_k,
     draw_uniforms,
+    find_finite_units,
 )
 from raykd.answers.servable import check_servable
 from raykd.devices import copy_to_device
@@ -212,9 +213,9 @@ class LanguageTask(TaskBase):
         parts: list[TensorAnswer] = []
         finite: list[torch.Tensor] = []
         for here, hidden_ND, logits_NV in self._compute_chunks(model, encoded):
-            finite.append(torch.isfinite(logits_NV).all(dim=1))
             chunk = Chunk(hidden_ND, logits_NV, encoded.labels_N[here], uniforms_ND[here])
             parts.append(self.answers.compute_answer(chunk))
+            finite.append(find_finite_units(logits_NV, parts[-1]))
         if not parts:
             return PendingRows((), lambda arrays: [b""] * len(encoded.counts_B))
         found = TensorAnswer.concat(parts)
@@ -236,13 +237,13 @@ class LanguageTask(TaskBase):
     def _compute_chunks(
         self, model: Network, encoded: EncodedBatch
     ) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor]]:
-        """Yield some units at a time, their hidden states ``[n, D]`` and their float32 logits ``[n, V]``."""
+        """Yield some units at a time, their hidden states ``[n, D]`` and logits ``[n, V]``, in its precision."""
         hidden_ND, head = self.gather(encoded.run(model), encoded), cast("_LanguageNetwork", model).head
         size = int(encoded.host["vocabulary"])  # rows of the head beyond it are padding
         step = choose_chunk_units(size, hidden_ND.device)
         for begin in range(0, len(hidden_ND), step):
             here = slice(begin, begin + step)
-            yield here, hidden_ND[here], head.logits(hidden_ND[here])[:, :size].float()
+            yield here, hidden_ND[here], head.logits(hidden_ND[here])[:, :size]
 
     @torch.no_grad()
     def evaluate_batch(self, model: Network, encoded: EncodedBatch) -> SystemAnswers:
@@ -252,7 +253,7 @@ class LanguageTask(TaskBase):
         nll, hits = [encoded.labels_N.new_empty(0).double()], [encoded.labels_N.new_empty(0).bool()]
         for here, _, logits_NV in self._compute_chunks(model, encoded):
             gold_N = encoded.labels_N[here]
-            nll.append(F.cross_entropy(logits_NV, gold_N, reduction="none").double())
+            nll.append(F.cross_entropy(logits_NV.float(), gold_N, reduction="none").double())
             hits.append(logits_NV.argmax(dim=1) == gold_N)
         nll_N, hit_N = torch.cat(nll).cpu().numpy(), torch.cat(hits).cpu().numpy()
         row_N = np.repeat(np.arange(len(counts)), counts)

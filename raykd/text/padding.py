@@ -205,8 +205,13 @@ def split_batch(
 
 def drop_copies(outputs: object, sequences: int) -> object:
     """Return the outputs for the first sequences of a batch, without those of copies that fill it."""
+    return SimpleNamespace(**{name: value[:sequences] for name, value in select_outputs(outputs).items()})
+
+
+def select_outputs(outputs: object) -> dict[str, torch.Tensor]:
+    """Return the outputs of a model that tasks read, by name."""
     found = {name: getattr(outputs, name, None) for name in _OUTPUTS}
-    return SimpleNamespace(**{n: value[:sequences] for n, value in found.items() if value is not None})
+    return {name: value for name, value in found.items() if value is not None}
 
 
 _OUTPUTS = ("logits", "start_logits", "end_logits", "hidden")

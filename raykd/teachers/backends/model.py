@@ -25,7 +25,9 @@ from torch import nn
 from raykd import models
 from raykd.answers.vocabularies import TeacherVocabulary
 from raykd.config import ModelTeacher
+from raykd.devices import leave_out_cudnn_attention
 from raykd.errors import ModelError, TeacherError, prefix_errors
+from raykd.models.activations import fuse_activations
 from raykd.models.lm import Headless
 from raykd.prediction.findings import compute_finding_key, load_or_test
 from raykd.prediction.selftest import PaddingFinding, find_padding
@@ -35,6 +37,7 @@ from raykd.tasks.base import PendingRows
 from raykd.tasks.language import LanguageTask
 from raykd.teachers.backends.base import BackendBase
 from raykd.teachers.backends.copies import start_copies
+from raykd.teachers.backends.graphs import GraphedModule
 from raykd.teachers.backends.modules import ModulePool
 from raykd.teachers.backends.precision import choose_precision
 from raykd.teachers.backends.token_memory import TOKENS, name_tokenizer
@@ -74,6 +77,7 @@ class ModelBackend(BackendBase[ModelTeacher]):
         self.shapes: set[tuple[tuple[int, ...], ...]] = set()
         """Shapes of the inputs of all passes so far."""
         self._is_warm = False
+        self._graphed: GraphedModule | None = None
         self._tokenizer_name: tuple[bytes | None] | None = None
 
     def describe(self) -> TeacherInfo:
@@ -133,6 +137,7 @@ class ModelBackend(BackendBase[ModelTeacher]):
             )
             model.model.eval()
             model.model.requires_grad_(False)
+            fuse_activations(model.model)
             # As nn.Module: transformers wraps `to`, and mypy then asks for `self`.
             module = cast(nn.Module, model.model)
             module.to(device=torch.device(spec.device), dtype=getattr(torch, info.dtype))
@@ -182,10 +187,11 @@ class ModelBackend(BackendBase[ModelTeacher]):
         # All passes are queued before the first result is copied: each copy would wait for the device.
         with torch.inference_mode(), self._get_modules(model).borrow() as module:
             self._warm(module, encoded, padding)
+            run = self._get_runner(module)
             for picked, own in self._plan(encoded, padding):
                 padded = task.collate(encoded, picked, own)
                 self.shapes.add(tuple(tuple(each.shape) for each in padded.inputs.values()))
-                queued.append((picked, task.start_answers(module, padded.to(device), info.columns)))
+                queued.append((picked, task.start_answers(run, padded.to(device), info.columns)))
                 real += padded.real_tokens
                 computed += padded.computed_tokens
             fetch = start_copies([pending.tensors for _, pending in queued], device)
@@ -266,13 +272,19 @@ class ModelBackend(BackendBase[ModelTeacher]):
         with self._lock:
             if self._modules is None:
                 module = self._get_headless(model) if self.spec.task.language else model.model
-                is_gpu = self.spec.device.startswith("cuda")
-                if is_gpu:
-                    # In half precision cuDNN's attention plans each new shape anew, for a third of a second; flash and
-                    # memory-efficient attention do not.
-                    torch.backends.cuda.enable_cudnn_sdp(False)
-                self._modules = ModulePool(module, 1 if is_gpu else MOST_TWINS)
+                device = torch.device(self.spec.device)
+                leave_out_cudnn_attention(device)
+                self._modules = ModulePool(module, 1 if device.type == "cuda" else MOST_TWINS)
             return self._modules
+
+    def _get_runner(self, module: nn.Module) -> Any:
+        """Return what runs the passes: on a GPU, where shapes are few, graphs of the model's."""
+        if not self.has_few_shapes or not self.spec.device.startswith("cuda"):
+            return module
+        with self._lock:
+            if self._graphed is None:
+                self._graphed = GraphedModule(module)
+            return self._graphed
 
     def _name_tokenizer(self, model: models.TextModel) -> bytes | None:
         with self._lock:
