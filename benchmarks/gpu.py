@@ -34,7 +34,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -90,10 +89,11 @@ def fill_table(options: argparse.Namespace) -> bool:
     from benchmarks.gpu_parts.serving import close_ray
     from benchmarks.gpu_parts.table import run_sections
     from benchmarks.gpu_parts.worlds import FULL, TOY
+    from raykd.teachers.actor import set_tokenizer_threads
 
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     toy = options.toy or not torch.cuda.is_available()
     device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    set_tokenizer_threads(is_gpu=device.type == "cuda")  # as in a teacher's actor
     outcomes = []
     with tempfile.TemporaryDirectory() as folder:
         rounds, steps = (2, 2) if toy else (5, 8)

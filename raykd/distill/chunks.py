@@ -93,7 +93,9 @@ def evaluate_hidden(
         if bias and bias[0] is not None:
             bias[0] += grad_NV.sum(dim=0)
 
-    pieces = _cut_pieces(len(labels_N), chunk or choose_chunk_units(weight_VD.shape[0], hidden_ND.device))
+    pieces = _cut_pieces(
+        len(labels_N), chunk or choose_chunk_units(weight_VD.shape[0], hidden_ND.device, product_dtype)
+    )
     with torch.no_grad():
         results = [
             _evaluate(

@@ -212,7 +212,8 @@ class LanguageTask(TaskBase):
         uniforms_ND = copy_to_device(self._draw_uniforms(encoded), encoded.labels_N.device)
         parts: list[TensorAnswer] = []
         finite: list[torch.Tensor] = []
-        for here, hidden_ND, logits_NV in self._compute_chunks(model, encoded):
+        wide = not isinstance(self.answers, SampledAnswers)  # draws need float64 of all logits
+        for here, hidden_ND, logits_NV in self._compute_chunks(model, encoded, wide=wide):
             chunk = Chunk(hidden_ND, logits_NV, encoded.labels_N[here], uniforms_ND[here])
             parts.append(self.answers.compute_answer(chunk))
             finite.append(find_finite_units(logits_NV, parts[-1]))
@@ -235,12 +236,12 @@ class LanguageTask(TaskBase):
         return torch.from_numpy(np.concatenate(drawn) if drawn else np.empty((0, draws)))
 
     def _compute_chunks(
-        self, model: Network, encoded: EncodedBatch
+        self, model: Network, encoded: EncodedBatch, *, wide: bool = False
     ) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor]]:
         """Yield some units at a time, their hidden states ``[n, D]`` and logits ``[n, V]``, in its precision."""
         hidden_ND, head = self.gather(encoded.run(model), encoded), cast("_LanguageNetwork", model).head
         size = int(encoded.host["vocabulary"])  # rows of the head beyond it are padding
-        step = choose_chunk_units(size, hidden_ND.device)
+        step = choose_chunk_units(size, hidden_ND.device, hidden_ND.dtype if wide else None)
         for begin in range(0, len(hidden_ND), step):
             here = slice(begin, begin + step)
             yield here, hidden_ND[here], head.logits(hidden_ND[here])[:, :size]

@@ -168,7 +168,7 @@ def _count_resident_bytes() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def _set_tokenizer_threads(is_gpu: bool) -> None:
+def set_tokenizer_threads(is_gpu: bool) -> None:
     """Let the tokenizers library cut a batch's texts on several threads, where the forward passes need none."""
     # On a CPU its threads would compete with torch's for the actor's cores, and warn about the fork.
     os.environ["TOKENIZERS_PARALLELISM"] = "true" if is_gpu else "false"
@@ -190,7 +190,7 @@ class TeacherActor:
     def __init__(self, specs: Sequence[TeacherSpec], threads: int) -> None:
         self._threads = threads
         self._overlaps = any(spec.device.startswith("cuda") for spec in specs)
-        _set_tokenizer_threads(self._overlaps)
+        set_tokenizer_threads(self._overlaps)
         self._set_threads()
         self._teachers = {spec.name: Teacher(spec) for spec in specs}
         self._is_stored = any(spec.store is not None for spec in specs)

@@ -19,14 +19,15 @@ NOWHERE = -1
 
 _LAST = -2
 """Stands for the unit behind a row's last one."""
-# U+3000, the ideographic space, is the last character that `str.isspace` counts.
-_BLANKS = np.asarray([i for i in range(0x3001) if chr(i).isspace()], dtype=np.uint32)
+# U+3000, the ideographic space, is the last character that `str.isspace` counts; one place more stands for all others.
+_IS_BLANK = np.asarray([chr(i).isspace() for i in range(0x3001)] + [False])
 
 
 def is_blank(text: str) -> NDArray[np.bool_]:
     """Return for each character of the text whether it is a blank (`str.isspace`)."""
     points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
-    return np.isin(points, _BLANKS)
+    blank: NDArray[np.bool_] = _IS_BLANK[np.minimum(points, len(_IS_BLANK) - 1)]
+    return blank
 
 
 def find_start_offsets(

@@ -197,9 +197,11 @@ def _encode_target_group(tokenizer: Tokenizer, texts: Sequence[str], limit: int,
         row = [*before, *inner, *marks.after]
         special = np.ones(len(row), dtype=bool)
         special[len(before) : len(before) + len(inner)] = False
-        offsets = [*[(0, 0)] * len(before), *places[: len(inner)], *[(0, 0)] * len(marks.after)]
+        offsets_L2 = np.zeros((len(row), 2), dtype=np.int64)
+        offsets_L2[~special] = places[: len(inner)]
         ids.append(np.asarray(row, dtype=np.int64))
-        starts.append(find_start_offsets(offsets, text[: places[len(inner)][0]] if ended else text, special))
+        shown = text[: int(places[len(inner), 0])] if ended else text
+        starts.append(find_start_offsets(offsets_L2, shown, special))
         held.append(ended or len(before) < len(marks.before))
     whole_B = np.asarray([len(row) for row in ids], dtype=np.int64)
     return Targets(
@@ -248,17 +250,14 @@ def _encode_bare(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
 
 def _encode_located(
     tokenizer: Tokenizer, texts: Sequence[str], as_target: bool
-) -> tuple[list[list[int]], list[list[tuple[int, int]]]]:
-    """Return the ids of the texts without marks, and begin and end of each token in characters."""
+) -> tuple[list[list[int]], list[NDArray[np.int64]]]:
+    """Return the ids of the texts without marks, and ``[L, 2]``: begin and end of each token in characters."""
     if not texts:
         return [], []
     encoded = _encode(
         tokenizer, texts, as_target, add_special_tokens=False, return_offsets_mapping=True, verbose=False
     )
-    places = [
-        [(int(begin), int(end)) for begin, end in np.asarray(row, dtype=np.int64).reshape(-1, 2)]
-        for row in encoded["offset_mapping"]
-    ]
+    places = [np.asarray(row, dtype=np.int64).reshape(-1, 2) for row in encoded["offset_mapping"]]
     return [list(row) for row in encoded["input_ids"]], places
 
 
@@ -271,11 +270,11 @@ def _count_overlap(left: Sequence[int], right: Sequence[int]) -> int:
 
 
 def _strip_end_marks(
-    content: list[int], places: Sequence[tuple[int, int]], text: str, after: tuple[int, ...]
+    content: list[int], places: NDArray[np.int64], text: str, after: tuple[int, ...]
 ) -> tuple[list[int], bool]:
     """Return the target without end marks that its text already holds, and whether it held any."""
     size = len(content)
-    while size and not text[places[size - 1][0] :].strip():  # blanks may follow the marks
+    while size and not text[int(places[size - 1, 0]) :].strip():  # blanks may follow the marks
         size -= 1
     count = _count_overlap(content[:size], after)
     return (content[: size - count], True) if count else (content, False)

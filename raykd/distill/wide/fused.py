@@ -26,7 +26,12 @@ WIDE = 4096
 def is_fused(logits_NV: torch.Tensor) -> bool:
     """Return whether the kernels take these logits."""
     n_choices = logits_NV.shape[-1] if logits_NV.ndim == 2 else 0
-    return logits_NV.is_cuda and n_choices >= WIDE and logits_NV.stride(1) == 1 and _has_triton()
+    return has_kernels(logits_NV.device, n_choices) and logits_NV.stride(1) == 1
+
+
+def has_kernels(device: torch.device | None, choices: int) -> bool:
+    """Return whether the kernels take logits over so many choices on a device; None is the CPU."""
+    return device is not None and device.type == "cuda" and choices >= WIDE and _has_triton()
 
 
 @functools.cache

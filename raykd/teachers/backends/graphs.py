@@ -28,8 +28,9 @@ MOST_OPERATIONS = 1.2e13
 MEETINGS = 3
 """How often a shape is met before it is captured, which takes a few tenths of a second."""
 MOST_GRAPHS = 32
-TOLERANCE = 2e-2
-"""Largest difference from the plain pass, relative to its largest number: that of two orders of summing bfloat16."""
+TOLERANCE = 5e-2
+"""Largest difference from the plain pass, root mean square over root mean square. Two orders of summing bfloat16 over
+a dozen layers differ by up to 0.02; outputs of other inputs by about 1."""
 
 
 class GraphedModule:
@@ -121,6 +122,6 @@ class _Graph:
 
 
 def _compare(found: torch.Tensor, wanted: torch.Tensor) -> float:
-    """Return the largest difference, relative to the largest number; infinite where one is not finite."""
-    difference = (found - wanted).abs().max().float() / wanted.abs().max().float().clamp_min(1e-6)
+    """Return the difference, root mean square over root mean square; infinite where it is no number."""
+    difference = (found.float() - wanted.float()).norm() / wanted.float().norm().clamp_min(1e-6)
     return float(torch.nan_to_num(difference, nan=float("inf")))
