@@ -9,11 +9,13 @@ from typing import Any
 
 import torch
 from torch.autograd import DeviceType
-from torch.profiler import ProfilerActivity, profile
+from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks.gpu_parts.steps import wait_for
 
 COPIES = ("Memcpy", "Memset")
+WORK = "benchmarks.gpu: work"
+"""Names the traced work among the events."""
 WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy")
 """Calls of CUDA's runtime in which the host waits; a blocking copy is a copy and one of these."""
 
@@ -34,14 +36,11 @@ class Trace:
 
 
 def trace(work: Callable[[], object], device: torch.device) -> Trace:
-    """Run the work under the profiler.
-
-    The profiler waits for the device itself when it begins and ends, outside of the events that are counted: the
-    device is idle then, and one wait more is taken off.
-    """
+    """Run the work under the profiler, which waits for the device itself before and after it."""
     wait_for(device)
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
-        work()
+        with record_function(WORK):
+            work()
         wait_for(device)
     events: list[Any] = list(profiler.events() or ())
     on_device = [
@@ -50,9 +49,11 @@ def trace(work: Callable[[], object], device: torch.device) -> Trace:
         if each.device_type == DeviceType.CUDA and not getattr(each, "is_user_annotation", False)
     ]
     kernels = [each for each in on_device if not each.name.startswith(COPIES)]
-    waits = sum(each.name in WAITS for each in events if each.device_type == DeviceType.CPU)
+    on_host = [each for each in events if each.device_type == DeviceType.CPU]
+    inside = next(each.time_range for each in on_host if each.name == WORK)
+    waits = sum(each.name in WAITS and inside.start <= each.time_range.start < inside.end for each in on_host)
     spans = ((each.time_range.start, each.time_range.end) for each in kernels)
-    return Trace(1e-6 * measure_union(spans), len(kernels), max(0, waits - 1))
+    return Trace(1e-6 * measure_union(spans), len(kernels), waits)
 
 
 def measure_union(spans: Iterable[tuple[float, float]]) -> float:

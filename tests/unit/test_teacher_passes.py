@@ -105,7 +105,7 @@ def test_chunks_of_a_language_model_are_queued_without_a_wait(
     with torch.no_grad():
         states = headless(**encoded.inputs)
     stub = Mock(return_value=states, head=headless.head)
-    monkeypatch.setattr(language, "choose_chunk_units", lambda vocab, device: 2)
+    monkeypatch.setattr(language, "choose_chunk_units", lambda vocab, device, dtype=None: 2)
     with count_waits() as waits, torch.no_grad():
         pending = task.start_answers(stub, encoded, ())
     # Seeds and vocabulary are read from the batch as the host keeps it.
