@@ -46,7 +46,9 @@ def trace(work: Callable[[], object], device: torch.device) -> Trace:
     on_device = [
         each
         for each in events
-        if each.device_type == DeviceType.CUDA and not getattr(each, "is_user_annotation", False)
+        if each.device_type == DeviceType.CUDA
+        and each.name != WORK
+        and not getattr(each, "is_user_annotation", False)
     ]
     kernels = [each for each in on_device if not each.name.startswith(COPIES)]
     on_host = [each for each in events if each.device_type == DeviceType.CPU]
