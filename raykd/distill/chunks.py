@@ -24,6 +24,7 @@ from raykd.distill.chunk_size import choose_chunk_units
 from raykd.distill.logitmap import PLAIN, LogitMap
 from raykd.distill.objective import Counts, Objective, ObjectiveResult
 from raykd.distill.signals import Signals
+from raykd.distill.vocabulary_signals import SparseSignal
 
 
 def evaluate_hidden(
@@ -93,9 +94,9 @@ def evaluate_hidden(
         if bias and bias[0] is not None:
             bias[0] += grad_NV.sum(dim=0)
 
-    pieces = _cut_pieces(
-        len(labels_N), chunk or choose_chunk_units(weight_VD.shape[0], hidden_ND.device, product_dtype)
-    )
+    wide = product_dtype if _are_read_by_kernels(objective, signals) else None
+    size = chunk or choose_chunk_units(weight_VD.shape[0], hidden_ND.device, wide)
+    pieces = _cut_pieces(len(labels_N), size)
     with torch.no_grad():
         results = [
             _evaluate(
@@ -104,6 +105,13 @@ def evaluate_hidden(
             for piece in pieces
         ]
     return _join_results(results, own, inputs, grads)
+
+
+def _are_read_by_kernels(objective: Objective, signals: Signals | None) -> bool:
+    """Return whether nothing of the size of the logits is made of them but gradients, where there are kernels."""
+    answers = () if signals is None else signals.vocabulary_M
+    sparse = all(answer is None or isinstance(answer, SparseSignal) for answer in answers)
+    return sparse and objective.label_smoothing == 0.0
 
 
 def _cut_pieces(units: int, chunk: int) -> list[tuple[int, int]]:

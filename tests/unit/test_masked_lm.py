@@ -35,7 +35,7 @@ from raykd.student.loop import TrainingLoop
 from raykd.student.prepare import fit_tokenizer, prepare_rows
 from raykd.student.vocabulary_matching import match_vocabularies
 from raykd.tasks import CausalLM, Classification, MaskedLM
-from raykd.tasks.language import HiddenAnswers, SampledAnswers, TopKAnswers
+from raykd.tasks.answer_forms import HiddenAnswers, SampledAnswers, TopKAnswers
 from raykd.teachers.source import LocalSource
 from raykd.teachers.teacher import Teacher
 from raykd.text.batch import TextBatch

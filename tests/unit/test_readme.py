@@ -24,7 +24,7 @@ from raykd.spaces.domains import Domain
 from raykd.spaces.schedulers import Scheduler
 from raykd.spaces.search import Search
 from raykd.tasks import Task
-from raykd.tasks.language import Answers
+from raykd.tasks.answer_forms import Answers
 from raykd.tuning.config import load_sweep
 from tools.configuration_page import PAGE, page
 

@@ -16,7 +16,7 @@ from raykd.answers.vocabularies import VocabularyMatch
 from raykd.models import DecoderStudent, EncoderDecoderStudent
 from raykd.models.lm import Headless
 from raykd.tasks import CausalLM, Seq2Seq
-from raykd.tasks.language import HiddenAnswers, SampledAnswers, TopKAnswers
+from raykd.tasks.answer_forms import HiddenAnswers, SampledAnswers, TopKAnswers
 from raykd.text.batch import TextBatch
 
 TEXTS = ("Good morning, how are you?", "where is the station", "你好吗")
