@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -153,7 +154,7 @@ def test_what_is_left_out_of_a_ray_is_back_afterwards() -> None:
         node.start_api_server(include_dashboard=False, raise_on_failure=False)
         node.start_monitor()
         node.start_log_monitor()
-        assert node.webui_url == "" and utils.get_dashboard_dependency_error() is None
+        assert node.webui_url == "" and isinstance(utils.get_dashboard_dependency_error(), ImportError)
         raise ZeroDivisionError
     assert (Node.start_api_server, Node.start_monitor, Node.start_log_monitor) == before
     assert utils.get_dashboard_dependency_error is asked
@@ -175,3 +176,31 @@ def test_ray_is_not_shut_down_at_the_end_once_that_is_forgotten(forget: bool) ->
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stdout.count("shut down") == (not forget), done
+
+
+STARTING = """
+from raykd.cluster.connection import connect_ray
+from raykd.config import RayConfig
+
+if __name__ == "__main__":
+    connect_ray(RayConfig(num_cpus=1))
+    import ray
+    print("connected", ray.get(ray.remote(lambda: 7).remote()))
+"""
+
+
+@pytest.mark.nightly
+def test_ray_starts_where_its_dashboards_packages_are_missing(tmp_path: Path) -> None:
+    # As on a machine that Ray alone was copied to: the node's agent must not look for them.
+    for name in ("opencensus", "aiohttp_cors"):
+        (tmp_path / name).mkdir()
+        text = f'raise ModuleNotFoundError("No module named {name!r}", name={name!r})'
+        (tmp_path / name / "__init__.py").write_text(text, encoding="utf-8")
+    script = tmp_path / "start.py"
+    script.write_text(STARTING, encoding="utf-8")
+    path = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        capture_output=True, text=True, timeout=120, env={**os.environ, "PYTHONPATH": path}, check=False,
+    )  # fmt: skip
+    assert "connected 7" in done.stdout, done.stderr[-2000:]
