@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -85,6 +85,42 @@ class ObjectiveResult:
     sums: dict[str, torch.Tensor]
     weights_M: torch.Tensor | None
     counts: Counts
+
+
+@dataclass(frozen=True)
+class Shares:
+    """What a micro-batch, or some units of one, contributes: ``loss = sum_k factors_k values_k``.
+
+    Written by `Objective.compute_shares`. Factors stand apart so that several parts of a micro-batch are added up
+    before they are multiplied.
+
+    Attributes:
+        values: Scalars with graph. Their number depends only on configuration and progress, like the sums' names.
+        factors: Of each value.
+        sums: As in `ObjectiveResult`.
+        weights_M: As in `ObjectiveResult`.
+        counts: The units' own.
+    """
+
+    values: tuple[torch.Tensor, ...]
+    factors: tuple[float, ...]
+    sums: dict[str, torch.Tensor]
+    weights_M: torch.Tensor | None
+    counts: Counts
+
+    def list_pairs(self) -> list[tuple[torch.Tensor, float]]:
+        """Return each value with its factor."""
+        return list(zip(self.values, self.factors, strict=True))
+
+    def join(self) -> ObjectiveResult:
+        """Return them with the loss."""
+        loss = combine_values(self.values, self.factors)
+        return ObjectiveResult(loss=loss, sums=self.sums, weights_M=self.weights_M, counts=self.counts)
+
+
+def combine_values(values: Sequence[torch.Tensor], factors: Sequence[float]) -> torch.Tensor:
+    """Return ``sum_k factors_k values_k``."""
+    return functools.reduce(operator.add, [v * f for v, f in zip(values, factors, strict=True)])
 
 
 def _within(schedule: Schedule, name: str, low: float, high: float = float("inf")) -> Schedule:
@@ -213,7 +249,23 @@ class Objective(Spec):
         *,
         own: Counts | None = None,
     ) -> ObjectiveResult:
-        """Compute this micro-batch's share of the loss.
+        """Compute this micro-batch's share of the loss; arguments and errors are those of `compute_shares`."""
+        return self.compute_shares(
+            student_logits_NC, labels_N, signals, progress, totals, open_NC, own=own
+        ).join()
+
+    def compute_shares(
+        self,
+        student_logits_NC: torch.Tensor,
+        labels_N: torch.Tensor,
+        signals: Signals | None,
+        progress: float,
+        totals: Counts,
+        open_NC: torch.Tensor | None = None,
+        *,
+        own: Counts | None = None,
+    ) -> Shares:
+        """Compute what units contribute to the loss, not added up yet.
 
         Args:
             student_logits_NC: Raw, any floating dtype.
@@ -240,22 +292,27 @@ class Objective(Spec):
             raise ValueError(f"totals {totals} are smaller than this micro-batch's own {counts}")
         values = self.values_at(progress)
         logits_NC = student_logits_NC.float()
-        shares: list[torch.Tensor] = []
+        shares: list[tuple[torch.Tensor, float]] = []
         sums: dict[str, torch.Tensor] = {}
         weights_M = None
         if values.alpha > 0.0:
             hard = compute_gold_loss(logits_NC, labels_N, self.label_smoothing, open_NC)
             sums["hard"] = hard.detach()
             # Without a labelled unit the sum is 0 with its graph, and 0 / 1 is 0 where 0 / 0 is NaN.
-            shares.append(hard * (values.alpha / max(totals.hard, 1)))
+            shares.append((hard, values.alpha / max(totals.hard, 1)))
         if signals is not None and values.alpha < 1.0:
             weights_MN = self.weighting.weights(signals)
             weights_M = weights_MN.sum(dim=1)
             parts = make_parts(logits_NC, signals, weights_MN, values.temperature, self.mixture)
+            share = (1.0 - values.alpha) / max(totals.soft, 1)
             soft = self._soft(logits_NC, labels_N, parts, values, sums, fall_back=counts.uncovered > 0)
-            shares.append(soft * ((1.0 - values.alpha) / max(totals.soft, 1)))
-        return ObjectiveResult(
-            loss=functools.reduce(operator.add, shares), sums=sums, weights_M=weights_M, counts=counts
+            shares += [(value, factor * share) for value, factor in soft]
+        return Shares(
+            values=tuple(value for value, _ in shares),
+            factors=tuple(factor for _, factor in shares),
+            sums=sums,
+            weights_M=weights_M,
+            counts=counts,
         )
 
     def _soft(
@@ -267,22 +324,22 @@ class Objective(Spec):
         sums: dict[str, torch.Tensor],
         *,
         fall_back: bool,
-    ) -> torch.Tensor:
-        """Compute ``sum_j lambda_j [T^k_j D_j]_sum``; write the sums without lambda under "soft/<kind>"."""
+    ) -> list[tuple[torch.Tensor, float]]:
+        """Compute ``[T^k_j D_j]_sum`` of each term and its factor; write the sums under "soft/<kind>"."""
         # A teacher that puts all probability on the gold label would give this at T = 1; 0 where unlabelled.
         fallback_N = torch.zeros_like(logits_NC[:, 0])
         if fall_back:
             fallback_N = F.cross_entropy(logits_NC, labels_N, ignore_index=UNLABELLED, reduction="none")
-        shares: list[torch.Tensor] = []
+        shares: list[tuple[torch.Tensor, float]] = []
         for term in self.terms:
-            kind = term.divergence.kind
+            kind, factor = term.divergence.kind, values.lambdas[term.divergence.kind]
             divergence_N, covered_N = sum_over_parts(term.divergence, parts, values.temperature, labels_N)
             loss_N = torch.where(covered_N, divergence_N, fallback_N)
-            sums[f"soft/{kind}"] = loss_N.detach().sum()
-            shares.append(self._anneal(loss_N, labels_N, values.lambdas[kind]))
-        return functools.reduce(operator.add, shares)
-
-    def _anneal(self, loss_N: torch.Tensor, labels_N: torch.Tensor, factor: float) -> torch.Tensor:
-        if self.anneal_on == "all":
-            return factor * loss_N.sum()
-        return torch.where(labels_N == UNLABELLED, loss_N, factor * loss_N).sum()
+            total = loss_N.sum()
+            sums[f"soft/{kind}"] = total.detach()
+            if self.anneal_on == "all":
+                shares.append((total, factor))
+            else:
+                annealed_N = torch.where(labels_N == UNLABELLED, loss_N, factor * loss_N)
+                shares.append((annealed_N.sum(), 1.0))
+        return shares
