@@ -16,7 +16,6 @@ from abc import abstractmethod
 from typing import Annotated, ClassVar, Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 
 from raykd.distill.signals import MASKED, UNLABELLED, Support, Target
@@ -174,7 +173,7 @@ class TeacherHard(DivergenceBase):
 
     def unscaled(self, student_logits_NK: torch.Tensor, target: Target, temperature: float) -> torch.Tensor:
         confidence_N, label_N = target.p_NK.max(dim=-1)
-        loss_N = F.cross_entropy(student_logits_NK, label_N, reduction="none")
+        loss_N = torch.nn.functional.cross_entropy(student_logits_NK, label_N, reduction="none")
         return torch.where(confidence_N >= self.threshold, loss_N, torch.zeros_like(loss_N))
 
 
@@ -206,7 +205,9 @@ class UniversalLogit(DivergenceBase):
         q_NK = _log_q(student_logits_NK, temperature).exp().sort(dim=-1, descending=True).values
         p_NK = target.p_NK.sort(dim=-1, descending=True).values
         wider = q_NK.shape[-1] - p_NK.shape[-1]
-        gap_NK = F.pad(p_NK, (0, max(wider, 0))) - F.pad(q_NK, (0, max(-wider, 0)))
+        gap_NK = torch.nn.functional.pad(p_NK, (0, max(wider, 0))) - torch.nn.functional.pad(
+            q_NK, (0, max(-wider, 0))
+        )
         return gap_NK.abs().sum(dim=-1)
 
 
@@ -223,8 +224,10 @@ def compute_gold_loss(
         open_NC: The choices that may be gold; None for all that are not masked.
     """
     if smoothing == 0.0:
-        return F.cross_entropy(logits_NC, labels_N, ignore_index=UNLABELLED, reduction="sum")
-    logp_NC = F.log_softmax(logits_NC, dim=-1)
+        return torch.nn.functional.cross_entropy(
+            logits_NC, labels_N, ignore_index=UNLABELLED, reduction="sum"
+        )
+    logp_NC = torch.log_softmax(logits_NC, dim=-1)
     labelled_N = labels_N != UNLABELLED
     gold_N = logp_NC.gather(1, torch.where(labelled_N, labels_N, 0).unsqueeze(1)).squeeze(1)
     if open_NC is None:
@@ -235,7 +238,7 @@ def compute_gold_loss(
 
 
 def _log_q(student_logits_NK: torch.Tensor, temperature: float) -> torch.Tensor:
-    return F.log_softmax(student_logits_NK / temperature, dim=-1)
+    return torch.log_softmax(student_logits_NK / temperature, dim=-1)
 
 
 def _kl(a_NK: torch.Tensor, loga_NK: torch.Tensor, logb_NK: torch.Tensor) -> torch.Tensor:

@@ -22,7 +22,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from pydantic import Field, field_validator
 
 from raykd.devices import copy_to_device
@@ -329,7 +328,9 @@ class Objective(Spec):
         # A teacher that puts all probability on the gold label would give this at T = 1; 0 where unlabelled.
         fallback_N = torch.zeros_like(logits_NC[:, 0])
         if fall_back:
-            fallback_N = F.cross_entropy(logits_NC, labels_N, ignore_index=UNLABELLED, reduction="none")
+            fallback_N = torch.nn.functional.cross_entropy(
+                logits_NC, labels_N, ignore_index=UNLABELLED, reduction="none"
+            )
         shares: list[tuple[torch.Tensor, float]] = []
         for term in self.terms:
             kind, factor = term.divergence.kind, values.lambdas[term.divergence.kind]

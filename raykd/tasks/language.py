@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, c
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from pydantic import Field, field_validator, model_validator
 
@@ -33,7 +32,7 @@ from raykd.answers.compress import (
     draw_uniforms,
 )
 from raykd.answers.servable import check_servable
-from raykd.devices import copy_to_device
+from raykd.devices import copy_to_device, without_gradients
 from raykd.distill.chunk_size import choose_chunk_units
 from raykd.distill.objective import Objective
 from raykd.spec import Spec
@@ -244,7 +243,7 @@ class LanguageTask(TaskBase):
             here = slice(begin, begin + step)
             yield here, hidden_ND[here], head.logits(hidden_ND[here])[:, :size].float()
 
-    @torch.no_grad()
+    @without_gradients
     def evaluate_batch(self, model: Network, encoded: EncodedBatch) -> SystemAnswers:
         """Return each row's summed negative log-likelihood (nats), its tokens, and how many are the likeliest."""
         counts = encoded.counts_B
@@ -252,7 +251,7 @@ class LanguageTask(TaskBase):
         nll, hits = [encoded.labels_N.new_empty(0).double()], [encoded.labels_N.new_empty(0).bool()]
         for here, _, logits_NV in self._compute_chunks(model, encoded):
             gold_N = encoded.labels_N[here]
-            nll.append(F.cross_entropy(logits_NV, gold_N, reduction="none").double())
+            nll.append(torch.nn.functional.cross_entropy(logits_NV, gold_N, reduction="none").double())
             hits.append(logits_NV.argmax(dim=1) == gold_N)
         nll_N, hit_N = torch.cat(nll).cpu().numpy(), torch.cat(hits).cpu().numpy()
         row_N = np.repeat(np.arange(len(counts)), counts)

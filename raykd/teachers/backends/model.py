@@ -17,16 +17,14 @@ import logging
 import threading
 import time
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import nn
 
 from raykd import models
 from raykd.answers.vocabularies import TeacherVocabulary
 from raykd.config import ModelTeacher
 from raykd.errors import ModelError, TeacherError, prefix_errors
-from raykd.models.lm import Headless
 from raykd.prediction.findings import compute_finding_key, load_or_test
 from raykd.prediction.selftest import PaddingFinding, find_padding
 from raykd.pretrained.lengths import compute_teacher_length
@@ -44,6 +42,11 @@ from raykd.text.batch import TextBatch
 from raykd.text.buckets import Buckets, make_buckets, plan_passes
 from raykd.text.encoding import EncodedRows
 from raykd.text.padding import Padding, split_passes
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from raykd.models.lm import Headless
 
 log = logging.getLogger("raykd.teachers")
 
@@ -134,7 +137,7 @@ class ModelBackend(BackendBase[ModelTeacher]):
             model.model.eval()
             model.model.requires_grad_(False)
             # As nn.Module: transformers wraps `to`, and mypy then asks for `self`.
-            module = cast(nn.Module, model.model)
+            module = cast("nn.Module", model.model)
             module.to(device=torch.device(spec.device), dtype=getattr(torch, info.dtype))
             self._model = model
         return self._model
@@ -282,6 +285,8 @@ class ModelBackend(BackendBase[ModelTeacher]):
 
     def _get_headless(self, model: models.TextModel) -> Headless:
         if self._headless is None:
+            from raykd.models.lm import Headless
+
             self._headless = Headless(model.model)
         return self._headless
 
