@@ -44,7 +44,11 @@ def score_arms(
         report: Called with (students scored, students in all).
     """
     found: dict[str, dict[int, TrainedStudent]] = {arm.name: {} for arm in experiment.arms}
-    finished = [trial for trial in journal.trials.values() if trial.status == "finished"]
+    finished = [
+        trial
+        for trial in journal.trials.values()
+        if trial.status == "finished" and "trial" not in trial.sample
+    ]
     units: tuple[str, ...] = ()
     for done, trial in enumerate(finished, start=1):
         arm, seed = str(trial.sample["arm"]), int(str(trial.sample["seed"]))

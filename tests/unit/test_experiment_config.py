@@ -11,12 +11,14 @@ import pytest
 from raykd.config import RunConfig
 from raykd.config.loading import read_yaml_mapping
 from raykd.data.load import Dataset
-from raykd.errors import ConfigError
+from raykd.errors import ConfigError, SweepError
 from raykd.experiments import presets
 from raykd.experiments.arms import ExperimentPlan
 from raykd.experiments.config import is_experiment, load_experiment
 from raykd.experiments.presets import PRESETS, load_preset
 from raykd.experiments.resume import compare_arms, dump_arms
+from raykd.experiments.run import choose_trials, is_choosing
+from raykd.tuning.journal import Journal
 from tests.worlds import rows, run_config
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples" / "experiments").glob("*.yaml"))
@@ -281,3 +283,61 @@ def test_tuned_against_default_searches_first_and_then_compares_the_winner(
     assert keys == {"objective.alpha", "objective.temperature", "objective.terms.0.lambda"}
     for sample in plan.space.draw_covering(4):
         assert plan.space.build_run(sample).objective.terms[0].lambda_schedule.bounds()[1] == 1.0  # type: ignore[union-attr]
+
+
+def journal_of(folder: Path, scores: dict[tuple[str, int], float | None]) -> Journal:
+    """The journal after every arm was trained with its trials; None is one that failed."""
+    journal = Journal(folder / "trials.jsonl")
+    for index, ((arm, trial), score) in enumerate(scores.items()):
+        name = f"{arm}-trial{trial}"
+        journal.record_begin(name, index, {"arm": arm, "seed": 0, "trial": trial}, name)
+        if score is not None:
+            result = {"evaluation": 1, "trained_steps": 12, "total_steps": 12, "score": score, "nll": 0.5}
+            journal.record_result(name, {**result, "objective": score, "trained_s": 1.0, "cpu_s": 0.5})
+        journal.record_end(name, "failed" if score is None else "finished")
+    return journal
+
+
+def test_every_arm_chooses_among_as_many_trials_by_its_validation_score(tmp_path: Path) -> None:
+    rates = [{"train": {"learning_rate": 0.002}}, {"train": {"learning_rate": 0.008}}]
+    plan = experiment(
+        generate=["no_teachers"],
+        trials=[{**rate, "objective": {"alpha": 0.3}} for rate in rates],
+        trials_without_teachers=rates,
+        seeds=[1, 2],
+    ).share_teachers()
+    assert plan.tuning_samples == [
+        {"arm": "base", "seed": 0, "trial": 0},
+        {"arm": "no_teachers", "seed": 0, "trial": 0},
+        {"arm": "base", "seed": 0, "trial": 1},
+        {"arm": "no_teachers", "seed": 0, "trial": 1},
+    ]
+    one = plan.build_run({"arm": "base", "seed": 0, "trial": 1})
+    assert (one.seed, one.train.learning_rate) == (0, 0.008) and one.objective.alpha.value_at(0.0) == 0.3
+    fixed = plan.fix_steps(55)
+    assert {run.train.steps for arm in fixed.arms for run in (arm.run, *arm.trials)} == {55}
+    journal = Journal(tmp_path / "none.jsonl")
+    assert is_choosing(plan, journal)
+    with pytest.raises(SweepError, match="no trial of the arm base"):
+        choose_trials(plan, journal, {})
+    scores = {("base", 0): 0.7, ("no_teachers", 0): 0.6, ("base", 1): 0.8, ("no_teachers", 1): None}
+    journal = journal_of(tmp_path, scores)
+    assert not is_choosing(plan, journal)
+    assert choose_trials(plan, journal, {}) == {"base": 1, "no_teachers": 0}
+    assert choose_trials(plan, journal, {"base": 0}) == {"base": 0, "no_teachers": 0}, "a choice stays"
+    arm = plan.arms[0].choose_trial(1)
+    assert arm.run.train.learning_rate == 0.008 and "chosen: train.learning_rate=0.008" in arm.changes
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"trials": [{}], "trials_without_teachers": [{}, {}]}, "tuned more than another"),
+        ({"trials": [{}], "tuning_seed": 2}, "tuning_seed 2 is one of seeds"),
+        ({"trials": [{"data": {"undrawn": "unlabeled"}}]}, "trial 0 of the arm base changes data"),
+        ({"trials": [{"train": {"steps": 3}}]}, "trains longer or shorter"),
+    ],
+)
+def test_trials_that_would_not_be_fair_are_refused(keys: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        experiment(**keys)
