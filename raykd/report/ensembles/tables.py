@@ -118,13 +118,22 @@ def _lay_out_contributions(report: EnsembleReport) -> Section | None:
     if retrained:
         heads.append("dropped, retrained")
         for line in lines:
-            line.append(_format_points(retrained[line[0]]) if line[0] in retrained else ABSENT)
+            found = retrained.get(line[0])
+            line.append(ABSENT if found is None else _format_interval(found.value, found.low, found.high))
     name = format_metric_name(report.metric)
     remarks = (
         f"points of {name} that a teacher adds, on average over all orders in which teachers may join (Shapley); they "
         "add up from a guess to all together",
         f"alone: the teacher's own {name} in its languages; dropped: how all others change without it",
         "an estimate from stored answers: nothing was trained again",
+        *(
+            (
+                "dropped, retrained: how students change that were trained without it (raykd compare), with the "
+                "interval over their seeds",
+            )
+            if retrained
+            else ()
+        ),
     )
     return Section("contributions", "Points per teacher and language", heads, lines, remarks=remarks)
 

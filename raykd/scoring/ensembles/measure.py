@@ -37,6 +37,8 @@ from raykd.teachers.teacher import Teacher
 
 MOST_ROWS = 4000
 """Validation rows that are looked at; of more, evenly spread ones."""
+GOLD_READING = ("confidence", "loss_softmax")
+"""Weightings that read gold labels."""
 HARDEST = 12
 """Rows that are shown with each teacher's view."""
 ENSEMBLE, STUDENT = "ensemble", "student"
@@ -118,10 +120,16 @@ def make_ensemble_report(inputs: EnsembleInputs) -> EnsembleReport:
     )
     if not config.task.labelled:
         return replace(report, missing=(*inputs.missing, _explain_unlabelled_task(config)))
+    if config.objective.weighting.kind in GOLD_READING:
+        evenly = (
+            f"the weighting {config.objective.weighting.kind} reads gold labels; here, as in the table of results, "
+            "teachers are combined evenly, since an ensemble must not know more than its teachers"
+        )
+        report = replace(report, missing=(*report.missing, evenly))
     signals = stack_signals(config, inputs.answers, inputs.languages, rows)
     if not bool(signals.covered_MN.any()):
         nobody = "no teacher answered a validation row, so nothing is measured on them"
-        return replace(report, missing=(*inputs.missing, nobody))
+        return replace(report, missing=(*report.missing, nobody))
     return _measure(report, inputs, signals)
 
 
