@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from raykd.config import RunConfig
-from raykd.config.loading import read_yaml_mapping
+from raykd.config.loading import dump_run, read_yaml_mapping
 from raykd.data.load import Dataset
 from raykd.errors import ConfigError, SweepError
 from raykd.experiments import presets
@@ -341,3 +341,15 @@ def test_every_arm_chooses_among_as_many_trials_by_its_validation_score(tmp_path
 def test_trials_that_would_not_be_fair_are_refused(keys: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         experiment(**keys)
+
+
+def test_a_folder_stands_for_its_experiment_to_which_seeds_are_added(tmp_path: Path) -> None:
+    found = experiment(arms={"soft": {"objective": {"temperature": 4.0}}}, seeds=2)
+    folder = tmp_path / "moved"
+    folder.mkdir()
+    (folder / "experiment.yaml").write_text(found.yaml, encoding="utf-8")
+    (folder / "run.yaml").write_text(dump_run(found.base), encoding="utf-8")
+    (folder / "run.json").write_text(json.dumps({"status": "finished"}), encoding="utf-8")
+    again = load_experiment(folder, ["seeds=4"])
+    assert (again.name, again.output, again.seeds) == ("moved", str(tmp_path), (1, 2, 3, 4))
+    assert again.fingerprint() == found.fingerprint()
