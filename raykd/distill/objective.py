@@ -22,10 +22,10 @@ from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from raykd.devices import copy_to_device
-from raykd.distill.losses import Divergence, ForwardKL, compute_gold_loss
+from raykd.distill.losses import ClassWeights, Divergence, ForwardKL, compute_gold_loss, write_labels_as_texts
 from raykd.distill.parts import TargetPart, make_parts, sum_over_parts
 from raykd.distill.schedules import Constant, Schedule
 from raykd.distill.signals import UNLABELLED, Signals
@@ -161,6 +161,13 @@ class Objective(Spec):
     teachers are all it has. Alpha is not affected."""
     label_smoothing: float = Field(default=0.0, ge=0.0, le=1.0)
     """Of the hard term only; a unit that falls back in the soft term is not smoothed."""
+    class_weights: ClassWeights = None
+    """Of the hard term only, for labels of unequal frequency: `balanced` weighs each label with the inverse of its
+    frequency among the labelled training units, or weights by label (`{rare: 5}`; 1 where a label is not named).
+    Weights are scaled to the mean 1 over these units, so alpha keeps its meaning. Soft targets are not weighted."""
+    focal_gamma: float = Field(default=0.0, ge=0.0)
+    """Of the hard term only: units that the student is sure of count less, by (1 - p) ** gamma (focal loss,
+    arXiv:1708.02002). 0 is cross-entropy. Not together with `label_smoothing`."""
 
     @field_validator("alpha")
     @classmethod
@@ -181,6 +188,25 @@ class Objective(Spec):
         if len(set(kinds)) != len(kinds):
             raise ValueError(f"each divergence may stand in one term only, got {kinds}")
         return value
+
+    @field_validator("class_weights", mode="before")
+    @classmethod
+    def _labels_as_written(cls, value: object) -> object:
+        return write_labels_as_texts(value)
+
+    @model_validator(mode="after")
+    def _focal_or_smooth(self) -> Objective:
+        if self.focal_gamma and self.label_smoothing:
+            raise ValueError(
+                "focal_gamma and label_smoothing cannot be set together: one takes weight from units that the student "
+                "is sure of, the other keeps it from being sure"
+            )
+        return self
+
+    def gold_alone(self) -> Objective:
+        """Return the objective of supervised training with the same hard term: alpha is 1, no teacher is asked."""
+        own = ("label_smoothing", "class_weights", "focal_gamma")
+        return Objective(alpha=Constant(value=1.0), **{name: getattr(self, name) for name in own})
 
     @property
     def plain(self) -> bool:
@@ -247,10 +273,18 @@ class Objective(Spec):
         open_NC: torch.Tensor | None = None,
         *,
         own: Counts | None = None,
+        class_weights_C: torch.Tensor | None = None,
     ) -> ObjectiveResult:
         """Compute this micro-batch's share of the loss; arguments and errors are those of `compute_shares`."""
         return self.compute_shares(
-            student_logits_NC, labels_N, signals, progress, totals, open_NC, own=own
+            student_logits_NC,
+            labels_N,
+            signals,
+            progress,
+            totals,
+            open_NC,
+            own=own,
+            class_weights_C=class_weights_C,
         ).join()
 
     def compute_shares(
@@ -263,6 +297,7 @@ class Objective(Spec):
         open_NC: torch.Tensor | None = None,
         *,
         own: Counts | None = None,
+        class_weights_C: torch.Tensor | None = None,
     ) -> Shares:
         """Compute what units contribute to the loss, not added up yet.
 
@@ -274,11 +309,14 @@ class Objective(Spec):
             totals: `counts` added up over all ranks and micro-batches of the step, this one included.
             open_NC: The choices that may be gold, over which labels are smoothed; None for all that are not masked.
             own: This micro-batch's own counts; None counts them, which reads `labels_N` back from a device.
+            class_weights_C: From `compute_class_weights`, where the objective has `class_weights`.
 
         Raises:
-            ValueError: Shapes disagree, totals are smaller than this micro-batch's own counts, or `signals` is None
-                although teachers are needed.
+            ValueError: Shapes disagree, totals are smaller than this micro-batch's own counts, or `signals` or
+                `class_weights_C` is None although it is needed.
         """
+        if self.class_weights is not None and class_weights_C is None:
+            raise ValueError("class_weights_C is None, but this objective has class_weights")
         if student_logits_NC.ndim != 2 or student_logits_NC.shape[:1] != labels_N.shape:
             raise ValueError(
                 f"student logits are {tuple(student_logits_NC.shape)}, labels {tuple(labels_N.shape)}; "
@@ -295,7 +333,14 @@ class Objective(Spec):
         sums: dict[str, torch.Tensor] = {}
         weights_M = None
         if values.alpha > 0.0:
-            hard = compute_gold_loss(logits_NC, labels_N, self.label_smoothing, open_NC)
+            hard = compute_gold_loss(
+                logits_NC,
+                labels_N,
+                self.label_smoothing,
+                open_NC,
+                weights_C=class_weights_C,
+                focal_gamma=self.focal_gamma,
+            )
             sums["hard"] = hard.detach()
             # Without a labelled unit the sum is 0 with its graph, and 0 / 1 is 0 where 0 / 0 is NaN.
             shares.append((hard, values.alpha / max(totals.hard, 1)))
