@@ -197,7 +197,9 @@ def test_every_arm_chooses_among_its_trials_and_repeats_the_best_with_its_seeds(
         "seeds": [1, 2],
         "tuning_seed": 5,
     }
-    found = run_comparison(load_experiment(tree), console=Console(quiet=True))
+    path = world.folder / "fair.yaml"
+    path.write_text(json.dumps(tree), encoding="utf-8")
+    found = run_comparison(load_experiment(path), console=Console(quiet=True))
     assert found.failed == 0
     names = ["base", "no_teachers", "labelled_20", "labelled_20_no_teachers"]
     assert [arm.name for arm in found.report.arms] == names
@@ -216,7 +218,7 @@ def test_every_arm_chooses_among_its_trials_and_repeats_the_best_with_its_seeds(
         assert f"chosen: train.learning_rate={rates[chosen[arm.name]]}" in arm.changes
         assert set(arm.students) == {1, 2}
     # What the base repeats with a seed is what that run alone comes to.
-    plan = load_experiment(tree)
+    plan = load_experiment(path)
     alone = plan.find_arm("base").choose_trial(chosen["base"]).run.model_copy(update={"seed": 1})
     loop = plain_loop(alone)
     said = found.report.find_arm("base").read_scores("validation/macro/accuracy")[1]
