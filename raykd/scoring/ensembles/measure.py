@@ -31,6 +31,7 @@ from raykd.errors import RaykdError
 from raykd.report.ensembles.advice_lines import make_advice_line
 from raykd.report.ensembles.report import Departure, EnsembleReport, HardRow, SystemSize, View
 from raykd.report.plots import History
+from raykd.scoring.ensembles.language import measure_language_models
 from raykd.scoring.score import collect_unit_answers, make_student_spec, stack_signals
 from raykd.tasks import SystemAnswers
 from raykd.teachers.teacher import Teacher
@@ -119,7 +120,7 @@ def make_ensemble_report(inputs: EnsembleInputs) -> EnsembleReport:
         created=time.strftime("%Y-%m-%d %H:%M:%S %Z"),
     )
     if not config.task.labelled:
-        return replace(report, missing=(*inputs.missing, _explain_unlabelled_task(config)))
+        return _measure_unlabelled_task(report, inputs)
     if config.objective.weighting.kind in GOLD_READING:
         evenly = (
             f"the weighting {config.objective.weighting.kind} reads gold labels; here, as in the table of results, "
@@ -133,15 +134,36 @@ def make_ensemble_report(inputs: EnsembleInputs) -> EnsembleReport:
     return _measure(report, inputs, signals)
 
 
+def _measure_unlabelled_task(report: EnsembleReport, inputs: EnsembleInputs) -> EnsembleReport:
+    """Measure what language models add to the mixture's NLL, where that can be; say what is not shown, and why."""
+    config, found = inputs.config, None
+    if config.task.language and config.objective.mixture == "arithmetic":
+        weighting = config.objective.weighting
+        found = measure_language_models(
+            report, inputs.answers, inputs.languages, inputs.rows.languages, weighting
+        )
+    if found is None:
+        return replace(report, missing=(*report.missing, _explain_unlabelled_task(config)))
+    rest = (
+        "language models have no classes, and their answers hold a few tokens of each distribution: agreement, "
+        "calibration, departures, hard rows and advice are not computed; contributions are in nats of NLL per token"
+    )
+    return replace(found, missing=(*report.missing, rest))
+
+
 def _explain_unlabelled_task(config: RunConfig) -> str:
-    if config.task.language:
-        why = "its teachers have vocabularies of their own, so their answers have no common distribution to score"
+    if config.task.language and config.objective.mixture != "arithmetic":
+        why = "their answers hold a few tokens of each distribution, which is not enough for a geometric mixture"
+    elif config.task.language:
+        why = (
+            "its teachers cut a text into other tokens, so their answers have no common distribution to score"
+        )
     else:
         why = "an answer is a span with a begin and an end, and scores of spans have no parts that add up over teachers"
     return (
         f"contributions, agreement, calibration, departures, hard rows and advice are not computed for "
-        f"{config.task.kind}: {why}. The table of results scores each teacher by itself; leave-one-out runs "
-        "(select_teachers) measure what each adds"
+        f"{config.task.kind}: {why}. The table of results scores each teacher by itself; raykd compare "
+        "RUN.yaml --preset ensemble measures what each adds"
     )
 
 
