@@ -225,6 +225,7 @@ def compare(
     preset: str | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    smoke: bool = False,
     progress: Progress = True,
     **keys: object,
 ) -> ComparisonResult:
@@ -239,6 +240,7 @@ def compare(
         resume: Continue an experiment that was cut off, or start it where there is none. Finished trainings stay;
             seeds and arms may be added.
         overwrite: Empty the experiment's folder and start anew.
+        smoke: Run all of it in short, in output/NAME-smoke: every arm, two seeds, few rows and steps.
         progress: Whether progress is shown.
         **keys: Keys to change, as `overrides`.
 
@@ -256,7 +258,7 @@ def compare(
 
     changes, console = _overrides(overrides, keys), _console(progress)
     found = run_experiment(
-        config, changes, preset=preset, resume=resume, overwrite=overwrite, console=console
+        config, changes, preset=preset, resume=resume, overwrite=overwrite, smoke=smoke, console=console
     )
     return ComparisonResult.of(found)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ from raykd.errors import ConfigError, SweepError
 from raykd.experiments import presets
 from raykd.experiments.arms import ExperimentPlan
 from raykd.experiments.config import is_experiment, load_experiment
+from raykd.experiments.generation import Generator
 from raykd.experiments.presets import PRESETS, load_preset
 from raykd.experiments.resume import compare_arms, dump_arms
 from raykd.experiments.run import choose_trials, is_choosing
+from raykd.experiments.smoke import shorten_experiment
 from raykd.tuning.journal import Journal
 from tests.worlds import rows, run_config
 
@@ -353,3 +356,27 @@ def test_a_folder_stands_for_its_experiment_to_which_seeds_are_added(tmp_path: P
     again = load_experiment(folder, ["seeds=4"])
     assert (again.name, again.output, again.seeds) == ("moved", str(tmp_path), (1, 2, 3, 4))
     assert again.fingerprint() == found.fingerprint()
+
+
+def test_a_short_copy_has_all_arms_two_seeds_few_steps_and_a_folder_of_its_own(tmp_path: Path) -> None:
+    long = load_experiment(
+        {
+            "name": "x",
+            "base": base(output=str(tmp_path)),
+            "generate": ["each_teacher", "no_teachers"],
+            "seeds": 9,
+        }
+    )
+    short = shorten_experiment(long)
+    assert (short.name, short.output, short.seeds) == ("x-smoke", str(tmp_path), (1, 2))
+    assert [arm.name for arm in short.arms] == [arm.name for arm in long.arms]
+    assert {arm.run.train.steps for arm in short.arms} == {4} and short.base.smoke == "x"
+    assert len({arm.run.fingerprint() for arm in short.arms}) == len(long.arms)
+
+
+def test_every_preset_and_generator_stands_in_the_docs() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "experiments.md").read_text(encoding="utf-8")
+    for name in presets.PRESET_NAMES:
+        assert f"| `{name}` |" in page, name
+    for key in Generator.model_fields:
+        assert re.search(rf"\b{key}\b", page), key
