@@ -217,6 +217,8 @@ def _lay_out_calibration(report: EnsembleReport) -> Section:
     remarks = (
         "best T: the temperature of the lowest NLL, above 1 for a system that is too sure; what stands after it was "
         "fitted on one half of the rows and measured on the other",
+        "ECE is over all units at once here, because a temperature is fitted to all of them; the results show "
+        "the mean over languages",
     )
     return Section(
         "calibration",
