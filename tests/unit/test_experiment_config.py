@@ -22,6 +22,7 @@ from raykd.experiments.resume import compare_arms, dump_arms
 from raykd.experiments.run import choose_trials, is_choosing
 from raykd.experiments.smoke import shorten_experiment
 from raykd.tuning.journal import Journal
+from tests.unit.test_several_tasks import tree as two_tasks
 from tests.worlds import rows, run_config
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples" / "experiments").glob("*.yaml"))
@@ -380,3 +381,21 @@ def test_every_preset_and_generator_stands_in_the_docs() -> None:
         assert f"| `{name}` |" in page, name
     for key in Generator.model_fields:
         assert re.search(rf"\b{key}\b", page), key
+
+
+def test_a_run_of_several_tasks_is_compared_too() -> None:
+    keys = {"generate": ["no_teachers", {"weightings": ["uniform"]}, {"sizes": [2]}]}
+    hot = {"task": {"tasks": {"names": {"objective": {"temperature": 5.0}}}}}
+    found = load_experiment({"name": "m", "base": two_tasks(), "arms": {"hot": hot}, **keys})
+    shared = found.share_teachers().fix_steps(9)
+    assert [arm.name for arm in shared.arms] == ["base", "hot", "no_teachers", "weighting_uniform", "size_2"]
+    members = {arm.name: arm.run.members for arm in shared.arms}
+    assert {m.train.steps for by_task in members.values() for m in by_task.values()} == {9}
+    assert members["hot"]["names"].objective.temperature.value_at(0.0) == 5.0
+    assert members["hot"]["opinion"].objective == members["base"]["opinion"].objective
+    taught = {
+        name: [t.name for m in by_task.values() for t in m.teachers] for name, by_task in members.items()
+    }
+    assert taught.pop("no_teachers") == [] and set(map(tuple, taught.values())) == {("en", "tagger")}
+    with pytest.raises(ConfigError, match="each_teacher is not offered over a run of several tasks"):
+        load_experiment({"name": "m", "base": two_tasks(), "generate": ["each_teacher"]})
