@@ -192,6 +192,13 @@ def test_without_labels_agreement_with_all_teachers_is_measured(run: Path) -> No
     assert not report.labelled and report.base == pytest.approx(1.0)
     assert report.calibration == () and report.advice == () and report.departures == ()
     assert "no validation row has a gold label" in report.missing[-1]
+    english = [
+        Teacher(make_teacher_spec(config, t, {})).answer(rows)
+        for t in config.active_teachers
+        if t.name == "two"
+    ]
+    alone = make_ensemble_report(EnsembleInputs(config, rows, english, [frozenset(["en"])]))
+    assert "nobody answers in zh" in alone.missing[0]
     objective = config.objective.model_copy(update={"weighting": Confidence()})
     other = config.model_copy(update={"objective": objective})
     again = make_ensemble_report(EnsembleInputs(other, rows, answers, spoken))

@@ -196,17 +196,21 @@ def _measure(report: EnsembleReport, inputs: EnsembleInputs, signals: Signals) -
         agreement=pairs,
         hardest=_find_hardest(inputs, units, signals, everyone, chosen),
     )
+    if silent_in := _find_silent_languages(units, covered_MN):
+        guessed = f"nobody answers in {', '.join(silent_in)}: a guess stands for the teachers' answers there"
+        report = replace(report, missing=(*report.missing, guessed))
     if not report.labelled:
         unlabelled = (
             "no validation row has a gold label: contributions are agreement with all teachers together, and there "
             "are no calibration and no advice. Label some rows (data.validation) and run raykd explain again"
         )
         return replace(report, missing=(*report.missing, unlabelled))
-    costs = {size.system: size.seconds or float(size.parameters) for size in report.sizes}
+    # Of two copies the larger one goes. Times would decide by their noise where both are of one size.
+    sizes = {size.system: float(size.parameters) for size in report.sizes}
     changes = estimate_changes(units, signals, weighting, mixture)
-    known = all(name in costs for name in signals.teachers)
+    known = all(name in sizes for name in signals.teachers)
     advice = advise(
-        signals.teachers, changes, pairs, [costs[name] for name in signals.teachers] if known else None
+        signals.teachers, changes, pairs, [sizes[name] for name in signals.teachers] if known else None
     )
     return replace(
         report,
@@ -236,6 +240,11 @@ def _find_answered(units: LabelledUnits, covered_MN: NDArray[np.bool_]) -> dict[
     codes = [units.languages_B[row] for row in units.row_N.tolist()]
     spoken = [{code for code, there in zip(codes, row, strict=True) if there} for row in covered_MN.tolist()]
     return {x: [x in own for own in spoken] for x in dict.fromkeys(units.languages_B)}
+
+
+def _find_silent_languages(units: LabelledUnits, covered_MN: NDArray[np.bool_]) -> list[str]:
+    """Return the languages in which no teacher answers."""
+    return [x for x, there in _find_answered(units, covered_MN).items() if not any(there)]
 
 
 def _measure_calibration(
