@@ -24,7 +24,8 @@ from raykd.report.page import TeacherFacts
 from raykd.report.plots import collect_curves
 from raykd.scoring.absent_teachers import describe_lost_teachers, drop_lost_teachers, find_loss_steps
 from raykd.scoring.costs import list_system_sizes, make_cost_table, time_teachers
-from raykd.scoring.ensembles.measure import EnsembleInputs, ask_student, make_ensemble_report, pick_rows
+from raykd.scoring.ensembles.inputs import EnsembleInputs, ask_student, pick_rows
+from raykd.scoring.ensembles.measure import make_ensemble_report
 from raykd.scoring.score import System, ask_teachers, score_ensemble, score_teachers, stack_signals
 from raykd.scoring.teacher_scores import TeacherReview
 from raykd.teachers.pools.pool import TeacherPool

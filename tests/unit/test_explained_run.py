@@ -24,7 +24,8 @@ from raykd.errors import ConfigError, DataError, TeacherError
 from raykd.report.ensembles.page import FILE, PAGE
 from raykd.report.ensembles.report import EnsembleReport, read_ensemble_report
 from raykd.report.ensembles.tables import build_sections
-from raykd.scoring.ensembles.measure import EnsembleInputs, make_ensemble_report
+from raykd.scoring.ensembles.inputs import EnsembleInputs
+from raykd.scoring.ensembles.measure import make_ensemble_report
 from raykd.teachers.teacher import Teacher
 from tests.fakes import LABELS, save_transformer, texts_and_labels
 

@@ -32,7 +32,8 @@ from raykd.report.ensembles.report import EnsembleReport, SystemSize, read_ensem
 from raykd.report.plots import collect_curves
 from raykd.scoring.costs import list_system_sizes
 from raykd.scoring.ensembles.comparison import add_retrained
-from raykd.scoring.ensembles.measure import EnsembleInputs, ask_student, make_ensemble_report, pick_rows
+from raykd.scoring.ensembles.inputs import EnsembleInputs, ask_student, pick_rows
+from raykd.scoring.ensembles.measure import make_ensemble_report
 from raykd.scoring.several_tasks import TASKS, select_task_points
 from raykd.tasks import SystemAnswers
 from raykd.teachers.store import make_text_keys
