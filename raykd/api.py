@@ -225,6 +225,7 @@ def compare(
     preset: str | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    smoke: bool = False,
     progress: Progress = True,
     **keys: object,
 ) -> ComparisonResult:
@@ -239,6 +240,7 @@ def compare(
         resume: Continue an experiment that was cut off, or start it where there is none. Finished trainings stay;
             seeds and arms may be added.
         overwrite: Empty the experiment's folder and start anew.
+        smoke: Run all of it in short, in output/NAME-smoke: every arm, two seeds, few rows and steps.
         progress: Whether progress is shown.
         **keys: Keys to change, as `overrides`.
 
@@ -256,7 +258,7 @@ def compare(
 
     changes, console = _overrides(overrides, keys), _console(progress)
     found = run_experiment(
-        config, changes, preset=preset, resume=resume, overwrite=overwrite, console=console
+        config, changes, preset=preset, resume=resume, overwrite=overwrite, smoke=smoke, console=console
     )
     return ComparisonResult.of(found)
 
@@ -347,11 +349,11 @@ def check(config: ConfigSource | Checked, overrides: Overrides = (), **keys: obj
     return check_config(config, _overrides(overrides, keys))
 
 
-def plan(config: ConfigSource | Sweep, overrides: Overrides = (), **keys: object) -> list[Finding]:
-    """Compute what a run or a sweep will take: resources, steps, answers, checkpoints, disk, time.
+def plan(config: ConfigSource | Checked, overrides: Overrides = (), **keys: object) -> list[Finding]:
+    """Compute what a run, a sweep or an experiment will take: resources, steps, answers, checkpoints, disk, time.
 
     Args:
-        config: The run or the sweep; see the module.
+        config: The run, the sweep or the experiment; see the module.
         overrides: Keys to change.
         **keys: Keys to change, as `overrides`.
 
@@ -361,16 +363,9 @@ def plan(config: ConfigSource | Sweep, overrides: Overrides = (), **keys: object
     Raises:
         RaykdError: A key, a file or a model cannot be used; `collect_findings` shows all that is wrong.
     """
-    from raykd.tuning.config import Sweep, load_run_or_sweep
+    from raykd.experiments.checks import plan_config
 
-    read = load_run_or_sweep(config, _overrides(overrides, keys))
-    if isinstance(read, Sweep):
-        from raykd.tuning.checks.plan import plan_sweep
-
-        return plan_sweep(read)
-    from raykd.preflight.plan import plan_run
-
-    return plan_run(read)
+    return plan_config(config, _overrides(overrides, keys))
 
 
 def _refuse_another(config: object, plan: RunConfigs | Sweep, command: str) -> None:

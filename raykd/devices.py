@@ -7,7 +7,28 @@ read in one copy, once a step.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
 import torch
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def without_gradients(body: Callable[P, R]) -> Callable[P, R]:
+    """Run a function under `torch.no_grad`, which as a decorator would need torch where the function is defined.
+
+    A configuration, whose classes are tasks and losses, is read without torch.
+    """
+
+    @functools.wraps(body)
+    def run(*args: P.args, **options: P.kwargs) -> R:
+        with torch.no_grad():
+            return body(*args, **options)
+
+    return run
 
 
 def copy_to_device(tensor: torch.Tensor, device: torch.device | str | None) -> torch.Tensor:

@@ -101,13 +101,16 @@ def evaluate(
     return evaluate_model(load_saved_model(model, task), str(model), Path(file), options)
 
 
-def explain(run: str | os.PathLike[str] | Run) -> Explanation:
+def explain(
+    run: str | os.PathLike[str] | Run, *, comparison: str | os.PathLike[str] | None = None
+) -> Explanation:
     """Explain what each teacher of a run adds, over stored answers: contributions, agreement, calibration, advice.
 
     Nothing is trained and no teacher is loaded. Writes ensemble.json and ensemble.html into the run's folder.
 
     Args:
         run: The folder of a run, or its result.
+        comparison: Folder of an experiment that left its teachers out; its result stands beside the estimate.
 
     Returns:
         Contributions by teacher, language and class; what is worth changing.
@@ -123,5 +126,5 @@ def explain(run: str | os.PathLike[str] | Run) -> Explanation:
     from raykd.scoring.ensembles.explained_run import explain_folder
 
     folder = run.folder if isinstance(run, Run) else Path(run)
-    explained = explain_folder(folder)
+    explained = explain_folder(folder, None if comparison is None else Path(comparison))
     return Explanation.of(explained[0].folder, explained)

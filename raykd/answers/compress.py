@@ -26,11 +26,12 @@ import torch
 from numpy.typing import NDArray
 
 from raykd.answers.answer import Answer, HiddenAnswer, SampledAnswer, TopKAnswer
+from raykd.devices import without_gradients
 from raykd.distill.wide.fused import is_fused, load_kernels
 
 MOST_DRAWS = 255
 """A count has one byte."""
-_HALF_MIN = float(torch.finfo(torch.float16).min)
+_HALF_MIN = float(np.finfo(np.float16).min)
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def keep_top_k(
     return cast("TopKAnswer", compute_top_k(logits_NV, k, temperatures, gold_N=gold_N).fetch(offsets_N))
 
 
-@torch.no_grad()
+@without_gradients
 def compute_top_k(
     logits_NV: torch.Tensor, k: int, temperatures: Sequence[float], *, gold_N: torch.Tensor | None = None
 ) -> TensorAnswer:
@@ -119,7 +120,7 @@ def draw_tokens(
     return cast("SampledAnswer", drawn.fetch(offsets_N))
 
 
-@torch.no_grad()
+@without_gradients
 def compute_draws(
     logits_NV: torch.Tensor,
     uniforms_ND: torch.Tensor,
@@ -171,7 +172,7 @@ def keep_hidden(
     return cast("HiddenAnswer", computed.fetch(offsets_N))
 
 
-@torch.no_grad()
+@without_gradients
 def compute_hidden(
     states_NH: torch.Tensor, *, logits_NV: torch.Tensor | None = None, gold_N: torch.Tensor | None = None
 ) -> TensorAnswer:

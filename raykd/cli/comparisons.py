@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from raykd import api
-from raykd.cli.app import Overrides, Overwrite, Resume, app, console, exit_with, show_result
+from raykd.cli.app import Overrides, Overwrite, Resume, Smoke, app, console, exit_with, show_result
 from raykd.cli.sweeps import FAILED
 
 
@@ -33,6 +33,7 @@ def compare_command(
     seeds: Annotated[int | None, typer.Option(min=1, help="Number of seeds of every arm.")] = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
+    smoke: Smoke = False,
 ) -> None:
     """Train arms with the same seeds, over teachers that answer each text once, and show the paired differences.
 
@@ -44,7 +45,13 @@ def compare_command(
     """
     changes = [*(overrides or []), *([f"seeds={seeds}"] if seeds is not None else [])]
     result = api.compare(
-        experiment, changes, preset=preset, resume=resume, overwrite=overwrite, progress=console
+        experiment,
+        changes,
+        preset=preset,
+        resume=resume,
+        overwrite=overwrite,
+        smoke=smoke,
+        progress=console,
     )
     show_result(result)
     exit_with(FAILED if result.failed else 0)

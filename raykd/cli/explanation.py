@@ -15,6 +15,13 @@ from raykd.cli.app import app, console, print_lines
 @app.command("explain")
 def explain_command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run: runs/NAME.")],
+    comparison: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="EXPERIMENT",
+            help="Folder of a comparison that left its teachers out (raykd compare --preset ensemble).",
+        ),
+    ] = None,
 ) -> None:
     """Show what each teacher of a run adds, from stored answers: points by language and class, and advice.
 
@@ -23,7 +30,7 @@ def explain_command(
 
     Exit codes: 0 done, 2 no run with teachers, 3 data or model, 5 stored answers are gone.
     """
-    found = saved_models.explain(run)
+    found = saved_models.explain(run, comparison=comparison)
     for part in found.shown:
         console.print(part, markup=False, highlight=False)
     for line in found.advice:

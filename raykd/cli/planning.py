@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @app.command("plan")
 def plan_command(run: RunOrSpace, overrides: Overrides = None) -> None:
-    """Show what a run or a sweep will take: resources, steps, answers, checkpoints, disk, time.
+    """Show what a run, a sweep or an experiment will take: resources, steps, answers, checkpoints, disk, time.
 
     Starts nothing and asks no cluster. Exit codes: 0 done, 2 it cannot fit or is no run, 3 data or model.
     """

@@ -1,7 +1,8 @@
 """Prepare the process of the command line for libraries that expect an ordinary environment.
 
 Turns warnings as errors off, removes the working directory from the module path, sets a user name and a home if they
-are missing, and lets the garbage collector look less often. Runs before anything heavy is imported. A program that
+are missing, and lets the garbage collector look less often. torch, which takes a second to import, waits until it is
+used: a configuration is read and mostly checked without it. Runs before anything heavy is imported. A program that
 imports raykd keeps its own environment.
 """
 
@@ -15,6 +16,8 @@ import stat
 import sys
 import warnings
 from pathlib import Path
+
+from raykd.compat.python_private import import_later
 
 _LIBRARIES = {"datasets", "deepspeed", "mlflow", "numpy", "pandas", "pydantic", "ray", "rich", "safetensors",
               "tokenizers", "torch", "transformers", "typer", "yaml"}  # fmt: skip
@@ -34,6 +37,7 @@ def prepare_process() -> None:
     _set_user_name()
     _set_home()
     gc.set_threshold(*GC_THRESHOLDS)
+    import_later("torch")
 
 
 def find_shadowing_files() -> list[Path]:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import atexit
+import importlib.util
+import sys
 import threading
+import types
+from typing import Any
 
 
 def run_end_of_process() -> None:
@@ -13,3 +17,44 @@ def run_end_of_process() -> None:
     """
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
+
+
+def import_later(name: str) -> None:
+    """Let ``import name`` cost nothing in this process until something of the module is used.
+
+    `importlib.util.LazyLoader` of Python 3.11 does the same, but where two threads use the module at once the second
+    one finds it half made.
+
+    Args:
+        name: A package that is not imported yet; nothing happens where there is none.
+    """
+    spec = None if name in sys.modules else importlib.util.find_spec(name)
+    if spec is not None:
+        module = importlib.util.module_from_spec(spec)
+        module.__class__ = _LaterModule
+        sys.modules[name] = module
+
+
+class _LaterModule(types.ModuleType):
+    """A package that runs as soon as anything is asked of it but what its spec knows."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in _KNOWN:
+            return types.ModuleType.__getattribute__(self, name)
+        with _running:
+            # Else another thread has run it meanwhile, or this one is running it.
+            if type(self) is _LaterModule and _BEGUN not in self.__dict__:
+                self.__dict__[_BEGUN] = True
+                try:
+                    self.__spec__.loader.exec_module(self)  # type: ignore[union-attr]
+                except BaseException:
+                    del self.__dict__[_BEGUN]
+                    raise
+                self.__class__ = types.ModuleType  # type: ignore[assignment]
+        return types.ModuleType.__getattribute__(self, name)
+
+
+_KNOWN = {"__class__", "__dict__", "__file__", "__loader__", "__name__", "__package__", "__spec__"}
+"""Without ``__path__``, which the import of a submodule asks for."""
+_BEGUN = "_raykd_begun"
+_running = threading.RLock()

@@ -8,7 +8,7 @@ unknown key is an error that names its path, the value and what is allowed.
 from raykd.config.data import Columns, DataConfig, Embedded, Files, Hub, Source
 from raykd.config.multi import MultiRun, Run
 from raykd.config.overlay import check_name, overlay
-from raykd.config.run import Phase, RayConfig, RunConfig, TrackingConfig, build_plain_objective
+from raykd.config.run import Phase, RayConfig, RunConfig, TrackingConfig
 from raykd.config.teachers import (
     ActorConfig,
     ModelTeacher,
@@ -43,7 +43,6 @@ __all__ = [
     "TrainConfig",
     "TrainedTeacher",
     "WorkersConfig",
-    "build_plain_objective",
     "check_name",
     "overlay",
     "register_teacher",

@@ -84,14 +84,14 @@ def find_student(path: Path) -> Path:
 
 
 def find_config_file(path: Path) -> Path:
-    """Return the YAML of a sweep's or run's folder; any other path unchanged."""
+    """Return the YAML of the folder of a sweep, an experiment or a run; any other path unchanged."""
     check_path(str(path), "the path of the run file")
     if not path.is_dir():
         return path
     check_state(path)
     if not is_raykd_folder(path):
         return path
-    return next((path / name for name in (SPACE, RUN) if (path / name).is_file()), path)
+    return next((path / name for name in (SPACE, EXPERIMENT, RUN) if (path / name).is_file()), path)
 
 
 def relocate_tree(tree: JsonObject, path: Path) -> JsonObject:
@@ -112,7 +112,7 @@ def relocate_tree(tree: JsonObject, path: Path) -> JsonObject:
     if (before := state.get("folder")) is not None:
         tree = relocate_paths(tree, Path(str(before)), folder)
     output = str(find_output(folder))
-    if path.name == SPACE:
+    if path.name in (SPACE, EXPERIMENT):
         base = tree.get("base")
         own = {"base": {**base, "output": output}} if isinstance(base, Mapping) else {}
         return {**tree, "name": _check_folder_name(folder), **own}

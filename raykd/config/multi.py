@@ -203,8 +203,8 @@ class MultiRun(RunBase):
         """Return the undistilled run: gold labels only, the same number of steps, all else equal."""
         tree = self.model_dump(mode="json")
         for name, member in self.members.items():
-            smoothing = member.objective.label_smoothing
-            tree["task"]["tasks"][name]["objective"] = {"alpha": 1.0, "label_smoothing": smoothing}
+            alone = member.objective.gold_alone().model_dump(mode="json", exclude_defaults=True)
+            tree["task"]["tasks"][name]["objective"] = alone
         tree |= {"name": "baseline", "teachers": [], "teacher_defaults": {}, "select_teachers": None}
         tree |= {"objective": {"alpha": 1.0}, "baseline": False}
         tree["train"] |= {"steps": steps, "epochs": None}

@@ -20,8 +20,8 @@ from raykd.config.teachers import (
     list_foreign_keys,
 )
 from raykd.config.train import TrainConfig, WorkersConfig
+from raykd.distill.losses import check_gold_keys
 from raykd.distill.objective import Objective
-from raykd.distill.schedules import Constant
 from raykd.models import Student
 from raykd.parse import JsonObject
 from raykd.spec import Spec
@@ -178,6 +178,7 @@ class RunConfig(RunBase):
     def _task_fits(self) -> RunConfig:
         self.data.check(self.form)
         self.task.check(self.data.labels, self.objective)
+        check_gold_keys(self.objective.class_weights, self.objective.focal_gamma, self.data.labels)
         if self.train.metric not in self.task.metric_names:
             raise ValueError(
                 f"train.metric {self.train.metric} is none of {self.task.kind}: "
@@ -280,7 +281,9 @@ class RunConfig(RunBase):
         if begins != sorted(set(begins)):
             raise ValueError(f"phases must begin one after the other, got {begins}")
         for phase in self.phases:
-            weighting = self.at_progress(phase.at).objective.weighting
+            objective = self.at_progress(phase.at).objective
+            check_gold_keys(objective.class_weights, objective.focal_gamma, self.data.labels)
+            weighting = objective.weighting
             if weighting.kind != self.objective.weighting.kind or (
                 weighting.kind == "fixed" and weighting != self.objective.weighting
             ):
@@ -313,7 +316,7 @@ class RunConfig(RunBase):
                 "select_teachers": None,
                 "phases": (),
                 "baseline": False,
-                "objective": build_plain_objective(self.objective.label_smoothing),
+                "objective": self.objective.gold_alone(),
                 "train": self.train.model_copy(update={"steps": steps, "epochs": None}),
             }
         )
@@ -342,6 +345,9 @@ class RunConfig(RunBase):
         Paths of files are left out. Rows have their own fingerprint, and model folders are compared by content.
         """
         tree = self.model_dump(mode="json", exclude=_CHANGE_NOTHING)
+        for key, off in _NEW_IN_OBJECTIVE.items():
+            if tree["objective"][key] == off:
+                del tree["objective"][key]
         tree["train"].pop("max_skipped_steps")  # decides when a failing run ends, not what it learns
         for source in tree["data"].values():
             if isinstance(source, dict):
@@ -368,12 +374,9 @@ class RunConfig(RunBase):
 _CHANGE_NOTHING = {
     *("name", "output", "ray", "tracking", "report", "workers", "serving", "teacher_defaults", "smoke")
 }
+_NEW_IN_OBJECTIVE = {"class_weights": None, "focal_gamma": 0.0}
+"""Keys that came later, with the values that change nothing: teachers trained before are found again."""
 _EMPTY_TEACHER_KEYS = {"path": None, "revision": None, "trust_remote_code": False, "training": None}
-
-
-def build_plain_objective(label_smoothing: float = 0.0) -> Objective:
-    """Return the objective of supervised training: alpha is 1, so no teacher is asked."""
-    return Objective(alpha=Constant(value=1.0), label_smoothing=label_smoothing)
 
 
 def apply_teacher_defaults(data: object) -> object:

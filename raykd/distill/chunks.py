@@ -13,7 +13,7 @@ several such tensors.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,8 +21,9 @@ import torch
 import torch.nn.functional as F
 
 from raykd.distill.chunk_size import choose_chunk_units
+from raykd.distill.head_gradients import HeadGradients
 from raykd.distill.logitmap import PLAIN, LogitMap
-from raykd.distill.objective import Counts, Objective, ObjectiveResult
+from raykd.distill.objective import Counts, Objective, ObjectiveResult, Shares, combine_values
 from raykd.distill.signals import Signals
 from raykd.distill.vocabulary_signals import SparseSignal
 
@@ -68,50 +69,47 @@ def evaluate_hidden(
         )
     inputs = [hidden_ND, weight_VD] if bias_V is None else [hidden_ND, weight_VD, bias_V]
     wanted = [torch.is_grad_enabled() and each.requires_grad for each in inputs]
-    grads = [_buffer(each) if want else None for each, want in zip(inputs, wanted, strict=True)]
-
     # Once for all chunks, and without their graph: `_Known` hands the gradients to the inputs.
     product_dtype = weight_VD.dtype if dtype is None else dtype
-    states_ND, head_VD = hidden_ND.detach().to(product_dtype), weight_VD.detach().to(product_dtype)
-    head_bias_V = None if bias_V is None else bias_V.detach().to(product_dtype)
+    states_ND, head_VD, *head_bias = (each.detach().to(product_dtype) for each in inputs)
+    gradients = HeadGradients(states_ND, head_VD, wanted)
     if signals is not None and signals.eligible_MN is None:
         signals = objective.prepare(signals)
     if own is None:
         own = objective.counts(labels_N if signals is None else signals.on_host.labels_N, signals)
-    seen: list[torch.Tensor] = []  # the logits of the chunk at hand
+    factors: list[torch.Tensor] = []  # the same for all chunks
 
-    def logits_of(begin: int, end: int) -> torch.Tensor:
-        seen[:] = [after(F.linear(states_ND[begin:end], head_VD, head_bias_V))]
-        return seen[0]
-
-    def add(begin: int, end: int, grad_NV: torch.Tensor) -> None:
-        hidden, weight, *bias = grads
-        grad_NV = after.backward(grad_NV, seen[0]).to(product_dtype)
-        if hidden is not None:
-            hidden[begin:end] = grad_NV @ head_VD
-        if weight is not None:
-            _add_product(weight, grad_NV, states_ND[begin:end])
-        if bias and bias[0] is not None:
-            bias[0] += grad_NV.sum(dim=0)
+    def compute_chunk(begin: int, end: int) -> Shares:
+        logits_NV = after(F.linear(states_ND[begin:end], head_VD, *head_bias)).requires_grad_(any(wanted))
+        part = None if signals is None else signals.units(begin, end)
+        # Without teachers nothing of a chunk depends on its counts, and the labels are on the device.
+        counts = Counts() if part is None else objective.counts(part.on_host.labels_N, part)
+        with torch.enable_grad():
+            shares = objective.compute_shares(
+                logits_NV, labels_N[begin:end], part, progress, totals, own=counts
+            )
+        if any(wanted):
+            factors[:] = factors or [value.new_full((), f) for value, f in shares.list_pairs()]
+            grad_NV = _differentiate(shares.values, factors, logits_NV)
+            gradients.add(begin, end, after.backward(grad_NV, logits_NV.detach()).to(product_dtype))
+        return replace(shares, values=tuple(value.detach() for value in shares.values))
 
     wide = product_dtype if _are_read_by_kernels(objective, signals) else None
-    size = chunk or choose_chunk_units(weight_VD.shape[0], hidden_ND.device, wide)
-    pieces = _cut_pieces(len(labels_N), size)
+    chunk = chunk or choose_chunk_units(weight_VD.shape[0], hidden_ND.device, wide)
     with torch.no_grad():
-        results = [
-            _evaluate(
-                objective, logits_of, add if any(wanted) else None, piece, labels_N, signals, progress, totals
-            )
-            for piece in pieces
-        ]
-    return _join_results(results, own, inputs, grads)
+        result = _join_shares([compute_chunk(*piece) for piece in _cut_pieces(len(labels_N), chunk)], own)
+    if any(wanted):
+        loss = _Known.apply(result.loss, gradients.list_all(), *inputs)  # type: ignore[no-untyped-call]
+        result = replace(result, loss=loss)
+    return result
 
 
 def _are_read_by_kernels(objective: Objective, signals: Signals | None) -> bool:
     """Return whether nothing of the size of the logits is made of them but gradients, where there are kernels."""
     answers = () if signals is None else signals.vocabulary_M
     sparse = all(answer is None or isinstance(answer, SparseSignal) for answer in answers)
-    return sparse and objective.label_smoothing == 0.0
+    plain = objective.class_weights is None and objective.focal_gamma == objective.label_smoothing == 0.0
+    return sparse and plain
 
 
 def _cut_pieces(units: int, chunk: int) -> list[tuple[int, int]]:
@@ -119,58 +117,33 @@ def _cut_pieces(units: int, chunk: int) -> list[tuple[int, int]]:
     return [(begin, min(begin + chunk, units)) for begin in range(0, max(units, 1), chunk)]
 
 
-def _evaluate(
-    objective: Objective,
-    logits_of: Callable[[int, int], torch.Tensor],
-    add: Callable[[int, int, torch.Tensor], None] | None,
-    piece: tuple[int, int],
-    labels_N: torch.Tensor,
-    signals: Signals | None,
-    progress: float,
-    totals: Counts,
-) -> ObjectiveResult:
-    begin, end = piece
-    logits_NV = logits_of(begin, end).detach()
-    part = None if signals is None else signals.units(begin, end)
-    with torch.enable_grad():
-        logits_NV.requires_grad_(add is not None)
-        # Without teachers nothing of a chunk depends on its counts, and the labels are on the device.
-        own = Counts() if part is None else objective.counts(part.on_host.labels_N, part)
-        result = objective.evaluate(logits_NV, labels_N[begin:end], part, progress, totals, own=own)
-    if add is not None:
-        add(begin, end, torch.autograd.grad(result.loss, logits_NV)[0])
-    return replace(result, loss=result.loss.detach())
+def _differentiate(
+    values: Sequence[torch.Tensor], factors: Sequence[torch.Tensor], logits_NV: torch.Tensor
+) -> torch.Tensor:
+    """Return the gradient of ``sum_k factors_k values_k``; 0 where no value depends on the logits."""
+    known = [k for k, value in enumerate(values) if value.requires_grad]
+    if not known:
+        return torch.zeros_like(logits_NV)
+    return torch.autograd.grad([values[k] for k in known], logits_NV, [factors[k] for k in known])[0]
 
 
-def _buffer(tensor: torch.Tensor) -> torch.Tensor:
-    # float32 whatever the parameter is, because many small chunks are added up in it.
-    return torch.zeros_like(tensor, dtype=torch.float32, requires_grad=False)
-
-
-def _add_product(weight: torch.Tensor, grad_NV: torch.Tensor, hidden_ND: torch.Tensor) -> None:
-    if grad_NV.dtype == weight.dtype:
-        weight.addmm_(grad_NV.T, hidden_ND)
-    else:
-        weight += grad_NV.T @ hidden_ND
-
-
-def _join_results(
-    results: Sequence[ObjectiveResult],
-    counts: Counts,
-    inputs: Sequence[torch.Tensor],
-    grads: Sequence[torch.Tensor | None],
-) -> ObjectiveResult:
-    first, *others = results
-    loss, weights_M = first.loss, first.weights_M
-    sums = dict(first.sums)
-    for each in others:
-        loss = loss + each.loss
-        sums = {name: value + each.sums[name] for name, value in sums.items()}
-        if weights_M is not None and each.weights_M is not None:
-            weights_M = weights_M + each.weights_M
-    if any(grad is not None for grad in grads):
-        loss = _Known.apply(loss, grads, *inputs)  # type: ignore[no-untyped-call]
-    return ObjectiveResult(loss=loss, sums=sums, weights_M=weights_M, counts=counts)
+def _join_shares(parts: Sequence[Shares], own: Counts) -> ObjectiveResult:
+    """Add up the shares of all chunks, and multiply them by their factors once."""
+    first = parts[0]
+    numbers = [(*part.values, *part.sums.values()) for part in parts]
+    totals, weights_M = numbers[0], first.weights_M
+    if len(parts) > 1:
+        table_PK = torch.stack([number for row in numbers for number in row]).view(len(parts), -1)
+        totals = table_PK.sum(dim=0).unbind()
+        weights = [part.weights_M for part in parts if part.weights_M is not None]
+        weights_M = torch.stack(weights).sum(dim=0) if weights else None
+    count = len(first.values)
+    return ObjectiveResult(
+        loss=combine_values(totals[:count], first.factors),
+        sums=dict(zip(first.sums, totals[count:], strict=True)),
+        weights_M=weights_M,
+        counts=own,
+    )
 
 
 class _Known(torch.autograd.Function):
@@ -190,8 +163,17 @@ class _Known(torch.autograd.Function):
             raise RuntimeError(
                 "the loss of chunks can run backward once: its gradients are handed on, not kept"
             )
-        scaled = [
-            None if grad is None else grad.mul_(factors[0]).to(dtype)
-            for grad, dtype in zip(grads, ctx.dtypes, strict=True)
-        ]
-        return None, None, *scaled
+        return (
+            None,
+            None,
+            *(
+                None if grad is None else _scale(grad, factors[0], dtype)
+                for grad, dtype in zip(grads, ctx.dtypes, strict=True)
+            ),
+        )
+
+
+def _scale(grad: torch.Tensor, factor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return the gradient times a factor, multiplied in the wider of both precisions."""
+    wide = grad if grad.dtype == torch.float32 else grad.to(dtype)
+    return wide.mul_(factor).to(dtype)

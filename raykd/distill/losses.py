@@ -5,6 +5,11 @@ distillation C times), and carries the power of T that keeps its gradient's size
 temperature, because a search over T must not be a search over the weight of the term. Arithmetic is float32
 whatever comes in.
 
+The hard term is here too: cross-entropy with the gold labels, smoothed, weighted by class, or focal. Class weights and
+focal loss are for gold labels of unequal frequency. They act on the hard term alone, because teachers' soft targets
+already say how sure they are, and weighting them would no longer compare divergences of equal size. Class weights have
+the mean 1 over the labelled training units, so that alpha keeps its meaning.
+
 Notation: ``p = softmax(z / T)`` mixed over teachers, ``q = softmax(s / T)``, ``z`` teacher and ``s`` student
 logits.
 """
@@ -13,15 +18,17 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from typing import Annotated, ClassVar, Literal, get_args
 
+import numpy as np
 import torch
-import torch.nn.functional as F
+from numpy.typing import NDArray
 from pydantic import Field
 
 from raykd.distill.signals import MASKED, UNLABELLED, Support, Target
-from raykd.distill.wide.fused import compute_cross_entropy, is_fused
-from raykd.spec import Spec
+from raykd.distill.wide.fused import is_fused
+from raykd.spec import Spec, format_as_written
 
 
 class DivergenceBase(Spec):
@@ -175,7 +182,7 @@ class TeacherHard(DivergenceBase):
 
     def unscaled(self, student_logits_NK: torch.Tensor, target: Target, temperature: float) -> torch.Tensor:
         confidence_N, label_N = target.p_NK.max(dim=-1)
-        loss_N = F.cross_entropy(student_logits_NK, label_N, reduction="none")
+        loss_N = torch.nn.functional.cross_entropy(student_logits_NK, label_N, reduction="none")
         return torch.where(confidence_N >= self.threshold, loss_N, torch.zeros_like(loss_N))
 
 
@@ -207,14 +214,57 @@ class UniversalLogit(DivergenceBase):
         q_NK = _log_q(student_logits_NK, temperature).exp().sort(dim=-1, descending=True).values
         p_NK = target.p_NK.sort(dim=-1, descending=True).values
         wider = q_NK.shape[-1] - p_NK.shape[-1]
-        gap_NK = F.pad(p_NK, (0, max(wider, 0))) - F.pad(q_NK, (0, max(-wider, 0)))
+        gap_NK = torch.nn.functional.pad(p_NK, (0, max(wider, 0))) - torch.nn.functional.pad(
+            q_NK, (0, max(-wider, 0))
+        )
         return gap_NK.abs().sum(dim=-1)
 
 
+def write_labels_as_texts(value: object) -> object:
+    """Return a mapping whose keys are the texts that numbers and truth values were written as; other values as is."""
+    if not isinstance(value, Mapping):
+        return value
+    return {
+        format_as_written(key) if isinstance(key, bool | int | float) else key: weight
+        for key, weight in value.items()
+    }
+
+
+ClassWeights = Literal["balanced"] | dict[str, Annotated[float, Field(gt=0.0)]] | None
+"""A field that takes weights by label."""
+
+
+def check_gold_keys(class_weights: ClassWeights, focal_gamma: float, labels: Sequence[str]) -> None:
+    """Check that what the hard term says of labels suits the task.
+
+    Args:
+        class_weights: As in the objective.
+        focal_gamma: As in the objective.
+        labels: The run's labels; () of a task without labels.
+
+    Raises:
+        ValueError: The task has no labels, or none of a name.
+    """
+    if not labels and (class_weights is not None or focal_gamma):
+        key = "focal_gamma" if class_weights is None else "class_weights"
+        raise ValueError(f"objective.{key} plays no part in this task, which has no labels; leave it out")
+    named = class_weights if isinstance(class_weights, dict) else {}
+    if unknown := [label for label in named if label not in labels]:
+        raise ValueError(f"objective.class_weights names {unknown[0]!r}, not in data.labels {list(labels)}")
+
+
 def compute_gold_loss(
-    logits_NC: torch.Tensor, labels_N: torch.Tensor, smoothing: float, open_NC: torch.Tensor | None = None
+    logits_NC: torch.Tensor,
+    labels_N: torch.Tensor,
+    smoothing: float,
+    open_NC: torch.Tensor | None = None,
+    *,
+    weights_C: torch.Tensor | None = None,
+    focal_gamma: float = 0.0,
 ) -> torch.Tensor:
     """Compute the cross-entropy with the gold labels, summed over labelled units.
+
+    With ``focal_gamma`` a unit's loss is multiplied by ``(1 - p_gold) ** focal_gamma`` (Lin et al., arXiv:1708.02002).
 
     Args:
         logits_NC: The student's, any floating dtype.
@@ -222,31 +272,71 @@ def compute_gold_loss(
         smoothing: Share of the target that is spread evenly over the choices that a unit has. Choices that only other
             units of the batch have (`MASKED`) get none of it: their log-probability is -1e4.
         open_NC: The choices that may be gold; None for all that are not masked.
+        weights_C: Weight of each class, as of torch's cross_entropy; None weighs all alike.
+        focal_gamma: 0 for none; not together with smoothing.
     """
-    if smoothing == 0.0 and is_fused(logits_NC):
-        return compute_cross_entropy(logits_NC, labels_N).sum()
+    if smoothing == 0.0 and focal_gamma == 0.0 and weights_C is None and is_fused(logits_NC):
+        return compute_gold_losses(logits_NC, labels_N).sum()
     logits_NC = logits_NC.float()
-    if smoothing == 0.0:
-        return F.cross_entropy(logits_NC, labels_N, ignore_index=UNLABELLED, reduction="sum")
-    logp_NC = F.log_softmax(logits_NC, dim=-1)
+    if smoothing == 0.0 and focal_gamma == 0.0:
+        return torch.nn.functional.cross_entropy(
+            logits_NC, labels_N, weight=weights_C, ignore_index=UNLABELLED, reduction="sum"
+        )
+    logp_NC = torch.log_softmax(logits_NC, dim=-1)
     labelled_N = labels_N != UNLABELLED
-    gold_N = logp_NC.gather(1, torch.where(labelled_N, labels_N, 0).unsqueeze(1)).squeeze(1)
+    classes_N = torch.where(labelled_N, labels_N, 0)
+    gold_N = logp_NC.gather(1, classes_N.unsqueeze(1)).squeeze(1)
+    if focal_gamma:
+        # Not quite 0 where the model is sure: with gamma below 1 the gradient of 0 ** gamma is infinite.
+        gold_N = (-torch.expm1(gold_N)).clamp_min(1e-7) ** focal_gamma * gold_N
     if open_NC is None:
         open_NC = logits_NC > MASKED / 2  # half: bfloat16 rounds MASKED up
+    if weights_C is not None:
+        gold_N, logp_NC = weights_C[classes_N] * gold_N, weights_C * logp_NC
     even_N = torch.where(open_NC, logp_NC, 0.0).sum(dim=1) / open_NC.sum(dim=1).clamp_min(1)
     loss_N = -(1.0 - smoothing) * gold_N - smoothing * even_N
     return torch.where(labelled_N, loss_N, 0.0).sum()
 
 
+def compute_class_weights(
+    wanted: Literal["balanced"] | Mapping[str, float], labels: Sequence[str], gold_N: NDArray[np.integer]
+) -> NDArray[np.float32]:
+    """Return the weight of each class in the gold term; their mean over the labelled units is 1.
+
+    So only their ratios count: the size of the gold term stays alpha's. torch divides a weighted mean by the sum of the
+    weights instead, which is the same over all units.
+
+    Args:
+        wanted: ``balanced`` for the inverse of each class's frequency, as scikit-learn's; or weights by label, 1 for a
+            label that is not named.
+        labels: The run's labels.
+        gold_N: Gold labels of the training units, or `UNLABELLED`.
+    """
+    counts_C = np.bincount(gold_N[gold_N != UNLABELLED], minlength=len(labels)).astype(np.float64)
+    if wanted == "balanced":
+        weights_C = 1.0 / np.maximum(counts_C, 1.0)
+    else:
+        weights_C = np.asarray([dict(wanted).get(label, 1.0) for label in labels])
+    total = float((counts_C * weights_C).sum())
+    weights_C = weights_C * (counts_C.sum() / total if total else 1.0)
+    if wanted == "balanced":
+        weights_C[counts_C == 0] = 1.0  # no unit has it
+    return weights_C.astype(np.float32)
+
+
 def compute_gold_losses(logits_NC: torch.Tensor, labels_N: torch.Tensor) -> torch.Tensor:
     """Compute the cross-entropy of each unit with its gold label, float32 ``[N]``; 0 where it is `UNLABELLED`."""
     if is_fused(logits_NC):
+        from raykd.distill.wide.functions import compute_cross_entropy  # its classes need torch
+
         return compute_cross_entropy(logits_NC, labels_N)
-    return F.cross_entropy(logits_NC.float(), labels_N, ignore_index=UNLABELLED, reduction="none")
+    return torch.nn.functional.cross_entropy(
+        logits_NC.float(), labels_N, ignore_index=UNLABELLED, reduction="none"
+    )
 
 
 def _log_q(student_logits_NK: torch.Tensor, temperature: float) -> torch.Tensor:
-    return F.log_softmax(student_logits_NK / temperature, dim=-1)
+    return torch.log_softmax(student_logits_NK / temperature, dim=-1)
 
 
 def _kl(a_NK: torch.Tensor, loga_NK: torch.Tensor, logb_NK: torch.Tensor) -> torch.Tensor:

@@ -16,16 +16,23 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from raykd.devices import copy_to_device
-from raykd.distill.losses import Divergence, ForwardKL, compute_gold_loss, compute_gold_losses
+from raykd.distill.losses import (
+    ClassWeights,
+    Divergence,
+    ForwardKL,
+    compute_gold_loss,
+    compute_gold_losses,
+    write_labels_as_texts,
+)
 from raykd.distill.parts import TargetPart, make_parts, sum_over_parts
 from raykd.distill.schedules import Constant, Schedule
 from raykd.distill.signals import UNLABELLED, Signals
@@ -87,6 +94,42 @@ class ObjectiveResult:
     counts: Counts
 
 
+@dataclass(frozen=True)
+class Shares:
+    """What a micro-batch, or some units of one, contributes: ``loss = sum_k factors_k values_k``.
+
+    Written by `Objective.compute_shares`. Factors stand apart so that several parts of a micro-batch are added up
+    before they are multiplied.
+
+    Attributes:
+        values: Scalars with graph. Their number depends only on configuration and progress, like the sums' names.
+        factors: Of each value.
+        sums: As in `ObjectiveResult`.
+        weights_M: As in `ObjectiveResult`.
+        counts: The units' own.
+    """
+
+    values: tuple[torch.Tensor, ...]
+    factors: tuple[float, ...]
+    sums: dict[str, torch.Tensor]
+    weights_M: torch.Tensor | None
+    counts: Counts
+
+    def list_pairs(self) -> list[tuple[torch.Tensor, float]]:
+        """Return each value with its factor."""
+        return list(zip(self.values, self.factors, strict=True))
+
+    def join(self) -> ObjectiveResult:
+        """Return them with the loss."""
+        loss = combine_values(self.values, self.factors)
+        return ObjectiveResult(loss=loss, sums=self.sums, weights_M=self.weights_M, counts=self.counts)
+
+
+def combine_values(values: Sequence[torch.Tensor], factors: Sequence[float]) -> torch.Tensor:
+    """Return ``sum_k factors_k values_k``."""
+    return functools.reduce(operator.add, [v * f for v, f in zip(values, factors, strict=True)])
+
+
 def _within(schedule: Schedule, name: str, low: float, high: float = float("inf")) -> Schedule:
     smallest, largest = schedule.bounds()
     if smallest < low or largest > high:
@@ -126,6 +169,13 @@ class Objective(Spec):
     teachers are all it has. Alpha is not affected."""
     label_smoothing: float = Field(default=0.0, ge=0.0, le=1.0)
     """Of the hard term only; a unit that falls back in the soft term is not smoothed."""
+    class_weights: ClassWeights = None
+    """Of the hard term only, for labels of unequal frequency: `balanced` weighs each label with the inverse of its
+    frequency among the labelled training units, or weights by label (`{rare: 5}`; 1 where a label is not named).
+    Weights are scaled to the mean 1 over these units, so alpha keeps its meaning. Soft targets are not weighted."""
+    focal_gamma: float = Field(default=0.0, ge=0.0)
+    """Of the hard term only: units that the student is sure of count less, by (1 - p) ** gamma (focal loss,
+    arXiv:1708.02002). 0 is cross-entropy. Not together with `label_smoothing`."""
 
     @field_validator("alpha")
     @classmethod
@@ -146,6 +196,25 @@ class Objective(Spec):
         if len(set(kinds)) != len(kinds):
             raise ValueError(f"each divergence may stand in one term only, got {kinds}")
         return value
+
+    @field_validator("class_weights", mode="before")
+    @classmethod
+    def _labels_as_written(cls, value: object) -> object:
+        return write_labels_as_texts(value)
+
+    @model_validator(mode="after")
+    def _focal_or_smooth(self) -> Objective:
+        if self.focal_gamma and self.label_smoothing:
+            raise ValueError(
+                "focal_gamma and label_smoothing cannot be set together: one takes weight from units that the student "
+                "is sure of, the other keeps it from being sure"
+            )
+        return self
+
+    def gold_alone(self) -> Objective:
+        """Return the objective of supervised training with the same hard term: alpha is 1, no teacher is asked."""
+        own = ("label_smoothing", "class_weights", "focal_gamma")
+        return Objective(alpha=Constant(value=1.0), **{name: getattr(self, name) for name in own})
 
     @property
     def plain(self) -> bool:
@@ -212,8 +281,33 @@ class Objective(Spec):
         open_NC: torch.Tensor | None = None,
         *,
         own: Counts | None = None,
+        class_weights_C: torch.Tensor | None = None,
     ) -> ObjectiveResult:
-        """Compute this micro-batch's share of the loss.
+        """Compute this micro-batch's share of the loss; arguments and errors are those of `compute_shares`."""
+        return self.compute_shares(
+            student_logits_NC,
+            labels_N,
+            signals,
+            progress,
+            totals,
+            open_NC,
+            own=own,
+            class_weights_C=class_weights_C,
+        ).join()
+
+    def compute_shares(
+        self,
+        student_logits_NC: torch.Tensor,
+        labels_N: torch.Tensor,
+        signals: Signals | None,
+        progress: float,
+        totals: Counts,
+        open_NC: torch.Tensor | None = None,
+        *,
+        own: Counts | None = None,
+        class_weights_C: torch.Tensor | None = None,
+    ) -> Shares:
+        """Compute what units contribute to the loss, not added up yet.
 
         Args:
             student_logits_NC: Raw, any floating dtype.
@@ -223,11 +317,14 @@ class Objective(Spec):
             totals: `counts` added up over all ranks and micro-batches of the step, this one included.
             open_NC: The choices that may be gold, over which labels are smoothed; None for all that are not masked.
             own: This micro-batch's own counts; None counts them, which reads `labels_N` back from a device.
+            class_weights_C: From `compute_class_weights`, where the objective has `class_weights`.
 
         Raises:
-            ValueError: Shapes disagree, totals are smaller than this micro-batch's own counts, or `signals` is None
-                although teachers are needed.
+            ValueError: Shapes disagree, totals are smaller than this micro-batch's own counts, or `signals` or
+                `class_weights_C` is None although it is needed.
         """
+        if self.class_weights is not None and class_weights_C is None:
+            raise ValueError("class_weights_C is None, but this objective has class_weights")
         if student_logits_NC.ndim != 2 or student_logits_NC.shape[:1] != labels_N.shape:
             raise ValueError(
                 f"student logits are {tuple(student_logits_NC.shape)}, labels {tuple(labels_N.shape)}; "
@@ -241,22 +338,34 @@ class Objective(Spec):
         values = self.values_at(progress)
         # The kernels read logits in the precision of their product; all others compute with float32 from here on.
         logits_NC = student_logits_NC if is_fused(student_logits_NC) else student_logits_NC.float()
-        shares: list[torch.Tensor] = []
+        shares: list[tuple[torch.Tensor, float]] = []
         sums: dict[str, torch.Tensor] = {}
         weights_M = None
         if values.alpha > 0.0:
-            hard = compute_gold_loss(logits_NC, labels_N, self.label_smoothing, open_NC)
+            hard = compute_gold_loss(
+                logits_NC,
+                labels_N,
+                self.label_smoothing,
+                open_NC,
+                weights_C=class_weights_C,
+                focal_gamma=self.focal_gamma,
+            )
             sums["hard"] = hard.detach()
             # Without a labelled unit the sum is 0 with its graph, and 0 / 1 is 0 where 0 / 0 is NaN.
-            shares.append(hard * (values.alpha / max(totals.hard, 1)))
+            shares.append((hard, values.alpha / max(totals.hard, 1)))
         if signals is not None and values.alpha < 1.0:
             weights_MN = self.weighting.weights(signals)
             weights_M = weights_MN.sum(dim=1)
             parts = make_parts(logits_NC, signals, weights_MN, values.temperature, self.mixture)
+            share = (1.0 - values.alpha) / max(totals.soft, 1)
             soft = self._soft(logits_NC, labels_N, parts, values, sums, fall_back=counts.uncovered > 0)
-            shares.append(soft * ((1.0 - values.alpha) / max(totals.soft, 1)))
-        return ObjectiveResult(
-            loss=functools.reduce(operator.add, shares), sums=sums, weights_M=weights_M, counts=counts
+            shares += [(value, factor * share) for value, factor in soft]
+        return Shares(
+            values=tuple(value for value, _ in shares),
+            factors=tuple(factor for _, factor in shares),
+            sums=sums,
+            weights_M=weights_M,
+            counts=counts,
         )
 
     def _soft(
@@ -268,22 +377,22 @@ class Objective(Spec):
         sums: dict[str, torch.Tensor],
         *,
         fall_back: bool,
-    ) -> torch.Tensor:
-        """Compute ``sum_j lambda_j [T^k_j D_j]_sum``; write the sums without lambda under "soft/<kind>"."""
+    ) -> list[tuple[torch.Tensor, float]]:
+        """Compute ``[T^k_j D_j]_sum`` of each term and its factor; write the sums under "soft/<kind>"."""
         # A teacher that puts all probability on the gold label would give this at T = 1; 0 where unlabelled.
         fallback_N = torch.zeros_like(logits_NC[:, 0], dtype=torch.float32)
         if fall_back:
             fallback_N = compute_gold_losses(logits_NC, labels_N)
-        shares: list[torch.Tensor] = []
+        shares: list[tuple[torch.Tensor, float]] = []
         for term in self.terms:
-            kind = term.divergence.kind
+            kind, factor = term.divergence.kind, values.lambdas[term.divergence.kind]
             divergence_N, covered_N = sum_over_parts(term.divergence, parts, values.temperature, labels_N)
             loss_N = torch.where(covered_N, divergence_N, fallback_N)
-            sums[f"soft/{kind}"] = loss_N.detach().sum()
-            shares.append(self._anneal(loss_N, labels_N, values.lambdas[kind]))
-        return functools.reduce(operator.add, shares)
-
-    def _anneal(self, loss_N: torch.Tensor, labels_N: torch.Tensor, factor: float) -> torch.Tensor:
-        if self.anneal_on == "all":
-            return factor * loss_N.sum()
-        return torch.where(labels_N == UNLABELLED, loss_N, factor * loss_N).sum()
+            total = loss_N.sum()
+            sums[f"soft/{kind}"] = total.detach()
+            if self.anneal_on == "all":
+                shares.append((total, factor))
+            else:
+                annealed_N = torch.where(labels_N == UNLABELLED, loss_N, factor * loss_N)
+                shares.append((annealed_N.sum(), 1.0))
+        return shares

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -26,7 +27,6 @@ import torch
 from raykd.devices import copy_to_device
 from raykd.distill.losses import DivergenceBase
 from raykd.distill.signals import Signals, Support, Target, VocabularySignal
-from raykd.distill.support import gather_columns, gather_support
 from raykd.distill.targets import LOG_FLOOR, Mixture, check_alignment, combine_logits, soften
 from raykd.distill.vocabulary_signals import SparseSignal, WholeSignal
 
@@ -182,7 +182,7 @@ def _gather_student(
     return {m: (piece, some[m]) for m, piece in zip(some, pieces, strict=True)}
 
 
-Made = tuple[torch.Tensor, Target, Support]
+Made: TypeAlias = "tuple[torch.Tensor, Target, Support]"
 """The student's logits, the target and its support."""
 
 
@@ -242,6 +242,9 @@ def _make_reduced(
     weights_1N: torch.Tensor,
     temperature: float,
 ) -> Made:
+    # Its function with a gradient of its own is a class of torch's; a configuration is read without torch.
+    from raykd.distill.support import gather_columns, gather_support
+
     if isinstance(answer, SparseSignal):
         _check_vocabulary(answer.vocab, logits_NC.shape[1], teacher)
         p_NK, logp_NK = answer.target(temperature)

@@ -14,7 +14,6 @@ from dataclasses import dataclass, fields, replace
 from typing import ClassVar, Literal, Self
 
 import torch
-import torch.nn.functional as F
 
 from raykd.devices import copy_to_device
 
@@ -184,7 +183,7 @@ class Signals:
 
     def _read(self, read: Callable[[torch.Tensor], torch.Tensor], name: str) -> torch.Tensor:
         if self.plain:
-            return read(F.log_softmax(self.logits_MNC.float(), dim=-1))
+            return read(torch.log_softmax(self.logits_MNC.float(), dim=-1))
         rows: list[torch.Tensor] = []
         for m, teacher in enumerate(self.teachers):
             number_N = getattr(self.vocabulary_signal(m), name, None)
@@ -194,7 +193,7 @@ class Signals:
                     raise ValueError(
                         f"the answer of teacher {teacher} has no {name} and no logits to read it from"
                     )
-                number_N = read(F.log_softmax(logits_NC, dim=-1).unsqueeze(0))[0]
+                number_N = read(torch.log_softmax(logits_NC, dim=-1).unsqueeze(0))[0]
             rows.append(number_N)
         return torch.stack(rows)
 

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from raykd.distill.signals import MASKED
-from raykd.distill.wide.fused import gather_wide_support, is_fused
+from raykd.distill.wide.functions import gather_wide_support
+from raykd.distill.wide.fused import is_fused
 
 
 def gather_support(logits_NV: torch.Tensor, ids_NK: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -56,11 +57,10 @@ class _OnSupport(torch.autograd.Function):
         # One more column takes what is written for entries that stand for no token.
         index_NK = torch.where(held_NK, ids_NK, v)
         top_N1 = logits_NV.amax(dim=-1, keepdim=True)
-        mass_NV = logits_NV.new_zeros(n, v + 1)
-        torch.sub(logits_NV, top_N1, out=mass_NV[:, :v])
-        if temperature != 1.0:
-            mass_NV.mul_(1.0 / temperature)
-        mass_NV.exp_().scatter_(1, index_NK, 0.0)
+        mass_NV = logits_NV.new_empty(n, v + 1)
+        torch.add(top_N1 * (-1.0 / temperature), logits_NV, alpha=1.0 / temperature, out=mass_NV[:, :v])
+        mass_NV[:, :v].exp_()
+        mass_NV.scatter_(1, index_NK, 0.0)
         mass_NV[:, v] = 0.0
         rest_N1 = mass_NV.sum(dim=-1, keepdim=True)
         tail_N1 = torch.where(rest_N1 > 0.0, top_N1 + temperature * rest_N1.log(), _zero_logit(temperature))

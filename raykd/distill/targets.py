@@ -15,7 +15,6 @@ import math
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 
 from raykd.distill.signals import Target
 
@@ -34,7 +33,7 @@ def soften(logits: torch.Tensor, temperature: float) -> torch.Tensor:
     """
     if not temperature > 0.0:
         raise ValueError(f"temperature is {temperature}; it must be positive")
-    return F.log_softmax(logits.float() / temperature, dim=-1)
+    return torch.log_softmax(logits.float() / temperature, dim=-1)
 
 
 def combine_logits(
@@ -80,7 +79,7 @@ def _mix_teachers(logp_MNC: torch.Tensor, weights_MN1: torch.Tensor, mixture: Mi
     if mixture == "arithmetic":
         # log 0 = -inf is meant: a teacher without weight adds exp(-inf) = 0 to the sum.
         return torch.logsumexp(weights_MN1.log() + logp_MNC, dim=0)
-    return F.log_softmax((weights_MN1 * logp_MNC).sum(dim=0), dim=-1)
+    return torch.log_softmax((weights_MN1 * logp_MNC).sum(dim=0), dim=-1)
 
 
 def check_alignment(student_logits_NC: torch.Tensor, target: Target) -> None:

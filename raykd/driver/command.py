@@ -183,6 +183,9 @@ def run_command(
 
 def _run_recorded(command: Command[Result], folder: RunFolder, console: Console) -> Result:
     command.introduce(folder, console)
+    # Ray is starting, and the session's thread, which imports too, is not there yet.
+    import torch.nn  # noqa: F401
+
     session = Session(command.base.ray, folder, console, lambda: _start_tracker(command, folder))
     try:
         result = command.run(session)

@@ -16,11 +16,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from raykd.config import Run, RunConfig, TrainedTeacher, build_plain_objective, overlay
+from raykd.config import Run, RunConfig, TrainedTeacher, overlay
 from raykd.config.loading import validate_run
 from raykd.config.smoke import name_smoke_copy
 from raykd.data.load import ALL, Dataset, load_data
 from raykd.data.rows import Rows
+from raykd.distill.objective import Objective
 from raykd.driver.language_models import check_prompts, check_source_languages
 from raykd.errors import ConfigError, DataError, ModelError
 from raykd.folders.contents import digest_models
@@ -173,7 +174,9 @@ def make_teacher_run(config: RunConfig, teacher: TrainedTeacher) -> RunConfig:
             "task": config.task.model_dump(mode="json"),
             "data": data,
             "student": training.model.model_dump(mode="json"),
-            "objective": build_plain_objective(training.label_smoothing).model_dump(mode="json"),
+            "objective": Objective(label_smoothing=training.label_smoothing)
+            .gold_alone()
+            .model_dump(mode="json"),
             "train": training.train.model_dump(mode="json"),
             "workers": training.workers.model_dump(mode="json"),
             "ray": config.ray.model_dump(mode="json"),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -37,6 +37,8 @@ class Arm:
         against: The arm that it is compared with; None takes the experiment's baseline.
         labelled: Labelled rows per language, of an arm of a budget curve.
         is_reference: Whether it is compared with no other arm.
+        trials: The runs among which the arm chooses by its validation score before its seeds; empty trains `run`.
+        trial_changes: What differs between them, for people.
     """
 
     name: str
@@ -45,6 +47,17 @@ class Arm:
     against: str | None = None
     labelled: int | None = None
     is_reference: bool = False
+    trials: tuple[Run, ...] = ()
+    trial_changes: tuple[str, ...] = ()
+
+    def change_runs(self, change: Callable[[Run], Run]) -> Arm:
+        """Return the arm with its run and those of its trials changed."""
+        return replace(self, run=change(self.run), trials=tuple(map(change, self.trials)))
+
+    def choose_trial(self, number: int) -> Arm:
+        """Return the arm as one of its trials, which its seeds repeat."""
+        changes = ", ".join(part for part in (self.changes, f"chosen: {self.trial_changes[number]}") if part)
+        return replace(self, run=self.trials[number], changes=changes)
 
 
 @dataclass(frozen=True)
@@ -60,6 +73,7 @@ class ExperimentPlan:
         baseline: The arm that others are compared with; None where each names its own.
         equal: What arms have in common (see `ExperimentConfig`).
         resample_labelled: Whether a seed also draws the labelled rows.
+        tuning_seed: Seed with which arms are trained to choose among their trials.
         label: Whether teachers answer before the first training.
         max_concurrent_trials: Most trainings at one time; None sets no limit.
         max_failures: How often a crashed training is tried again.
@@ -77,6 +91,7 @@ class ExperimentPlan:
     baseline: str | None = None
     equal: Literal["steps", "as_written"] = "as_written"
     resample_labelled: bool = False
+    tuning_seed: int = 0
     label: Literal["ahead", "on_demand"] = "ahead"
     max_concurrent_trials: int | None = None
     max_failures: int = 1
@@ -88,7 +103,9 @@ class ExperimentPlan:
     def describe(self) -> str:
         """Return the number of arms, seeds and trainings, and what arms have in common, as text."""
         count = f"{len(self.arms)} arms x {len(self.seeds)} seeds, {self.trainings} trainings"
-        return count + ("; all train equally many steps" if self.equal == "steps" else "")
+        tuned = len(self.arms[0].trials) if self.arms else 0
+        chosen = f"; each arm first chooses among {tuned} trials" if tuned else ""
+        return count + chosen + ("; all train equally many steps" if self.equal == "steps" else "")
 
     @property
     def metric(self) -> str:
@@ -116,12 +133,15 @@ class ExperimentPlan:
 
     def fingerprint(self) -> str:
         """Return the sha256 of all arms. The seeds are left out, so that a resume may add some."""
-        parts = [[arm.name, arm.run.fingerprint()] for arm in self.arms]
+        parts = [
+            [arm.name, arm.run.fingerprint(), *(run.fingerprint() for run in arm.trials)] for arm in self.arms
+        ]
         return hashlib.sha256(json.dumps([parts, self.equal, self.resample_labelled]).encode()).hexdigest()
 
     def build_run(self, sample: Mapping[str, Scalar]) -> Run:
         """Return the run of an arm with a seed."""
-        run, seed = self.find_arm(str(sample["arm"])).run, int(str(sample["seed"]))
+        arm, seed = self.find_arm(str(sample["arm"])), int(str(sample["seed"]))
+        run = arm.trials[int(str(sample["trial"]))] if "trial" in sample else arm.run
         update: dict[str, object] = {"seed": seed}
         if self.resample_labelled and isinstance(run, RunConfig):
             update["data"] = run.data.model_copy(update={"labelled_seed": seed})
@@ -135,18 +155,13 @@ class ExperimentPlan:
         """
         if self.equal == "as_written":
             return self
-        return replace(
-            self,
-            arms=tuple(
-                replace(
-                    arm,
-                    run=arm.run.model_copy(
-                        update={"train": arm.run.train.model_copy(update={"steps": steps, "epochs": None})}
-                    ),
-                )
-                for arm in self.arms
-            ),
-        )
+
+        def fix(run: Run) -> Run:
+            return run.model_copy(
+                update={"train": run.train.model_copy(update={"steps": steps, "epochs": None})}
+            )
+
+        return replace(self, arms=tuple(arm.change_runs(fix) for arm in self.arms))
 
     def share_teachers(self) -> ExperimentPlan:
         """Return the experiment in which base and arms have all teachers, and each arm selects its own.
@@ -158,12 +173,14 @@ class ExperimentPlan:
         if not union:
             return self
         names = tuple(teacher.name for teacher in union)
-        arms = []
-        for arm in self.arms:
-            own = tuple(teacher.name for teacher in arm.run.active_teachers)
+
+        def select(run: Run) -> Run:
+            own = tuple(teacher.name for teacher in run.active_teachers)
             chosen = {"teachers": union, "select_teachers": None if own == names else own}
             # An arm without teachers stays so: it is trained on the labelled rows alone.
-            arms.append(replace(arm, run=arm.run.model_copy(update=chosen)) if own else arm)
+            return run.model_copy(update=chosen) if own else run
+
+        arms = [arm.change_runs(select) for arm in self.arms]
         taught = next((arm.run for arm in arms if not arm.run.plain), self.base)
         objective = taught.objective if self.base.plain else self.base.objective
         base = self.base.model_copy(
@@ -179,7 +196,7 @@ class ExperimentPlan:
         """
         known = {member.data.model_dump_json(): data[task] for task, member in self.base.members.items()}
         found: dict[str, list[NeededAnswers]] = {}
-        for sample in self._samples:
+        for sample in (*self.tuning_samples, *self._samples):
             for task, member in self.build_run(sample).members.items():
                 if member.plain:
                     continue
@@ -195,6 +212,16 @@ class ExperimentPlan:
     @cached_property
     def _samples(self) -> list[Sample]:
         return [{"arm": arm.name, "seed": seed} for seed in self.seeds for arm in self.arms]
+
+    @cached_property
+    def tuning_samples(self) -> list[Sample]:
+        """Every arm with every one of its trials, to be trained before the seeds."""
+        return [
+            {"arm": arm.name, "seed": self.tuning_seed, "trial": number}
+            for number in range(max((len(arm.trials) for arm in self.arms), default=0))
+            for arm in self.arms
+            if number < len(arm.trials)
+        ]
 
     def build_sampler(self) -> PairSampler:
         """Return what hands out the trainings."""
@@ -224,7 +251,9 @@ class PairSampler(Sampler):
         self.waiting = [pair for pair in self.waiting if pair != dict(sample)]
 
     def name_trial(self, index: int, sample: Mapping[str, Scalar]) -> str:
-        """Return the name of a training: its arm and its seed."""
+        """Return the name of a training: its arm, and its trial or its seed."""
+        if "trial" in sample:
+            return f"{sample['arm']}-trial{sample['trial']}"
         return name_training(str(sample["arm"]), int(str(sample["seed"])))
 
 

@@ -1,4 +1,4 @@
-"""Check an experiment for `raykd check`: its base with the teachers of all arms, and every arm as a run."""
+"""Check an experiment for `raykd check`, and plan it for `raykd plan`: its base with all teachers, and every arm."""
 
 from __future__ import annotations
 
@@ -8,19 +8,27 @@ from pathlib import Path
 
 from raykd.config import Run
 from raykd.config.loading import ConfigSource, Override, read_source
-from raykd.driver.jobs import Job, load_rows
+from raykd.driver.jobs import Job, load_rows, make_jobs
 from raykd.errors import RaykdError
 from raykd.experiments.arms import ExperimentPlan
 from raykd.experiments.config import is_experiment, load_experiment
 from raykd.experiments.resume import compare_arms, explain_arm_changes
-from raykd.experiments.run import check_arms
 from raykd.folders.earlier_start import EarlierStart
 from raykd.folders.folder import check_rows, check_run_folder
 from raykd.preflight.check import collect_findings
 from raykd.preflight.finding import Finding
 from raykd.preflight.folder_check import describe
 from raykd.preflight.model_check import NOTE
+from raykd.preflight.plan import (
+    compute_trial_disk,
+    describe_resources,
+    describe_sizes,
+    describe_steps,
+    estimate_duration,
+    plan_run,
+)
 from raykd.tuning.checks.check import check_sweep
+from raykd.tuning.checks.plan import plan_concurrent_trials, plan_sweep
 from raykd.tuning.config import Sweep, load_run_or_sweep
 
 Checked = Run | Sweep | ExperimentPlan
@@ -48,6 +56,14 @@ def check_config(config: ConfigSource | Checked, overrides: Sequence[Override] =
     return check_experiment(read) if isinstance(read, ExperimentPlan) else collect_findings(read)
 
 
+def plan_config(config: ConfigSource | Checked, overrides: Sequence[Override] = ()) -> list[Finding]:
+    """Return the plan of a run, a sweep or an experiment."""
+    read = load_checked(config, overrides)
+    if isinstance(read, Sweep):
+        return plan_sweep(read)
+    return plan_experiment(read) if isinstance(read, ExperimentPlan) else plan_run(read)
+
+
 def check_experiment(asked: ExperimentPlan) -> list[Finding]:
     """Return all findings about the base and the arms of an experiment."""
     plan = asked.share_teachers()
@@ -60,11 +76,47 @@ def check_experiment(asked: ExperimentPlan) -> list[Finding]:
         *([Finding("seeds", f"{NOTE}one seed has no interval: write two or more")] if alone else []),
         *base,
         *([] if any(finding.error for finding in base) else [_check_arms(plan)]),
+        _count_at_once(plan)[1],
+    ]
+
+
+def _count_at_once(plan: ExperimentPlan) -> tuple[int | None, Finding]:
+    """Return how many trainings fit on this machine, and a line that says so."""
+    return plan_concurrent_trials(plan.base, plan.max_concurrent_trials, plan.label == "ahead")
+
+
+def plan_experiment(asked: ExperimentPlan) -> list[Finding]:
+    """Return the plan of an experiment: resources, trainings, steps, answers, disk, time.
+
+    Raises:
+        RaykdError: A key, a file or a model of the base or of an arm cannot be used.
+    """
+    from raykd.experiments.run import check_arms
+
+    plan = asked.share_teachers()
+    base = plan.base
+    teachers, students = make_jobs(base, Path(base.output).resolve() / plan.name)
+    student = students[-1]
+    check_arms(plan.fix_steps(student.steps), student.data)
+    most, at_once = _count_at_once(plan)
+    count = plan.trainings + len(plan.tuning_samples)
+    tuned = f" and {len(plan.tuning_samples)} to choose among trials" if plan.tuning_samples else ""
+    steps = f" x {student.steps:,} steps = {count * student.steps:,} steps" if plan.equal == "steps" else ""
+    trainings = f"{len(plan.arms)} arms x {len(plan.seeds)} seeds = {plan.trainings:,}{tuned}{steps}"
+    return [
+        *describe_resources(base, together=plan.label == "on_demand"),
+        at_once,
+        *describe_steps(teachers),
+        Finding("trainings", trainings),
+        *describe_sizes(compute_trial_disk(base, student.data, count, most or 1)),
+        estimate_duration(base, student, count, most or 1),
     ]
 
 
 def _check_arms(plan: ExperimentPlan) -> Finding:
     """Check every arm as a run beside the base's rows."""
+    from raykd.experiments.run import check_arms  # with Tune, which takes as long as a whole check
+
     try:
         rows: Mapping[str, object] = load_rows(plan.base)
         check_arms(plan, rows)

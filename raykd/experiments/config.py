@@ -8,11 +8,12 @@ serving of the teachers. `ExperimentPlan.fix_steps` is the one place that decide
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from raykd.config import Run, RunConfig, check_name, overlay
 from raykd.config.loading import (
@@ -45,6 +46,8 @@ SHARED_BY_ARMS = {
     "smoke": "it is an option of the command",
 }
 """Keys of a run that no arm may change, with the reason."""
+TRIED = ("objective", "train", "student", "phases")
+"""Keys of a run that a trial of an arm may change."""
 HELD_OUT = ("validation", "test", "labels", "label_map", "languages", "select_languages")
 """Keys of `data` that are equal in all arms, which are compared on the same rows."""
 
@@ -74,6 +77,15 @@ class ExperimentConfig(Spec):
     resample_labelled: bool = False
     """Each seed also draws the rows of `data.labelled_per_language` anew (`data.labelled_seed`), the same for all arms.
     The interval then also covers the luck of that draw."""
+    trials: tuple[JsonObject, ...] = ()
+    """Overlays among which every arm chooses by its best validation score before its seeds, so that no arm is tuned
+    more than another: `[{train: {learning_rate: 0.002}}, {train: {learning_rate: 0.008}}]`. Without any, arms are
+    trained as they are."""
+    trials_without_teachers: tuple[JsonObject, ...] | None = None
+    """The same for arms without teachers, for which alpha or a temperature means nothing: as many as `trials`. `null`
+    takes `trials`."""
+    tuning_seed: int = Field(0, ge=0)
+    """Seed of these trainings; none of `seeds`."""
     base_dir: str | None = None
     """What relative paths are relative to; None takes the base's folder. Set in the copy in an experiment's folder."""
     max_concurrent_trials: int | None = Field(None, ge=1)
@@ -103,6 +115,20 @@ class ExperimentConfig(Spec):
         for name in value:
             check_name(name)
         return value
+
+    @model_validator(mode="after")
+    def _equal_trials(self) -> ExperimentConfig:
+        plain = self.trials_without_teachers
+        if plain is not None and len(plain) != len(self.trials):
+            raise ValueError(
+                f"trials_without_teachers has {len(plain)} items and trials has {len(self.trials)}: no arm may be "
+                "tuned more than another"
+            )
+        if self.trials and self.tuning_seed in self.seed_list:
+            raise ValueError(
+                f"tuning_seed {self.tuning_seed} is one of seeds: what was chosen by it would be reported"
+            )
+        return self
 
     @property
     def seed_list(self) -> tuple[int, ...]:
@@ -134,6 +160,7 @@ def load_experiment(source: ConfigSource, overrides: Sequence[Override] = ()) ->
     config = config.model_copy(update={"base_dir": str(base_dir)})
     arms = list(_build_arms(config, base, base_dir, str(path)))
     arms, baseline = _choose_baseline(config, base, arms, str(path))
+    arms = [_add_trials(arm, config, base_dir, str(path)) for arm in arms]
     return ExperimentPlan(
         name=config.name,
         output=base.output,
@@ -143,6 +170,7 @@ def load_experiment(source: ConfigSource, overrides: Sequence[Override] = ()) ->
         baseline=baseline,
         equal=config.equal,
         resample_labelled=config.resample_labelled,
+        tuning_seed=config.tuning_seed,
         label=config.label,
         max_concurrent_trials=config.max_concurrent_trials,
         max_failures=config.max_failures,
@@ -210,6 +238,34 @@ def _build_arm(made: GeneratedArm, base: Run, base_dir: Path, origin: str, equal
     described = ", ".join(_flatten(made.changes)) or ("" if made.plain else "the base as it is")
     described = ", ".join(part for part in (described, "no teachers" if made.plain else "") if part)
     return Arm(made.name, run, described, made.against, made.labelled, made.is_reference)
+
+
+def _add_trials(arm: Arm, config: ExperimentConfig, base_dir: Path, origin: str) -> Arm:
+    """Return the arm with the runs among which it chooses."""
+    has_teachers = bool(arm.run.active_teachers)
+    own = config.trials_without_teachers
+    trials = config.trials if has_teachers or own is None else own
+    runs = []
+    for number, changes in enumerate(trials):
+        where = f"{origin}: trial {number} of the arm {arm.name}"
+        wrong = [key for key in changes if key not in TRIED]
+        if wrong:
+            raise ConfigError(
+                f"{where} changes {wrong[0]}", got=wrong[0], wanted=f"one of {', '.join(TRIED)}",
+                next_step="write it as an arm",
+            )  # fmt: skip
+        tree = overlay(arm.run.model_dump(mode="json"), changes)
+        run = resolve_paths(validate_any_run(tree, where), base_dir)
+        lengths = [(one.train.steps, one.train.epochs) for one in (run, arm.run)]
+        if config.equal == "steps" and lengths[0] != lengths[1]:
+            raise ConfigError(
+                f"{where} trains longer or shorter than the base",
+                got="train.steps or train.epochs of its own",
+                wanted="equal: as_written, or trials that leave both out",
+            )
+        runs.append(run)
+    described = tuple(", ".join(_flatten(changes)) or "as it is" for changes in trials)
+    return replace(arm, trials=tuple(runs), trial_changes=described)
 
 
 def _drop_teachers(run: Run) -> Run:

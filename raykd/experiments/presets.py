@@ -9,11 +9,13 @@ from pathlib import Path
 from rich.console import Console
 
 from raykd.config.loading import ConfigSource, Override, is_sweep, read_source
+from raykd.driver.smoke import refuse_smoke_resume
 from raykd.errors import ConfigError
 from raykd.experiments.arms import ExperimentPlan
 from raykd.experiments.config import is_experiment, load_experiment
 from raykd.experiments.confirmation import read_confirmation
 from raykd.experiments.run import ComparisonOutcome, run_comparison
+from raykd.experiments.smoke import shorten_experiment
 from raykd.parse import JsonObject
 from raykd.presets import preset as find_preset
 from raykd.tuning.config import load_sweep
@@ -69,6 +71,7 @@ def run_experiment(
     preset: str | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    smoke: bool = False,
     console: Console | None = None,
 ) -> ComparisonOutcome:
     """Run an experiment, or the experiment of a preset over a run.
@@ -79,17 +82,29 @@ def run_experiment(
         preset: One of `PRESET_NAMES`; None for an experiment of its own.
         resume: Continue an earlier start, or start where there is none.
         overwrite: Empty the folder first.
+        smoke: Run all of it in short, in a folder of its own.
         console: Where progress is shown; None creates one.
 
     Raises:
         RaykdError: As `run_comparison`, and for `TUNED` as `run_sweep`.
     """
+    if smoke:
+        refuse_smoke_resume(resume=resume)
+        if preset == TUNED:
+            raise ConfigError(
+                f"the preset {TUNED} has no short form",
+                got="smoke",
+                wanted="another preset or an experiment",
+                next_step="shorten its search: num_samples=2 set.train.steps=20 seeds=2",
+            )
     if preset == TUNED:
         plan = run_tuning(source, overrides, resume=resume, overwrite=overwrite, console=console)
     elif preset is not None:
         plan = load_preset(preset, source, overrides)
     else:
         plan = load_experiment(source, overrides)
+    if smoke:
+        plan, overwrite = shorten_experiment(plan), True
     return run_comparison(plan, resume=resume, overwrite=overwrite, console=console)
 
 

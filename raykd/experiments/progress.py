@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
@@ -28,7 +29,8 @@ class ArmProgress(SweepProgress):
         total: Number of trainings.
         names: As for `SweepProgress`.
         arms: Names of the arms.
-        seeds: The seeds.
+        seeds: The seeds; of trials their numbers.
+        key: What a column stands for: a seed, or a trial among which an arm chooses.
     """
 
     def __init__(
@@ -40,9 +42,10 @@ class ArmProgress(SweepProgress):
         *,
         arms: Sequence[str],
         seeds: Sequence[int],
+        key: Literal["seed", "trial"] = "seed",
     ) -> None:
         super().__init__(console, metric, total, names)
-        self._arms, self._seeds = arms, seeds
+        self._arms, self._seeds, self._key = arms, seeds, key
         self._rows: dict[tuple[str, int], TrialRow] = {}
 
     @contextlib.contextmanager
@@ -76,7 +79,7 @@ class ArmProgress(SweepProgress):
             title=f"validation {format_metric_name(self._metric)}, best so far",
         )
         table.add_column("arm", no_wrap=True)
-        for head in [*(f"seed {seed}" for seed in seeds), "mean"]:
+        for head in [*(f"{self._key} {seed}" for seed in seeds), "mean"]:
             table.add_column(head, justify="right", no_wrap=True)
         for arm in self._arms:
             found = [self._rows.get((arm, seed)) for seed in self._seeds]
@@ -95,7 +98,8 @@ class ArmProgress(SweepProgress):
         return Text(score, style="" if row.status == "finished" else "dim italic")
 
     def _keep(self, row: TrialRow) -> None:
-        self._rows[str(row.sample["arm"]), int(str(row.sample["seed"]))] = row
+        if ("trial" in row.sample) == (self._key == "trial"):
+            self._rows[str(row.sample["arm"]), int(str(row.sample[self._key]))] = row
 
     def _values(self, row: TrialRow) -> str:
         return ""  # the name says arm and seed

@@ -20,15 +20,24 @@ from raykd.parse import JsonObject
 if TYPE_CHECKING:
     from raykd.experiments.arms import ExperimentPlan
 
-SHARED = ("equal", "resample_labelled")
+SHARED = ("equal", "resample_labelled", "tuning_seed")
 """Keys of an experiment that hold for all arms."""
 
 
 def dump_arms(experiment: ExperimentPlan) -> str:
     """Return the runs of all arms as YAML, for `compare_arms`."""
     tree: JsonObject = {key: getattr(experiment, key) for key in SHARED}
-    tree["arms"] = {arm.name: arm.run.model_dump(mode="json") for arm in experiment.arms}
+    tree["arms"] = {name: run.model_dump(mode="json") for name, run in list_runs(experiment).items()}
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
+
+
+def list_runs(experiment: ExperimentPlan) -> dict[str, Run]:
+    """Return the runs of all arms by name, and those of their trials (`base.trial0`)."""
+    found: dict[str, Run] = {}
+    for arm in experiment.arms:
+        found[arm.name] = arm.run
+        found |= {f"{arm.name}.trial{number}": run for number, run in enumerate(arm.trials)}
+    return found
 
 
 def compare_arms(
@@ -56,7 +65,7 @@ def compare_arms(
             return Changes(), None
         known = error if isinstance(error, ConfigError) else ConfigError(f"it holds no arms ({error})")
         raise unreadable_settings_error(file, known) from None
-    now = {arm.name: arm.run for arm in experiment.arms}
+    now = list_runs(experiment)
     free: list[Change] = []
     refused = [
         Change(key, str(value), str(getattr(experiment, key)))

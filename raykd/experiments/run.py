@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -21,8 +21,8 @@ from raykd.config.home import ARMS, EXPERIMENT
 from raykd.config.loading import dump_run, flatten_run
 from raykd.driver.command import Command, FolderContents, TrackedRun, run_command
 from raykd.driver.session import Session
-from raykd.errors import ConfigError, RaykdError
-from raykd.experiments.arms import ExperimentPlan
+from raykd.errors import ConfigError, RaykdError, SweepError
+from raykd.experiments.arms import ExperimentPlan, PairSampler
 from raykd.experiments.progress import ArmProgress
 from raykd.experiments.recording import record_comparison, record_students
 from raykd.experiments.resume import compare_arms, dump_arms, explain_arm_changes
@@ -37,7 +37,7 @@ from raykd.report.comparisons.results import ComparisonReport
 from raykd.report.comparisons.tables import ComparisonTables
 from raykd.runs.label_progress import show_progress
 from raykd.spaces.schedulers import Fifo
-from raykd.spaces.space import Space
+from raykd.spaces.space import Sample, Space
 from raykd.tuning.checks.trials import TrialCheck
 from raykd.tuning.driver import CHECKPOINTS, SweepDriver, read_base_jobs
 from raykd.tuning.journal import Journal
@@ -45,6 +45,8 @@ from raykd.tuning.tuner import TrialPlan
 
 RESULT = "comparison.json"
 """File with everything that was measured."""
+CHOSEN = "chosen"
+"""Key of the folder's state: the trial that each arm has chosen."""
 STUDENTS = "students"
 """Folder with the student of every training."""
 
@@ -156,28 +158,64 @@ class CompareCommand(Command[ComparisonOutcome]):
         needed = experiment.list_needed_answers(self.student.data)
         driver = SweepDriver(self.base, self.teachers, self.student, session, experiment.label, needed)
         students = folder.path / STUDENTS
-        journal = driver.run(self._plan_trials(driver, students))
+        concurrent = driver.count_concurrent_trials(experiment.max_concurrent_trials)
+        plans = [partial(self._plan_seeds, driver.journal, folder, concurrent)]
+        if is_choosing(experiment, driver.journal):
+            plans.insert(0, partial(self._plan_choice, concurrent))
+        journal = driver.run(*plans)
+        experiment = self.experiment
         with show_progress(session.console, "students are scored", "students") as show:
             report = score_arms(experiment, self.student, journal, students, driver.notes, show)
         result = self._conclude(report, session, journal)
         shutil.rmtree(folder.path / CHECKPOINTS, ignore_errors=True)
         return result
 
-    def _plan_trials(self, driver: SweepDriver, students: Path) -> TrialPlan:
+    def _plan_choice(self, concurrent: int) -> TrialPlan:
+        """Plan the trials among which the arms choose."""
+        experiment = self.experiment
+        samples = experiment.tuning_samples
+        progress = partial(
+            ArmProgress,
+            arms=[arm.name for arm in experiment.arms],
+            seeds=range(len(experiment.arms[0].trials)),
+            key="trial",
+        )
+        return self._plan_trials(PairSampler(samples), len(samples), concurrent, None, progress)
+
+    def _plan_seeds(self, journal: Journal, folder: RunFolder, concurrent: int) -> TrialPlan:
+        """Plan every arm with every seed, each arm as the trial that it has chosen.
+
+        The choice is kept: a failed trial that a resume trains after all must not change what the seeds repeat.
+        """
+        chosen = choose_trials(self.experiment, journal, folder.state.get(CHOSEN, {}))
+        folder.write_state(**{CHOSEN: chosen})
+        arms = (arm.choose_trial(chosen[arm.name]) if arm.trials else arm for arm in self.experiment.arms)
+        self.experiment = experiment = replace(self.experiment, arms=tuple(arms))
+        total = len(experiment.tuning_samples) + experiment.trainings
+        progress = partial(ArmProgress, arms=[arm.name for arm in experiment.arms], seeds=experiment.seeds)
+        sampler = experiment.build_sampler()
+        return self._plan_trials(sampler, total, concurrent, folder.path / STUDENTS, progress)
+
+    def _plan_trials(
+        self,
+        sampler: PairSampler,
+        total: int,
+        concurrent: int,
+        students: Path | None,
+        make_progress: Callable[..., ArmProgress],
+    ) -> TrialPlan:
         experiment, base = self.experiment, self.base
         return TrialPlan(
             run_factory=experiment,
-            sampler=experiment.build_sampler(),
+            sampler=sampler,
             scheduler=Fifo().build(Space({}), base.train.evaluations, experiment.mode),
-            trials=experiment.trainings,
+            trials=total,
             mode=experiment.mode,
-            concurrent=driver.count_concurrent_trials(experiment.max_concurrent_trials),
+            concurrent=concurrent,
             max_failures=experiment.max_failures,
             checkpoint_s=experiment.checkpoint_s,
             students=students,
-            make_progress=partial(
-                ArmProgress, arms=[arm.name for arm in experiment.arms], seeds=experiment.seeds
-            ),
+            make_progress=make_progress,
         )
 
     def _conclude(self, report: ComparisonReport, session: Session, journal: Journal) -> ComparisonOutcome:
@@ -194,8 +232,46 @@ class CompareCommand(Command[ComparisonOutcome]):
         return ComparisonOutcome(report, tables.to_rich(), lines, failed, page, tracker.run_id)
 
 
+def is_choosing(experiment: ExperimentPlan, journal: Journal) -> bool:
+    """Return whether some arm has still to be trained with one of its trials."""
+    ended = [trial.sample for trial in journal.trials.values() if trial.status is not None]
+    return any(sample not in ended for sample in experiment.tuning_samples)
+
+
+def choose_trials(experiment: ExperimentPlan, journal: Journal, known: Mapping[str, int]) -> dict[str, int]:
+    """Return the number of the best trial of each arm, by validation score, then lower NLL.
+
+    Args:
+        experiment: The arms.
+        journal: Their trials.
+        known: What was chosen before, which stays.
+
+    Raises:
+        SweepError: No trial of an arm was scored.
+    """
+    chosen = dict(known)
+    for arm in experiment.arms:
+        if not arm.trials or arm.name in chosen:
+            continue
+        rows = [
+            trial.row(experiment.mode == "max")
+            for trial in journal.trials.values()
+            if trial.sample["arm"] == arm.name and "trial" in trial.sample
+        ]
+        scored = sorted((row for row in rows if row.is_eligible), key=lambda row: row.order)
+        if not scored:
+            raise SweepError(
+                f"no trial of the arm {arm.name} came to a score",
+                got="; ".join(row.error or row.status for row in rows) or "none was trained",
+                wanted="at least one trial with a finite validation score",
+                next_step="correct the arm or `trials`, and start another experiment (name=...)",
+            )
+        chosen[arm.name] = int(scored[0].sample["trial"])
+    return chosen
+
+
 def check_arms(experiment: ExperimentPlan, data: Mapping[str, object]) -> None:
-    """Check every arm with its first seed as a run.
+    """Check every arm with its first seed, and its trials, as runs.
 
     Args:
         experiment: The experiment.
@@ -206,16 +282,18 @@ def check_arms(experiment: ExperimentPlan, data: Mapping[str, object]) -> None:
     """
     check = TrialCheck(experiment, experiment.base, data)  # type: ignore[arg-type]
     wrong = []
-    for arm in experiment.arms:
+    first_seed: list[Sample] = [{"arm": arm.name, "seed": experiment.seeds[0]} for arm in experiment.arms]
+    for sample in (*first_seed, *experiment.tuning_samples):
         try:
-            check({"arm": arm.name, "seed": experiment.seeds[0]})
+            check(sample)
         except RaykdError as error:
-            wrong.append((arm.name, error))
+            wrong.append((str(sample["arm"]), error))
     if not wrong:
         return
     name, first = wrong[0]
+    names = list(dict.fromkeys(name for name, _ in wrong))
     raise ConfigError(
-        f"{len(wrong)} of {len(experiment.arms)} arms cannot be trained: {', '.join(name for name, _ in wrong)}",
+        f"{len(names)} of {len(experiment.arms)} arms cannot be trained: {', '.join(names)}",
         got=f"{name}: {first.what}" + (f", got {first.got}" if first.got else ""),
         wanted=first.wanted or "arms that are runs",
         next_step=first.next_step or "correct the arm, or leave it out",

@@ -44,7 +44,11 @@ def score_arms(
         report: Called with (students scored, students in all).
     """
     found: dict[str, dict[int, TrainedStudent]] = {arm.name: {} for arm in experiment.arms}
-    finished = [trial for trial in journal.trials.values() if trial.status == "finished"]
+    finished = [
+        trial
+        for trial in journal.trials.values()
+        if trial.status == "finished" and "trial" not in trial.sample
+    ]
     units: tuple[str, ...] = ()
     for done, trial in enumerate(finished, start=1):
         arm, seed = str(trial.sample["arm"]), int(str(trial.sample["seed"]))
@@ -71,11 +75,19 @@ def score_arms(
         unit_languages=units,
         title=experiment.title or experiment.name,
         summary=f"{experiment.describe()[0].upper()}{experiment.describe()[1:]}.",
-        notes=(*notes, *_describe_rows(experiment, student)),
+        notes=(*_describe_smoke(experiment), *notes, *_describe_rows(experiment, student)),
         environment=describe_environment(),
         created=time.strftime("%Y-%m-%d %H:%M:%S %Z"),
         yaml=experiment.yaml,
     )
+
+
+def _describe_smoke(experiment: ExperimentPlan) -> list[str]:
+    """Return a note on a short copy."""
+    of = experiment.base.smoke
+    return [] if of is None else [
+        f"a smoke run of {of}: a few rows and steps, so its scores and times say nothing"
+    ]  # fmt: skip
 
 
 def _describe_rows(experiment: ExperimentPlan, student: Job) -> list[str]:

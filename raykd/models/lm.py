@@ -15,8 +15,6 @@ gives the model's logits. It refuses a model for which none does.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -25,6 +23,7 @@ from torch import nn
 
 from raykd.distill.logitmap import PLAIN, LogitMap
 from raykd.errors import ModelError
+from raykd.models.textmodel import use_evaluation_mode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -154,17 +153,6 @@ class Headless(nn.Module):
     def load_state_dict(self, *args: Any, **kwargs: Any) -> object:
         """Load a state dict into the model."""
         return self.model.load_state_dict(*args, **kwargs)
-
-
-@contextmanager
-def use_evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Switch off dropout and the like while the body runs."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
 
 
 def _head_module(model: PreTrainedModel) -> nn.Linear:

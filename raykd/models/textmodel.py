@@ -25,6 +25,7 @@ from raykd.pretrained.positions import Positions
 from raykd.pretrained.structure import silence_transformers
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import PreTrainedModel
 
     from raykd.text.padding import Padding
@@ -147,6 +148,17 @@ def _write_length(path: Path, length: int | None) -> None:
     """Write the length of a run into the tokenizer's settings, so that plain transformers truncates as the run did."""
     if length is not None and path.is_file():
         write_json(path, json.loads(path.read_text(encoding="utf-8")) | {"model_max_length": length})
+
+
+@contextmanager
+def use_evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Switch off dropout and the like while the body runs."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
 
 
 @contextmanager

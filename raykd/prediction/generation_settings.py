@@ -13,8 +13,6 @@ from copy import deepcopy
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
-from torch import nn
-
 from raykd.errors import ModelError
 from raykd.pretrained.starts import WRAPPING, find_start_token
 from raykd.tasks.language import Generation
@@ -22,6 +20,7 @@ from raykd.text.codes import list_language_codes, set_languages
 from raykd.text.prompts import find_end_id, find_text_marks
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 
     from raykd.text.tokens import Tokenizer

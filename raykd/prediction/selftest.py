@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from raykd.errors import ModelError
-from raykd.models.lm import use_evaluation_mode
+from raykd.models.textmodel import use_evaluation_mode
 from raykd.prediction.probes import FAILURES, ProbeRows, compute_largest_difference
 from raykd.tasks import TaskBase
 from raykd.text.batch import TextBatch

@@ -24,7 +24,7 @@ from raykd.data.rows import Rows
 from raykd.errors import RaykdError
 from raykd.models import Student, count_parameters, count_stored_parameters
 from raykd.pretrained import files
-from raykd.student.loop import LOGGED_WINDOWS
+from raykd.student.meter import LOGGED_WINDOWS
 from raykd.tasks import Task
 from raykd.teachers.source import TeacherRouter
 from raykd.teachers.store.sqlite import estimate_stored_bytes

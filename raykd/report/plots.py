@@ -34,7 +34,6 @@ from raykd.report.table import ResultTable, format_system
 from raykd.tasks.scores.classification import (
     ECE_BINS,
     compute_calibration_bins,
-    compute_calibration_error,
     log_softmax,
 )
 from raykd.tasks.scores.metrics import find_metric_title, is_rate
@@ -120,7 +119,10 @@ def draw_language_bars(table: ResultTable) -> str | None:
 
 
 def draw_reliability(systems: Sequence[Predictions]) -> str | None:
-    """Draw accuracy over confidence in 15 bins (above) and how often each confidence occurs (below)."""
+    """Draw accuracy over confidence in 15 bins (above) and how often each confidence occurs (below).
+
+    The calibration error stands in the table, as a mean over languages; another one of all rows would contradict it.
+    """
     sure = [(p, confidence_N, right_N) for p in systems for confidence_N, right_N in [_confidence(p)]]
     sure = [(p, confidence_N, right_N) for p, confidence_N, right_N in sure if len(confidence_N)]
     if not sure:
@@ -131,8 +133,7 @@ def draw_reliability(systems: Sequence[Predictions]) -> str | None:
         colour, style = ROLE_COLOURS[p.role], STYLES[at % len(STYLES)]
         bins = [row for row in compute_calibration_bins(confidence_N, right_N) if row[0]]
         x, y = [100 * c for _, c, _ in bins], [100 * a for _, _, a in bins]
-        ece = 100 * compute_calibration_error(confidence_N, right_N)
-        label = f"{escape_math(format_system(p))}, ECE {ece:.1f} %"
+        label = escape_math(format_system(p))
         upper.plot(x, y, marker="o", ms=4, lw=1.6, label=label, color=colour, ls=style)
         counts, edges = np.histogram(confidence_N, bins=ECE_BINS, range=(0, 1))
         lower.stairs(100 * counts / len(confidence_N), 100 * edges, lw=1.6, color=colour, ls=style)

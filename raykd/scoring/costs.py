@@ -18,10 +18,12 @@ from raykd.report.ensembles.report import SystemSize
 from raykd.scoring.score import make_student_spec, sample_texts
 from raykd.teachers.pools.pool import TeacherPool
 from raykd.teachers.spec import TeacherInfo
-from raykd.teachers.timing import Timing
+from raykd.teachers.timing import PASSES, Timing
 
 Times = Mapping[str, tuple[Timing | None, Timing | None]]
 """By teacher: its own time and the student's in the same process. None is not known."""
+BUSY = 1.0
+"""Processes a CPU beyond which a time is surely longer than on a free machine."""
 
 
 def time_teachers(
@@ -129,10 +131,21 @@ def _describe_conditions(times: Times) -> str:
     devices, dtypes = sorted({t.device for t in taken}), sorted({t.dtype for t in taken})
     several = "" if threads == [1] else "s"
     return (
-        f"times: median over passes of {_either(rows)} held-out texts in the languages that a teacher taught, "
-        f"tokenisation included, {_either(threads)} thread{several}, {_either(devices)}; "
-        f"teachers in {_either(dtypes)}, the student in float32 beside each of them"
+        f"times: least of up to {PASSES} passes of {_either(rows)} held-out texts in the languages that a teacher "
+        f"taught, tokenisation included, {_either(threads)} thread{several}, {_either(devices)}; "
+        f"teachers in {_either(dtypes)}, the student in float32 beside each of them; {_describe_load(times)}"
     )
+
+
+def _describe_load(times: Times) -> str:
+    """Return how busy the machine was while models were timed."""
+    loads = sorted(t.load for pair in times.values() for t in pair if t is not None and t.load is not None)
+    if not loads:
+        return "the load of the machine is not known"
+    low, high = f"{loads[0]:.1f}", f"{loads[-1]:.1f}"
+    between = low if low == high else f"{low} to {high}"
+    busy = "; other work made the times longer" if loads[-1] > BUSY else ""
+    return f"load of the machine while they were taken: {between} processes a CPU{busy}"
 
 
 def _either(values: Sequence[object]) -> str:

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from raykd.config import RunConfig
 from raykd.driver.jobs import TaskJob
-from raykd.errors import RaykdError
 from raykd.models import measure_stored_megabytes
 from raykd.point import Point
 from raykd.report.costs import CostTable
@@ -25,7 +24,8 @@ from raykd.report.page import TeacherFacts
 from raykd.report.plots import collect_curves
 from raykd.scoring.absent_teachers import describe_lost_teachers, drop_lost_teachers, find_loss_steps
 from raykd.scoring.costs import list_system_sizes, make_cost_table, time_teachers
-from raykd.scoring.ensembles.measure import EnsembleInputs, ask_student, make_ensemble_report, pick_rows
+from raykd.scoring.ensembles.inputs import EnsembleInputs, ask_student, pick_rows
+from raykd.scoring.ensembles.measure import make_ensemble_report
 from raykd.scoring.score import System, ask_teachers, score_ensemble, score_teachers, stack_signals
 from raykd.scoring.teacher_scores import TeacherReview
 from raykd.teachers.pools.pool import TeacherPool
@@ -178,8 +178,10 @@ def _explain_ensemble(
                 tuple(missing),
             )
         )
-    except RaykdError as error:
-        log.warning("the ensemble report was not made: %s", error)
+    except (
+        Exception
+    ):  # whatever it is, a run of hours must not end without its table for the sake of this report
+        log.warning("the ensemble report was not made", exc_info=True)
         return None
 
 

@@ -44,7 +44,7 @@ from raykd.point import Point
 from raykd.student.engine import Engine
 from raykd.student.evaluate import combine_task_scores, gather_ranks, prefix_with_task
 from raykd.student.loop_state import LoopState
-from raykd.student.meter import list_numbers, reduce_sum, split_numbers
+from raykd.student.meter import LOGGED_WINDOWS, list_numbers, reduce_sum, split_numbers
 from raykd.student.nonfinite import describe_nonfinite, guard_loss, make_nonfinite_error
 from raykd.student.prefetch import PendingStep, Prefetcher, StepWork
 from raykd.student.prepare import PreparedRows
@@ -59,9 +59,6 @@ from raykd.tasks.scores.ranking import build_rank_key
 from raykd.timeline import EpochStages, stage, step_part
 
 log = logging.getLogger("raykd.student")
-LOGGED_WINDOWS = 200
-"""Windows in which a run logs its training curves; a run of fewer steps logs each."""
-
 NOTICE_S = 5.0
 """Time between two checks for a notice that the node will be taken away; a check costs milliseconds."""
 

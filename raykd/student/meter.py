@@ -14,6 +14,8 @@ from raykd.distill.objective import Counts, ObjectiveResult
 from raykd.distill.signals import Signals
 from raykd.tasks import EncodedBatch
 
+LOGGED_WINDOWS = 200
+"""Windows in which a run logs its training curves; a run of fewer steps logs each."""
 _TEACHER_ROWS = ("latency_s", "answered", "forwarded", "asked_units", "covered_units", "lost")
 """Quantities that are summed per teacher."""
 

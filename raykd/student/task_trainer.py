@@ -26,6 +26,7 @@ from raykd.config import MultiRun, Run, RunConfig
 from raykd.data.rows import Rows
 from raykd.data.stream import BatchStream
 from raykd.distill.chunks import evaluate_hidden
+from raykd.distill.losses import compute_class_weights
 from raykd.distill.objective import Counts, ObjectiveResult
 from raykd.distill.signals import Signals
 from raykd.errors import ModelError
@@ -129,6 +130,7 @@ class TaskTrainer:
         self.phases: dict[int, RunConfig] = {}
         """The run from each step on at which a phase begins."""
         self._facts = prepared.facts
+        self._class_weights_C = self._find_class_weights()
 
     @property
     def learns_no_answer(self) -> bool:
@@ -204,9 +206,15 @@ class TaskTrainer:
         encoded, signals = micro.encoded, micro.signals
         units = self.task.gather(outputs, encoded)
         if not self.task.language:
-            open_NC = encoded.extra.get("open_NC")
             return self.objective.evaluate(
-                units.float(), encoded.labels_N, signals, progress, totals, open_NC, own=micro.counts
+                units.float(),
+                encoded.labels_N,
+                signals,
+                progress,
+                totals,
+                encoded.extra.get("open_NC"),
+                own=micro.counts,
+                class_weights_C=self._class_weights_C,
             )
         module: Any = engine.module
         head, size = module.head, int(encoded.host["vocabulary"])
@@ -237,8 +245,20 @@ class TaskTrainer:
         if not begun:
             return None
         config = self.phases[max(begun)]
-        self.objective = config.objective
+        if config.objective != self.objective:
+            self.objective = config.objective
+            self._class_weights_C = self._find_class_weights()
         return config
+
+    def _find_class_weights(self) -> torch.Tensor | None:
+        """Return the weights of the labels in the gold term, on the device; None where all count alike."""
+        wanted = self.objective.class_weights
+        if wanted is None:
+            return None
+        labels = self.config.data.labels
+        weights_C = compute_class_weights(wanted, labels, self.tokens.labels_N)
+        log.info("class weights of the gold term: %s", dict(zip(labels, weights_C.tolist(), strict=True)))
+        return torch.from_numpy(weights_C).to(self.device)
 
     def forget_facts(self) -> None:
         """Do not log again, after a resume, what is logged once per run."""

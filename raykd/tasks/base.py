@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from raykd.answers.answer import DenseAnswer
 from raykd.answers.codec import encode_rows
+from raykd.devices import without_gradients
 from raykd.distill.objective import Objective
 from raykd.errors import LabelMismatchError
 from raykd.head import Head
@@ -151,7 +152,7 @@ class TaskBase(Spec):
         """Return ``[N]``: the gold label of each unit, or `UNLABELLED`."""
         return batch.labels_B
 
-    @torch.no_grad()
+    @without_gradients
     def evaluate_batch(self, model: Network, encoded: EncodedBatch) -> SystemAnswers:
         """Return a model's answers to a batch."""
         logits_NC = self.gather(encoded.run(model), encoded).float().cpu().numpy()

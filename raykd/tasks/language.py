@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
@@ -30,7 +29,7 @@ from raykd.answers.compress import (
     find_finite_units,
 )
 from raykd.answers.servable import check_servable
-from raykd.devices import copy_to_device
+from raykd.devices import copy_to_device, without_gradients
 from raykd.distill.chunk_size import choose_chunk_units
 from raykd.distill.objective import Objective
 from raykd.tasks.answer_forms import Answers, Chunk, SampledAnswers, TopKAnswers
@@ -168,7 +167,7 @@ class LanguageTask(TaskBase):
             here = slice(begin, begin + step)
             yield here, hidden_ND[here], head.logits(hidden_ND[here])[:, :size]
 
-    @torch.no_grad()
+    @without_gradients
     def evaluate_batch(self, model: Network, encoded: EncodedBatch) -> SystemAnswers:
         """Return each row's summed negative log-likelihood (nats), its tokens, and how many are the likeliest."""
         counts = encoded.counts_B
@@ -176,7 +175,8 @@ class LanguageTask(TaskBase):
         nll, hits = [encoded.labels_N.new_empty(0).double()], [encoded.labels_N.new_empty(0).bool()]
         for here, _, logits_NV in self._compute_chunks(model, encoded):
             gold_N = encoded.labels_N[here]
-            nll.append(F.cross_entropy(logits_NV.float(), gold_N, reduction="none").double())
+            losses_N = torch.nn.functional.cross_entropy(logits_NV.float(), gold_N, reduction="none")
+            nll.append(losses_N.double())
             hits.append(logits_NV.argmax(dim=1) == gold_N)
         nll_N, hit_N = torch.cat(nll).cpu().numpy(), torch.cat(hits).cpu().numpy()
         row_N = np.repeat(np.arange(len(counts)), counts)

@@ -2,17 +2,19 @@
 
 Decision record: serving records passes of any size, beside whatever else the machine does, so a ratio of such times
 says little. Here the same few texts go through a model again and again in one forward pass's worth of rows, and the
-median counts. A teacher is timed where it serves, and the student beside it in the same process, on the same texts,
-threads and device, so their ratio compares like with like. A teacher whose answers were all stored has no weights in
-memory and is not loaded for this; the time of an earlier run counts if its conditions were the same.
+least time counts: other work on the machine only ever adds to one. The machine's load is kept beside it, because
+where it is high even the least time is too long. A teacher is timed where it serves, and the student beside it in the
+same process, on the same texts, threads and device, so their ratio compares like with like. A teacher whose answers
+were all stored has no weights in memory and is not loaded for this; the time of an earlier run counts if its
+conditions were the same.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -20,7 +22,7 @@ from dataclasses import asdict, dataclass, replace
 TIMED_TEXTS = 32
 """Texts of one pass."""
 PASSES = 25
-"""Most passes, after one that does not count: enough that a moment of other work does not decide the median."""
+"""Most passes, after one that does not count: enough that one of them is likely to meet no other work."""
 LIMIT_S = 0.3
 """No further pass begins after this time; a model whose first pass takes longer has that one alone."""
 
@@ -30,13 +32,15 @@ class Timing:
     """What a text took a model. Written by `Teacher.measure_time`, read by the results.
 
     Attributes:
-        ms: Milliseconds per text, tokenisation included; the median over passes.
+        ms: Milliseconds per text, tokenisation included; the least of the passes.
         rows: Texts of a pass.
         texts: Hash of the texts.
         threads: Intra-op threads.
         device: Name of torch's.
         dtype: The model's precision.
         host: The machine.
+        load: Processes that want a CPU per CPU, as the machine's load average of the last minute says when the passes
+            begin: below 1 there were free CPUs. None where the machine does not tell.
         kept: Whether an earlier run measured it.
     """
 
@@ -47,6 +51,7 @@ class Timing:
     device: str
     dtype: str
     host: str
+    load: float | None
     kept: bool = False
 
     @property
@@ -75,6 +80,7 @@ def measure_time(once: Callable[[], object], conditions: Timing) -> Timing:
         once: Lets it answer the texts of the conditions.
         conditions: From `describe_conditions`.
     """
+    conditions = replace(conditions, load=measure_load())
     begun = time.perf_counter()
     once()  # the first pass of a process, or of a shape, is slow, which no longer matters where it takes so long
     first = time.perf_counter() - begun
@@ -83,10 +89,18 @@ def measure_time(once: Callable[[], object], conditions: Timing) -> Timing:
         begun = time.perf_counter()
         once()
         spans.append(time.perf_counter() - begun)
-    return replace(conditions, ms=1e3 * statistics.median(spans) / max(1, conditions.rows))
+    return replace(conditions, ms=1e3 * min(spans) / max(1, conditions.rows))
 
 
 def describe_conditions(texts: Sequence[str], threads: int, device: str, dtype: str) -> Timing:
     """Return a `Timing` of these texts without a time yet."""
     key = hashlib.sha256("\n".join(texts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
-    return Timing(0.0, len(texts), key, threads, device, dtype, platform.node())
+    return Timing(0.0, len(texts), key, threads, device, dtype, platform.node(), load=None)
+
+
+def measure_load() -> float | None:
+    """Return the machine's load average of the last minute per CPU; None where it does not tell."""
+    try:
+        return os.getloadavg()[0] / (os.cpu_count() or 1)
+    except OSError:
+        return None

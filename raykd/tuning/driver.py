@@ -125,8 +125,12 @@ class SweepDriver:
         nodes = list_free_node_resources()
         return count_concurrent_trials(nodes, self.base.workers, self.kept_groups, asked)
 
-    def run(self, plan: TrialPlan) -> Journal:
+    def run(self, *plans: Callable[[], TrialPlan]) -> Journal:
         """Train, open and review the teachers, let them answer, and run the unfinished trials.
+
+        Args:
+            plans: Return the trials, one plan after the other. Each is called when its turn comes, since it may depend
+                on the journal.
 
         Returns:
             The journal with the results of all trials.
@@ -148,7 +152,8 @@ class SweepDriver:
                 self.journal.record_counters(start)
             self.review(teachers)
             self._answer(teachers)
-            self._run_trials(plan, teachers)
+            for build_plan in plans:
+                self._run_trials(build_plan(), teachers)
             counters = [pool.counters() for pool, _ in teachers.pools.values()]
             self.journal.record_counters({name: values for each in counters for name, values in each.items()})
         return self.journal

@@ -115,7 +115,7 @@ class SweepCommand(Command[SweepOutcome]):
         }
         driver = SweepDriver(plan.base, self.teachers, self.student, session, plan.config.label, needed)
         trials = self._plan_trials(driver)  # refuses what cannot start before the teachers work for it
-        journal = driver.run(trials)
+        journal = driver.run(lambda: trials)
         outcome = conclude_sweep(plan, folder, journal, session.open_tracker(), (*plan.notes, *driver.notes))
         if not journal.cut_off:
             shutil.rmtree(folder.path / CHECKPOINTS, ignore_errors=True)

@@ -13,14 +13,15 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from raykd.experiments.config import load_experiment
 from raykd.experiments.presets import run_experiment
-from raykd.experiments.run import ComparisonOutcome
+from raykd.experiments.run import ComparisonOutcome, run_comparison
 from raykd.report.comparisons.tables import ComparisonTables
 from raykd.results import ComparisonResult
 from raykd.teachers.store.inventory import list_stores
 from raykd.tuning.journal import JOURNAL, Journal
 from tests.e2e.conftest import World, still_held, wait_until
-from tests.e2e.sweeps import left_over
+from tests.e2e.sweeps import Sweeps, left_over, plain_loop
 
 pytestmark = [pytest.mark.nightly, pytest.mark.usefixtures("ray_cluster")]
 ROWS = {"unlabeled": 300, "validation": 60, "test": 100}
@@ -182,3 +183,48 @@ def test_it_leaves_a_page_tables_and_a_child_run_per_training(world: World, whol
                 student.scores["test/macro/accuracy"]
             )
             assert len(client.get_metric_history(child.info.run_id, "train/loss")) == 80
+
+
+def test_every_arm_chooses_among_its_trials_and_repeats_the_best_with_its_seeds(
+    world: World, sweeps: Sweeps
+) -> None:
+    rates = [0.0001, 0.02]
+    tree = {
+        "name": "fair",
+        "base": sweeps.base(serving={"store": f"{sweeps.store}-fair"}),
+        "generate": ["no_teachers", {"labelled": [20]}],
+        "trials": [{"train": {"learning_rate": rate}} for rate in rates],
+        "seeds": [1, 2],
+        "tuning_seed": 5,
+    }
+    path = world.folder / "fair.yaml"
+    path.write_text(json.dumps(tree), encoding="utf-8")
+    found = run_comparison(load_experiment(path), console=Console(quiet=True))
+    assert found.failed == 0
+    names = ["base", "no_teachers", "labelled_20", "labelled_20_no_teachers"]
+    assert [arm.name for arm in found.report.arms] == names
+    folder = world.run("fair")
+    journal = Journal(folder / JOURNAL)
+    assert set(journal.trials) == {
+        *(f"{arm}-trial{trial}" for arm in names for trial in (0, 1)),
+        *(f"{arm}-seed{seed}" for arm in names for seed in (1, 2)),
+    }
+    scores = {name: journal.trials[name].row().score or 0.0 for name in journal.trials}
+    chosen = json.loads((folder / "run.json").read_text(encoding="utf-8"))["chosen"]
+    assert set(chosen) == set(names)
+    for arm in found.report.arms:
+        best = max((0, 1), key=lambda trial, name=arm.name: scores[f"{name}-trial{trial}"])
+        assert scores[f"{arm.name}-trial{chosen[arm.name]}"] == scores[f"{arm.name}-trial{best}"]
+        assert f"chosen: train.learning_rate={rates[chosen[arm.name]]}" in arm.changes
+        assert set(arm.students) == {1, 2}
+    # What the base repeats with a seed is what that run alone comes to.
+    plan = load_experiment(path)
+    alone = plan.find_arm("base").choose_trial(chosen["base"]).run.model_copy(update={"seed": 1})
+    loop = plain_loop(alone)
+    said = found.report.find_arm("base").read_scores("validation/macro/accuracy")[1]
+    assert said == pytest.approx(loop.state.best, abs=1e-6)
+    # All arms trained as many steps as the base, whatever number of labelled rows they have.
+    assert {trial.total_steps for trial in journal.trials.values()} == {24}
+    # The teachers answered the texts of all arms once: those of fewer labels are among those of more.
+    assert journal.passes == 1.0
+    assert all(start[name]["computed_while_parked"] == 0 for start in journal.teachers for name in start)

@@ -17,6 +17,9 @@ from raykd import models
 from raykd.config import MultiRun
 from raykd.config.loading import load_any_run, read_yaml_mapping
 from raykd.driver.smoke import TAG, make_smoke_run
+from raykd.experiments.config import load_experiment
+from raykd.experiments.run import run_comparison
+from raykd.experiments.smoke import shorten_experiment
 from raykd.runs.train import run_training
 from raykd.tuning.checks.smoke import shorten_sweep
 from raykd.tuning.config import load_sweep
@@ -25,6 +28,7 @@ from tests.e2e.conftest import still_held
 
 ROOT = Path(__file__).parents[2]
 RUNS = [*sorted((ROOT / "raykd" / "presets").glob("*.yaml")), *sorted((ROOT / "examples").glob("*.yaml"))]
+EXPERIMENTS = sorted((ROOT / "examples" / "experiments").glob("*.yaml"))
 SPACES = sorted((ROOT / "tune_spaces").glob("*.yaml"))
 IN_CI = {"demo.yaml", "alpha_temperature.yaml"}
 LIMIT_S = 240.0
@@ -144,4 +148,22 @@ def test_a_shipped_space_goes_its_whole_way(path: Path, ray_cluster: None, tmp_p
     assert (folder / "best.yaml").is_file() and load_any_run(folder / "best.yaml").smoke == whole.name
     assert (folder / "teachers").is_dir() and (folder / "store").is_dir()
     assert not (tmp_path / "runs" / "teachers").exists() and not (tmp_path / "runs" / "store").exists()
+    assert still_held() == []
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("path", files(EXPERIMENTS))
+def test_a_shipped_experiment_goes_its_whole_way(path: Path, ray_cluster: None, tmp_path: Path) -> None:
+    whole = load_experiment(path, [f"set.output={tmp_path / 'runs'}"])
+    skip_what_is_not_there(whole.base)
+    plan, begun = shorten_experiment(whole), time.monotonic()
+    found = run_comparison(plan, overwrite=True)
+    assert time.monotonic() - begun < LIMIT_S
+    assert not found.failed
+    folder = tmp_path / "runs" / plan.name
+    assert (folder / "report.html").is_file() and (folder / "comparison.json").is_file()
+    assert (folder / "teachers").is_dir() and (folder / "store").is_dir()
+    assert not (tmp_path / "runs" / "teachers").exists() and not (tmp_path / "runs" / "store").exists()
+    assert [len(arm.students) for arm in found.report.arms] == [2] * len(whole.arms)
+    assert any(note.startswith(f"a smoke run of {whole.name}") for note in found.report.notes)
     assert still_held() == []

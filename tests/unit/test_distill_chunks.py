@@ -9,11 +9,13 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.gpu_parts.counting import Operators
 from raykd.answers.answer import DenseAnswer
 from raykd.answers.compress import draw_tokens, draw_uniforms, keep_hidden, keep_top_k
 from raykd.answers.tensors import to_vocabulary_signal
+from raykd.distill import head_gradients
 from raykd.distill.chunk_size import choose_chunk_units
-from raykd.distill.chunks import evaluate_hidden
+from raykd.distill.chunks import _differentiate, evaluate_hidden
 from raykd.distill.objective import Counts, Objective, ObjectiveResult
 from raykd.distill.signals import UNLABELLED, Signals, VocabularySignal
 
@@ -160,6 +162,61 @@ def test_half_precision_is_summed_in_float32() -> None:
     right = gradients(made.evaluate(single[0] @ single[1].T, LABELS, None, 0.5, totals).loss, *single)
     for half, whole in zip(gradient, right, strict=True):
         assert (half.float() - whole).abs().max() < 0.02 * whole.abs().max()
+
+
+def test_a_device_that_adds_products_to_a_float32_total_gives_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert not head_gradients.adds_products(torch.device("cpu"), torch.bfloat16)
+    made = objective(alpha=1.0)
+    totals = made.counts(LABELS, None)
+
+    def learn() -> torch.Tensor:
+        states, weight, _ = (x.detach().bfloat16().requires_grad_() for x in leaves())
+        got = evaluate_hidden(made, states, weight, None, LABELS, None, 0.5, totals, chunk=10)
+        return gradients(got.loss, weight)[0]
+
+    def mm(left: Any, right: Any, dtype: Any = None, *, out: Any = None) -> torch.Tensor:
+        if dtype is not None:
+            return left.float() @ right.float()
+        return out.copy_(left @ right)
+
+    def addmm(total: Any, left: Any, right: Any, dtype: Any, *, out: Any) -> torch.Tensor:
+        assert out is total and total.dtype == dtype == torch.float32 != left.dtype
+        return out.add_(left.float() @ right.float())
+
+    wanted = learn()
+    monkeypatch.setattr(head_gradients, "adds_products", lambda device, dtype: True)
+    monkeypatch.setattr(torch, "mm", mm)
+    monkeypatch.setattr(torch, "addmm", addmm)
+    torch.testing.assert_close(learn(), wanted, rtol=0.02, atol=1e-3)
+
+
+def test_each_further_chunk_of_gold_labels_costs_ten_operators() -> None:
+    made = objective(alpha=1.0, label_smoothing=0.0)
+    totals = made.counts(LABELS, None)
+
+    def count(units: int) -> int:
+        states, weight, _ = leaves()
+        with Operators() as operators:
+            half = states[:units].bfloat16()
+            labels = LABELS[:units]
+            got = evaluate_hidden(
+                made, half, weight, None, labels, None, 0.5, totals, chunk=6, dtype=torch.bfloat16, own=totals
+            )
+            got.loss.backward()
+        return operators.kernels
+
+    # Product, float32, log-softmax, loss; three gradients of them; two products, one added to those before.
+    assert count(36) - count(12) == 4 * 10
+
+
+def test_a_chunk_whose_loss_depends_on_no_logit_has_no_gradient() -> None:
+    logits, other = torch.ones(2, 3, requires_grad=True), torch.ones(())
+    assert torch.equal(_differentiate([other], [other], logits), torch.zeros(2, 3))
+    assert torch.equal(
+        _differentiate([other, logits.sum()], [other, 2 * other], logits), 2 * torch.ones(2, 3)
+    )
 
 
 def test_no_units() -> None:

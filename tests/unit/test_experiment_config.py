@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from raykd.config import RunConfig
-from raykd.config.loading import read_yaml_mapping
+from raykd.config.loading import dump_run, read_yaml_mapping
 from raykd.data.load import Dataset
-from raykd.errors import ConfigError
+from raykd.errors import ConfigError, SweepError
 from raykd.experiments import presets
 from raykd.experiments.arms import ExperimentPlan
 from raykd.experiments.config import is_experiment, load_experiment
+from raykd.experiments.generation import Generator
 from raykd.experiments.presets import PRESETS, load_preset
 from raykd.experiments.resume import compare_arms, dump_arms
+from raykd.experiments.run import choose_trials, is_choosing
+from raykd.experiments.smoke import shorten_experiment
+from raykd.tuning.journal import Journal
+from tests.unit.test_several_tasks import tree as two_tasks
 from tests.worlds import rows, run_config
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples" / "experiments").glob("*.yaml"))
@@ -281,3 +287,115 @@ def test_tuned_against_default_searches_first_and_then_compares_the_winner(
     assert keys == {"objective.alpha", "objective.temperature", "objective.terms.0.lambda"}
     for sample in plan.space.draw_covering(4):
         assert plan.space.build_run(sample).objective.terms[0].lambda_schedule.bounds()[1] == 1.0  # type: ignore[union-attr]
+
+
+def journal_of(folder: Path, scores: dict[tuple[str, int], float | None]) -> Journal:
+    """The journal after every arm was trained with its trials; None is one that failed."""
+    journal = Journal(folder / "trials.jsonl")
+    for index, ((arm, trial), score) in enumerate(scores.items()):
+        name = f"{arm}-trial{trial}"
+        journal.record_begin(name, index, {"arm": arm, "seed": 0, "trial": trial}, name)
+        if score is not None:
+            result = {"evaluation": 1, "trained_steps": 12, "total_steps": 12, "score": score, "nll": 0.5}
+            journal.record_result(name, {**result, "objective": score, "trained_s": 1.0, "cpu_s": 0.5})
+        journal.record_end(name, "failed" if score is None else "finished")
+    return journal
+
+
+def test_every_arm_chooses_among_as_many_trials_by_its_validation_score(tmp_path: Path) -> None:
+    rates = [{"train": {"learning_rate": 0.002}}, {"train": {"learning_rate": 0.008}}]
+    plan = experiment(
+        generate=["no_teachers"],
+        trials=[{**rate, "objective": {"alpha": 0.3}} for rate in rates],
+        trials_without_teachers=rates,
+        seeds=[1, 2],
+    ).share_teachers()
+    assert plan.tuning_samples == [
+        {"arm": "base", "seed": 0, "trial": 0},
+        {"arm": "no_teachers", "seed": 0, "trial": 0},
+        {"arm": "base", "seed": 0, "trial": 1},
+        {"arm": "no_teachers", "seed": 0, "trial": 1},
+    ]
+    one = plan.build_run({"arm": "base", "seed": 0, "trial": 1})
+    assert (one.seed, one.train.learning_rate) == (0, 0.008) and one.objective.alpha.value_at(0.0) == 0.3
+    fixed = plan.fix_steps(55)
+    assert {run.train.steps for arm in fixed.arms for run in (arm.run, *arm.trials)} == {55}
+    journal = Journal(tmp_path / "none.jsonl")
+    assert is_choosing(plan, journal)
+    with pytest.raises(SweepError, match="no trial of the arm base"):
+        choose_trials(plan, journal, {})
+    scores = {("base", 0): 0.7, ("no_teachers", 0): 0.6, ("base", 1): 0.8, ("no_teachers", 1): None}
+    journal = journal_of(tmp_path, scores)
+    assert not is_choosing(plan, journal)
+    assert choose_trials(plan, journal, {}) == {"base": 1, "no_teachers": 0}
+    assert choose_trials(plan, journal, {"base": 0}) == {"base": 0, "no_teachers": 0}, "a choice stays"
+    arm = plan.arms[0].choose_trial(1)
+    assert arm.run.train.learning_rate == 0.008 and "chosen: train.learning_rate=0.008" in arm.changes
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"trials": [{}], "trials_without_teachers": [{}, {}]}, "tuned more than another"),
+        ({"trials": [{}], "tuning_seed": 2}, "tuning_seed 2 is one of seeds"),
+        ({"trials": [{"data": {"undrawn": "unlabeled"}}]}, "trial 0 of the arm base changes data"),
+        ({"trials": [{"train": {"steps": 3}}]}, "trains longer or shorter"),
+    ],
+)
+def test_trials_that_would_not_be_fair_are_refused(keys: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        experiment(**keys)
+
+
+def test_a_folder_stands_for_its_experiment_to_which_seeds_are_added(tmp_path: Path) -> None:
+    found = experiment(arms={"soft": {"objective": {"temperature": 4.0}}}, seeds=2)
+    folder = tmp_path / "moved"
+    folder.mkdir()
+    (folder / "experiment.yaml").write_text(found.yaml, encoding="utf-8")
+    (folder / "run.yaml").write_text(dump_run(found.base), encoding="utf-8")
+    (folder / "run.json").write_text(json.dumps({"status": "finished"}), encoding="utf-8")
+    again = load_experiment(folder, ["seeds=4"])
+    assert (again.name, again.output, again.seeds) == ("moved", str(tmp_path), (1, 2, 3, 4))
+    assert again.fingerprint() == found.fingerprint()
+
+
+def test_a_short_copy_has_all_arms_two_seeds_few_steps_and_a_folder_of_its_own(tmp_path: Path) -> None:
+    long = load_experiment(
+        {
+            "name": "x",
+            "base": base(output=str(tmp_path)),
+            "generate": ["each_teacher", "no_teachers"],
+            "seeds": 9,
+        }
+    )
+    short = shorten_experiment(long)
+    assert (short.name, short.output, short.seeds) == ("x-smoke", str(tmp_path), (1, 2))
+    assert [arm.name for arm in short.arms] == [arm.name for arm in long.arms]
+    assert {arm.run.train.steps for arm in short.arms} == {4} and short.base.smoke == "x"
+    assert len({arm.run.fingerprint() for arm in short.arms}) == len(long.arms)
+
+
+def test_every_preset_and_generator_stands_in_the_docs() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "experiments.md").read_text(encoding="utf-8")
+    for name in presets.PRESET_NAMES:
+        assert f"| `{name}` |" in page, name
+    for key in Generator.model_fields:
+        assert re.search(rf"\b{key}\b", page), key
+
+
+def test_a_run_of_several_tasks_is_compared_too() -> None:
+    keys = {"generate": ["no_teachers", {"weightings": ["uniform"]}, {"sizes": [2]}]}
+    hot = {"task": {"tasks": {"names": {"objective": {"temperature": 5.0}}}}}
+    found = load_experiment({"name": "m", "base": two_tasks(), "arms": {"hot": hot}, **keys})
+    shared = found.share_teachers().fix_steps(9)
+    assert [arm.name for arm in shared.arms] == ["base", "hot", "no_teachers", "weighting_uniform", "size_2"]
+    members = {arm.name: arm.run.members for arm in shared.arms}
+    assert {m.train.steps for by_task in members.values() for m in by_task.values()} == {9}
+    assert members["hot"]["names"].objective.temperature.value_at(0.0) == 5.0
+    assert members["hot"]["opinion"].objective == members["base"]["opinion"].objective
+    taught = {
+        name: [t.name for m in by_task.values() for t in m.teachers] for name, by_task in members.items()
+    }
+    assert taught.pop("no_teachers") == [] and set(map(tuple, taught.values())) == {("en", "tagger")}
+    with pytest.raises(ConfigError, match="each_teacher is not offered over a run of several tasks"):
+        load_experiment({"name": "m", "base": two_tasks(), "generate": ["each_teacher"]})

@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 import raykd
+from raykd.config.loading import load_run
 from raykd.experiments.progress import ArmProgress
 from raykd.report.sweeps.trials import Evaluation, Status, TrialRow
 from tests.unit.test_cli_bad_input import tree
@@ -65,3 +66,15 @@ def test_a_check_looks_at_every_arm(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "one seed has no interval" in found["seeds"].detail
     error = str(found["arms"].error)
     assert "1 of 3 arms cannot be trained: large" in error and "a batch is larger" in error
+
+
+def test_a_plan_counts_trainings_and_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    base = {**tree(tmp_path), "teachers": [], "objective": {"alpha": 1.0}}
+    experiment = {"base": base, "generate": [{"sizes": [0.5]}], "seeds": 3}
+    path = tmp_path / "experiment.yaml"
+    path.write_text(json.dumps(experiment), encoding="utf-8")
+    steps = load_run(base).train.steps
+    found = {item.what: item for item in raykd.plan(path)}
+    assert found["trainings"].detail == f"2 arms x 3 seeds = 6 x {steps} steps = {6 * (steps or 0)} steps"
+    assert "trials at once" in found

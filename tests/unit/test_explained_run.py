@@ -17,13 +17,15 @@ from raykd import models
 from raykd.cli.app import app
 from raykd.config.loading import dump_run, load_run
 from raykd.distill.signals import UNLABELLED
+from raykd.distill.weighting import Confidence
 from raykd.driver.jobs import load_rows
 from raykd.driver.pool import make_teacher_spec
 from raykd.errors import ConfigError, DataError, TeacherError
 from raykd.report.ensembles.page import FILE, PAGE
 from raykd.report.ensembles.report import EnsembleReport, read_ensemble_report
 from raykd.report.ensembles.tables import build_sections
-from raykd.scoring.ensembles.measure import EnsembleInputs, make_ensemble_report
+from raykd.scoring.ensembles.inputs import EnsembleInputs
+from raykd.scoring.ensembles.measure import make_ensemble_report
 from raykd.teachers.teacher import Teacher
 from tests.fakes import LABELS, save_transformer, texts_and_labels
 
@@ -191,6 +193,17 @@ def test_without_labels_agreement_with_all_teachers_is_measured(run: Path) -> No
     assert not report.labelled and report.base == pytest.approx(1.0)
     assert report.calibration == () and report.advice == () and report.departures == ()
     assert "no validation row has a gold label" in report.missing[-1]
+    english = [
+        Teacher(make_teacher_spec(config, t, {})).answer(rows)
+        for t in config.active_teachers
+        if t.name == "two"
+    ]
+    alone = make_ensemble_report(EnsembleInputs(config, rows, english, [frozenset(["en"])]))
+    assert "nobody answers in zh" in alone.missing[0]
+    objective = config.objective.model_copy(update={"weighting": Confidence()})
+    other = config.model_copy(update={"objective": objective})
+    again = make_ensemble_report(EnsembleInputs(other, rows, answers, spoken))
+    assert "reads gold labels" in again.missing[0] and again.contributions == report.contributions
 
 
 def test_what_is_no_run_with_teachers_is_refused(tmp_path: Path) -> None:
@@ -209,3 +222,30 @@ def test_a_student_that_is_gone_is_said(run: Path, tmp_path: Path) -> None:
     finally:
         (tmp_path / "student").rename(student)
     assert report.departures == () and any("the student is not shown" in line for line in report.missing)
+
+
+def test_retrained_students_stand_beside_the_estimate(run: Path, tmp_path: Path) -> None:
+    rows = [
+        {"arm": f"without_{name}", "against": "base", "difference": d, "low": d - 0.01, "high": d + 0.01}
+        for name, d in (("one", -0.03), ("two", 0.02))
+    ]
+    found = {"metric": "accuracy", "baseline": "base", "differences": rows}
+    (tmp_path / "comparison.json").write_text(json.dumps(found), encoding="utf-8")
+    report = only(raykd.explain(run, comparison=tmp_path).tasks)
+    assert report.retrained is not None and set(report.retrained) == {"one", "two"}
+    table = next(section for section in build_sections(report) if section.name == "contributions")
+    assert [line[-1] for line in table.lines] == ["−3.0 [−4.0, −2.0]", "+2.0 [+1.0, +3.0]", "–"]
+    (tmp_path / "comparison.json").write_text(json.dumps({**found, "metric": "f1"}), encoding="utf-8")
+    with pytest.raises(DataError, match="does not say how students change"):
+        raykd.explain(run, comparison=tmp_path)
+    with pytest.raises(DataError, match="not the folder of a finished comparison"):
+        raykd.explain(run, comparison=tmp_path / "nowhere")
+
+
+def test_a_comparison_itself_is_not_explained(run: Path) -> None:
+    (run / "experiment.yaml").write_text("{}", encoding="utf-8")
+    try:
+        with pytest.raises(ConfigError, match="is not the folder of a run"):
+            raykd.explain(run)
+    finally:
+        (run / "experiment.yaml").unlink()

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import chain
 from xml.etree import ElementTree
@@ -9,8 +10,11 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from raykd.ensemble.contributions import Contribution
 from raykd.point import Point
 from raykd.report import plots
+from raykd.report.ensembles.page import write_ensemble_page
+from raykd.report.ensembles.report import AdviceLine, EnsembleReport, HardRow, View
 from raykd.report.page import RunReport, TeacherFacts, draw_run_figures, write_run_page
 from raykd.report.results import Predictions
 from tests.fakes import scored
@@ -71,7 +75,20 @@ def report():
         facts={"MLflow": EVIL},
         notes=(EVIL, "37 units were covered by no teacher"),
         created="2025-01-01",
+        ensemble=made_ensemble(),
     )
+
+
+def made_ensemble():
+    means = [Contribution(f"t{EVIL}", "mean", "", 0.123, 0.1, 0.15, 0.9, -0.02, 90)]
+    return EnsembleReport(
+        EVIL, "classification", "accuracy", 90, True, ("zh",), (f"t{EVIL}",), "uniform", 2, True, 0.9, 0.5,
+        contributions=(*means, *(replace(c, group="language", name="zh") for c in means)),
+        advice=(AdviceLine("drop", f"t{EVIL}", ("zh",), None, None, None, f"drop t{EVIL}"),),
+        comparisons=4,
+        hardest=(HardRow(EVIL, "zh", "positive", (View(f"t{EVIL}", EVIL, 0.1),), EVIL),),
+        missing=(EVIL,),
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -196,3 +213,17 @@ def test_drawing_leaves_no_global_state(report):
     before = dict(matplotlib.rcParams)
     draw_run_figures(report)
     assert dict(matplotlib.rcParams) == before
+
+
+def test_the_page_says_what_each_teacher_adds(page, tmp_path):
+    text = page.read_text(encoding="utf-8")
+    alone = write_ensemble_page(made_ensemble(), tmp_path).read_text(encoding="utf-8")
+    for words in (
+        "Points per teacher and language",
+        "+12.3 [+10.0, +15.0]",
+        "corrected for the 4 that were looked at",
+    ):
+        assert words in text and words in alone
+    assert EVIL not in text and EVIL not in alone
+    assert json.loads((tmp_path / "ensemble.json").read_text(encoding="utf-8"))["base"] == 0.9
+    assert "ensemble" not in json.loads((page.parent / "report.json").read_text(encoding="utf-8"))

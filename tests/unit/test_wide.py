@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from raykd.answers import compress
 from raykd.distill import chunk_size, losses, support
 from raykd.distill.signals import UNLABELLED
-from raykd.distill.wide import fused
+from raykd.distill.wide import functions, fused
 
 Triple = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -48,8 +48,8 @@ def write_exponentials(
 def kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernels everywhere, made of torch's operators."""
     own = SimpleNamespace(sum_exponentials=sum_exponentials, write_exponentials=write_exponentials)
-    monkeypatch.setattr(fused, "load_kernels", lambda: own)
-    monkeypatch.setattr(compress, "load_kernels", lambda: own)
+    for module in (functions, compress):
+        monkeypatch.setattr(module, "load_kernels", lambda: own)
     for module in (losses, support, compress):
         monkeypatch.setattr(module, "is_fused", lambda logits_NV: True)
 

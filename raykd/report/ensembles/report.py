@@ -160,8 +160,8 @@ class EnsembleReport:
         base: Score of all teachers together, mean over languages.
         guess: Score of no teacher: a guess.
         contributions: Shapley values.
-        retrained: Leave-one-out with retrained students, where a comparison ran it: by teacher the students' score
-            without it minus the score with it.
+        retrained: Leave-one-out with retrained students, where a comparison that ran it was named: by teacher the
+            students' score without it minus the score with it, on the comparison's own rows.
         advice: What is worth changing.
         comparisons: How many intervals were looked at for it.
         agreement: Each two teachers.
@@ -187,7 +187,7 @@ class EnsembleReport:
     base: float | None = None
     guess: float | None = None
     contributions: tuple[Contribution, ...] = ()
-    retrained: Mapping[str, float] | None = None
+    retrained: Mapping[str, Effect] | None = None
     advice: tuple[AdviceLine, ...] = ()
     comparisons: int = 0
     agreement: tuple[PairAgreement, ...] = ()

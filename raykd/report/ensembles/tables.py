@@ -18,6 +18,7 @@ from raykd.report.formats import (
     format_speed,
     use_minus_sign,
 )
+from raykd.tasks.scores.metrics import is_rate
 
 Cells = tuple[list[str], list[list[str]]]
 
@@ -82,51 +83,81 @@ def summarize_ensemble(report: EnsembleReport) -> str:
         else f"{report.coalitions:,} coalitions of drawn orders"
     )
     name = format_metric_name(report.metric)
+    unit = " %" if is_rate(report.metric) else " nats per token"
     against = "" if report.labelled else " (agreement with all together)"
     return (
-        f"{text}. All together {name} {format_metric(report.metric, report.base)} %, a guess "
-        f"{format_metric(report.metric, report.guess)} %{against}; {how} were scored."
+        f"{text}. All together {name} {format_metric(report.metric, report.base)}{unit}, a guess "
+        f"{format_metric(report.metric, report.guess)}{unit}{against}; {how} were scored."
     )
 
 
-def _format_points(value: float, digits: int = 1) -> str:
+def _format_points(value: float, metric: str) -> str:
+    """Return a change: of a rate in percentage points, of NLL in nats."""
+    digits, scaled = (1, 100 * value) if is_rate(metric) else (3, value)
     # Adding 0 turns a negative zero into a positive one.
-    return use_minus_sign(f"{round(100 * value, digits) + 0.0:+.{digits}f}")
+    return use_minus_sign(f"{round(scaled, digits) + 0.0:+.{digits}f}")
 
 
-def _format_interval(value: float, low: float, high: float) -> str:
-    return f"{_format_points(value)} [{_format_points(low)}, {_format_points(high)}]"
+def _format_interval(value: float, low: float, high: float, metric: str) -> str:
+    return " ".join(
+        (
+            _format_points(value, metric),
+            f"[{_format_points(low, metric)}, {_format_points(high, metric)}]",
+        )
+    )
 
 
 def _lay_out_contributions(report: EnsembleReport) -> Section | None:
     """Return points per teacher, over all languages and in each."""
-    means = [c for c in report.contributions if c.group == "mean"]
+    means, metric = [c for c in report.contributions if c.group == "mean"], report.metric
     if not means:
         return None
     several = len(report.languages) > 1
     languages = report.languages if several else ()
-    heads = ["teacher", "points [95 %]", *languages, "alone", "dropped"]
+    what = "points" if is_rate(metric) else "nats"
+    heads = ["teacher", f"{what} [95 %]", *languages, "alone", "dropped"]
     lines = []
     for c in means:
         own = {d.name: d for d in report.contributions if d.teacher == c.teacher and d.group == "language"}
-        cells = [ABSENT if own[x].alone is None else _format_points(own[x].value) for x in languages]
-        alone = format_metric(report.metric, c.alone)
+        cells = [ABSENT if own[x].alone is None else _format_points(own[x].value, metric) for x in languages]
+        # The score of NLL is its negative, so that more is better.
+        score = c.alone if c.alone is None or is_rate(metric) else -c.alone
+        alone = format_metric(metric, score)
         lines.append(
-            [c.teacher, _format_interval(c.value, c.low, c.high), *cells, alone, _format_points(c.without)]
+            [
+                c.teacher,
+                _format_interval(c.value, c.low, c.high, metric),
+                *cells,
+                alone,
+                _format_points(c.without, metric),
+            ]
         )
     retrained = report.retrained
     if retrained:
         heads.append("dropped, retrained")
         for line in lines:
-            line.append(_format_points(retrained[line[0]]) if line[0] in retrained else ABSENT)
-    name = format_metric_name(report.metric)
+            found = retrained.get(line[0])
+            line.append(
+                ABSENT if found is None else _format_interval(found.value, found.low, found.high, metric)
+            )
+    name, verb = format_metric_name(metric), "adds" if is_rate(metric) else "takes away"
     remarks = (
-        f"points of {name} that a teacher adds, on average over all orders in which teachers may join (Shapley); they "
-        "add up from a guess to all together",
+        f"{what} of {name} that a teacher {verb}, on average over all orders in which teachers may join (Shapley); "
+        "they add up from a guess to all together",
         f"alone: the teacher's own {name} in its languages; dropped: how all others change without it",
         "an estimate from stored answers: nothing was trained again",
+        *(
+            (
+                "dropped, retrained: how students change that were trained without it (raykd compare), with the "
+                "interval over their seeds",
+            )
+            if retrained
+            else ()
+        ),
     )
-    return Section("contributions", "Points per teacher and language", heads, lines, remarks=remarks)
+    return Section(
+        "contributions", f"{what.capitalize()} per teacher and language", heads, lines, remarks=remarks
+    )
 
 
 def _lay_out_classes(report: EnsembleReport) -> Section | None:
@@ -137,7 +168,11 @@ def _lay_out_classes(report: EnsembleReport) -> Section | None:
             found.setdefault(c.name, {})[c.teacher] = c
     heads = ["class", "rows", *report.teachers]
     lines = [
-        [name, f"{next(iter(own.values())).rows:,}", *(_format_points(own[t].value) for t in report.teachers)]
+        [
+            name,
+            f"{next(iter(own.values())).rows:,}",
+            *(_format_points(own[t].value, report.metric) for t in report.teachers),
+        ]
         for name, own in found.items()
     ]
     kind = "F1 of each type" if report.metric == "f1" else "the share of each label's rows that is right"
@@ -182,6 +217,8 @@ def _lay_out_calibration(report: EnsembleReport) -> Section:
     remarks = (
         "best T: the temperature of the lowest NLL, above 1 for a system that is too sure; what stands after it was "
         "fitted on one half of the rows and measured on the other",
+        "ECE is over all units at once here, because a temperature is fitted to all of them; the results show "
+        "the mean over languages",
     )
     return Section(
         "calibration",
@@ -240,10 +277,10 @@ def _lay_out_sizes(report: EnsembleReport) -> Section:
 
 def _lay_out_prices(report: EnsembleReport) -> Section:
     """Return what a point of each teacher costs."""
-    points = {c.teacher: c for c in report.contributions if c.group == "mean"}
+    points = {c.teacher: c for c in report.contributions if c.group == "mean" and is_rate(report.metric)}
     heads = ["teacher", "texts asked", "seconds", "points", "texts a point", "seconds a point"]
     lines = [
-        _describe_price(s, points[s.system])
+        _describe_price(s, points[s.system], report.metric)
         for s in report.sizes
         if s.system in points and s.texts is not None
     ]
@@ -251,14 +288,14 @@ def _lay_out_prices(report: EnsembleReport) -> Section:
     return Section("prices", "What a point costs", heads, lines, remarks=remarks)
 
 
-def _describe_price(s: SystemSize, c: Contribution) -> list[str]:
+def _describe_price(s: SystemSize, c: Contribution, metric: str) -> list[str]:
     texts, points = s.texts or 0, 100 * c.value
     sure = c.low > 0
     return [
         s.system,
         f"{texts:,}",
         ABSENT if s.seconds is None else f"{s.seconds:,.1f}",
-        _format_points(c.value),
+        _format_points(c.value, metric),
         f"{texts / points:,.0f}" if sure else ABSENT,
         f"{s.seconds / points:,.2f}" if sure and s.seconds is not None else ABSENT,
     ]

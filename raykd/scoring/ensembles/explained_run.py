@@ -18,7 +18,7 @@ import numpy as np
 from raykd.answers.source import AnswerSlots
 from raykd.checkpoint.curves import FILE, Curves
 from raykd.config import RunConfig
-from raykd.config.home import RUN, SPACE, find_folder, read_folder_state
+from raykd.config.home import EXPERIMENT, RUN, SPACE, find_folder, read_folder_state
 from raykd.config.loading import load_any_run
 from raykd.data.rows import Rows
 from raykd.driver.jobs import find_trained_teachers, load_rows
@@ -31,7 +31,9 @@ from raykd.report.ensembles.page import write_ensemble_page
 from raykd.report.ensembles.report import EnsembleReport, SystemSize, read_ensemble_report
 from raykd.report.plots import collect_curves
 from raykd.scoring.costs import list_system_sizes
-from raykd.scoring.ensembles.measure import EnsembleInputs, ask_student, make_ensemble_report, pick_rows
+from raykd.scoring.ensembles.comparison import add_retrained
+from raykd.scoring.ensembles.inputs import EnsembleInputs, ask_student, pick_rows
+from raykd.scoring.ensembles.measure import make_ensemble_report
 from raykd.scoring.several_tasks import TASKS, select_task_points
 from raykd.tasks import SystemAnswers
 from raykd.teachers.store import make_text_keys
@@ -57,11 +59,13 @@ class ExplainedTask:
     folder: Path
 
 
-def explain_folder(run: Path) -> list[ExplainedTask]:
+def explain_folder(run: Path, comparison: Path | None = None) -> list[ExplainedTask]:
     """Make the ensemble report of each task of a run, and write it into the run's folder.
 
     Args:
         run: The folder, or its name under ``runs``.
+        comparison: Folder of an experiment over the same teachers whose arms leave them out (`raykd compare --preset
+            ensemble`); None for none.
 
     Raises:
         ConfigError: It is not the folder of a run with teachers.
@@ -88,6 +92,8 @@ def explain_folder(run: Path) -> list[ExplainedTask]:
             report = _explain_task(member, load_rows(member)[""].validation, folder, task, history)
         except RaykdError as error:
             report = _read_earlier(place, error)
+        if comparison is not None:
+            report = add_retrained(report, find_folder(comparison).resolve())
         page = write_ensemble_page(report, place)
         explained.append(ExplainedTask(task, report, page, folder))
     return explained
@@ -95,7 +101,11 @@ def explain_folder(run: Path) -> list[ExplainedTask]:
 
 def _check_folder(folder: Path, given: Path) -> None:
     state = read_folder_state(folder)
-    if state is not None and (folder / RUN).is_file() and not (folder / SPACE).is_file():
+    if (
+        state is not None
+        and (folder / RUN).is_file()
+        and not any((folder / x).is_file() for x in (SPACE, EXPERIMENT))
+    ):
         return
     got = "no run.json of a run" if state is None else "a sweep or a comparison of runs"
     raise ConfigError(

@@ -7,15 +7,11 @@ have (labels, one distribution of all teachers) is left out and said.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from raykd.answers.source import AnswerSlots
 from raykd.config import RunConfig
 from raykd.data.rows import Rows
 from raykd.distill.signals import Signals
@@ -27,76 +23,17 @@ from raykd.ensemble.expected_changes import estimate_changes
 from raykd.ensemble.mixing import Combined, mix_coalition
 from raykd.ensemble.shapley import plan_game
 from raykd.ensemble.units import LabelledUnits
-from raykd.errors import RaykdError
 from raykd.report.ensembles.advice_lines import make_advice_line
-from raykd.report.ensembles.report import Departure, EnsembleReport, HardRow, SystemSize, View
-from raykd.report.plots import History
-from raykd.scoring.score import collect_unit_answers, make_student_spec, stack_signals
-from raykd.tasks import SystemAnswers
-from raykd.teachers.teacher import Teacher
+from raykd.report.ensembles.report import EnsembleReport
+from raykd.scoring.ensembles.inputs import ENSEMBLE, STUDENT, EnsembleInputs
+from raykd.scoring.ensembles.language import measure_language_models
+from raykd.scoring.ensembles.views import find_departures, find_hardest
+from raykd.scoring.score import stack_signals
 
-MOST_ROWS = 4000
-"""Validation rows that are looked at; of more, evenly spread ones."""
-HARDEST = 12
-"""Rows that are shown with each teacher's view."""
-ENSEMBLE, STUDENT = "ensemble", "student"
+GOLD_READING = ("confidence", "loss_softmax")
+"""Weightings that read gold labels."""
 STEPS_SHOWN = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Shares of the training at which weights are shown."""
-
-
-@dataclass(frozen=True)
-class EnsembleInputs:
-    """What the report is made from.
-
-    Attributes:
-        config: The run of one task.
-        rows: The validation rows that are looked at (`pick_rows`).
-        answers: Each teacher's answers to them.
-        languages: What each teacher was declared for.
-        student: The student's answers to them; None where there is no student.
-        history: Curves of the student.
-        sizes: Sizes and speeds of all systems.
-        missing: What is not known, in sentences.
-    """
-
-    config: RunConfig
-    rows: Rows
-    answers: Sequence[AnswerSlots]
-    languages: Sequence[frozenset[str] | None]
-    student: SystemAnswers | None = None
-    history: History | None = None
-    sizes: tuple[SystemSize, ...] = ()
-    missing: tuple[str, ...] = ()
-
-
-def pick_rows(rows: Rows) -> NDArray[np.int64]:
-    """Return the positions of the validation rows that are looked at: the labelled ones, or all where none is."""
-    (labelled,) = np.nonzero(rows.labelled)
-    picked = labelled if len(labelled) else np.arange(len(rows))
-    if len(picked) <= MOST_ROWS:
-        return picked
-    return picked[np.arange(MOST_ROWS) * len(picked) // MOST_ROWS]
-
-
-def ask_student(config: RunConfig, folder: Path, rows: Rows, missing: list[str]) -> SystemAnswers | None:
-    """Return a saved student's answers; None, and a sentence in `missing`, where it cannot be asked.
-
-    Args:
-        config: The run of one task.
-        folder: Of the student.
-        rows: What it is asked.
-        missing: Takes the sentence.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(config.workers.threads)
-    try:
-        student = Teacher(make_student_spec(folder, config))
-        return collect_unit_answers(config, student.answer(rows.without_labels()), rows)
-    except RaykdError as error:
-        missing.append(f"the student is not shown: {' '.join(str(error).split())}")
-        return None
-    finally:
-        torch.set_num_threads(before)
 
 
 def make_ensemble_report(inputs: EnsembleInputs) -> EnsembleReport:
@@ -117,23 +54,50 @@ def make_ensemble_report(inputs: EnsembleInputs) -> EnsembleReport:
         created=time.strftime("%Y-%m-%d %H:%M:%S %Z"),
     )
     if not config.task.labelled:
-        return replace(report, missing=(*inputs.missing, _explain_unlabelled_task(config)))
+        return _measure_unlabelled_task(report, inputs)
+    if config.objective.weighting.kind in GOLD_READING:
+        evenly = (
+            f"the weighting {config.objective.weighting.kind} reads gold labels; here, as in the table of results, "
+            "teachers are combined evenly, since an ensemble must not know more than its teachers"
+        )
+        report = replace(report, missing=(*report.missing, evenly))
     signals = stack_signals(config, inputs.answers, inputs.languages, rows)
     if not bool(signals.covered_MN.any()):
         nobody = "no teacher answered a validation row, so nothing is measured on them"
-        return replace(report, missing=(*inputs.missing, nobody))
+        return replace(report, missing=(*report.missing, nobody))
     return _measure(report, inputs, signals)
 
 
+def _measure_unlabelled_task(report: EnsembleReport, inputs: EnsembleInputs) -> EnsembleReport:
+    """Measure what language models add to the mixture's NLL, where that can be; say what is not shown, and why."""
+    config, found = inputs.config, None
+    if config.task.language and config.objective.mixture == "arithmetic":
+        weighting = config.objective.weighting
+        found = measure_language_models(
+            report, inputs.answers, inputs.languages, inputs.rows.languages, weighting
+        )
+    if found is None:
+        return replace(report, missing=(*report.missing, _explain_unlabelled_task(config)))
+    rest = (
+        "language models have no classes, and their answers hold a few tokens of each distribution: agreement, "
+        "calibration, departures, hard rows and advice are not computed; contributions are in nats of NLL per token"
+    )
+    return replace(found, missing=(*report.missing, rest))
+
+
 def _explain_unlabelled_task(config: RunConfig) -> str:
-    if config.task.language:
-        why = "its teachers have vocabularies of their own, so their answers have no common distribution to score"
+    if config.task.language and config.objective.mixture != "arithmetic":
+        why = "their answers hold a few tokens of each distribution, which is not enough for a geometric mixture"
+    elif config.task.language:
+        why = (
+            "its teachers cut a text into other tokens, so their answers have no common distribution to score"
+        )
     else:
         why = "an answer is a span with a begin and an end, and scores of spans have no parts that add up over teachers"
     return (
         f"contributions, agreement, calibration, departures, hard rows and advice are not computed for "
-        f"{config.task.kind}: {why}. The table of results scores each teacher by itself; leave-one-out runs "
-        "(select_teachers) measure what each adds"
+        f"{config.task.kind}: {why}. The table of results scores each teacher by itself; raykd compare "
+        "RUN.yaml --preset ensemble measures what each adds"
     )
 
 
@@ -164,26 +128,30 @@ def _measure(report: EnsembleReport, inputs: EnsembleInputs, signals: Signals) -
             game, parts, signals.teachers, units.class_names, _find_answered(units, covered_MN)
         ),
         agreement=pairs,
-        hardest=_find_hardest(inputs, units, signals, everyone, chosen),
+        hardest=find_hardest(inputs, units, signals, everyone, chosen),
     )
+    if silent_in := _find_silent_languages(units, covered_MN):
+        guessed = f"nobody answers in {', '.join(silent_in)}: a guess stands for the teachers' answers there"
+        report = replace(report, missing=(*report.missing, guessed))
     if not report.labelled:
         unlabelled = (
             "no validation row has a gold label: contributions are agreement with all teachers together, and there "
             "are no calibration and no advice. Label some rows (data.validation) and run raykd explain again"
         )
         return replace(report, missing=(*report.missing, unlabelled))
-    costs = {size.system: size.seconds or float(size.parameters) for size in report.sizes}
+    # Of two copies the larger one goes. Times would decide by their noise where both are of one size.
+    sizes = {size.system: float(size.parameters) for size in report.sizes}
     changes = estimate_changes(units, signals, weighting, mixture)
-    known = all(name in costs for name in signals.teachers)
+    known = all(name in sizes for name in signals.teachers)
     advice = advise(
-        signals.teachers, changes, pairs, [costs[name] for name in signals.teachers] if known else None
+        signals.teachers, changes, pairs, [sizes[name] for name in signals.teachers] if known else None
     )
     return replace(
         report,
         advice=tuple(make_advice_line(one, report.metric) for one in advice),
         comparisons=changes.comparisons,
         calibration=_measure_calibration(inputs, units, signals, everyone),
-        departures=_find_departures(inputs, units, everyone),
+        departures=find_departures(inputs, units, everyone),
     )
 
 
@@ -208,6 +176,11 @@ def _find_answered(units: LabelledUnits, covered_MN: NDArray[np.bool_]) -> dict[
     return {x: [x in own for own in spoken] for x in dict.fromkeys(units.languages_B)}
 
 
+def _find_silent_languages(units: LabelledUnits, covered_MN: NDArray[np.bool_]) -> list[str]:
+    """Return the languages in which no teacher answers."""
+    return [x for x, there in _find_answered(units, covered_MN).items() if not any(there)]
+
+
 def _measure_calibration(
     inputs: EnsembleInputs, units: LabelledUnits, signals: Signals, everyone: Combined
 ) -> tuple[Calibration, ...]:
@@ -228,101 +201,6 @@ def _measure_calibration(
         seen_N = inputs.student.covered_N
         found.append(measure_calibration(STUDENT, inputs.student.logits_NC[seen_N], units.gold_N[seen_N]))
     return tuple(one for one in found if one is not None)
-
-
-def _find_departures(
-    inputs: EnsembleInputs, units: LabelledUnits, everyone: Combined
-) -> tuple[Departure, ...]:
-    """Compare student and teachers in all languages and in each."""
-    if inputs.student is None:
-        return ()
-    student = inputs.student
-    own_N = units.choose(Combined(student.logits_NC, student.covered_N))
-    theirs_N = units.choose(everyone)
-    codes = [units.languages_B[row] for row in units.row_N.tolist()]
-    found = []
-    for language in ("", *dict.fromkeys(units.languages_B)):
-        inside = np.asarray([not language or code == language for code in codes], dtype=bool)
-        inside &= everyone.covered_N & student.covered_N
-        differs = inside & (own_N != theirs_N)
-        found.append(
-            Departure(
-                language,
-                int(inside.sum()),
-                int(differs.sum()),
-                int((differs & (own_N == units.gold_N)).sum()),
-                int((differs & (theirs_N == units.gold_N)).sum()),
-            )
-        )
-    return tuple(found)
-
-
-def _find_hardest(
-    inputs: EnsembleInputs,
-    units: LabelledUnits,
-    signals: Signals,
-    everyone: Combined,
-    chosen: Mapping[str, NDArray[np.int64]],
-) -> tuple[HardRow, ...]:
-    """Return the rows to whose gold labels all teachers together give the lowest probability, with all views."""
-    at = np.arange(len(units.gold_N))
-    rows = inputs.rows
-    nll_N = np.where(everyone.covered_N, -everyone.logp_NC[at, units.gold_N], 0.0)
-    mean_B = np.bincount(units.row_N, nll_N, minlength=len(rows)) / np.maximum(1, units.counts_B)
-    picked = [int(row) for row in np.argsort(-mean_B, kind="stable")[:HARDEST] if mean_B[row] > np.log(2.0)]
-    systems = {
-        name: (chosen[name], logits_NC, covered_N)
-        for name, logits_NC, covered_N in zip(
-            signals.teachers, signals.logits_MNC.numpy(), signals.covered_MN.numpy(), strict=True
-        )
-    }
-    systems[ENSEMBLE] = (units.choose(everyone), everyone.logp_NC, everyone.covered_N)
-    if (student := inputs.student) is not None:
-        own_N = units.choose(Combined(student.logits_NC, student.covered_N))
-        systems[STUDENT] = (own_N, student.logits_NC, student.covered_N)
-    shown = inputs.config.report.texts
-    return tuple(
-        HardRow(
-            rows.ids[row],
-            rows.languages[row],
-            _name_gold(units, np.flatnonzero(units.row_N == row)),
-            tuple(
-                _make_view(units, name, *answers, np.flatnonzero(units.row_N == row))
-                for name, answers in systems.items()
-                if answers[2][units.row_N == row].any()
-            ),
-            _join_texts(rows, row) if shown else None,
-        )
-        for row in picked
-    )
-
-
-def _join_texts(rows: Rows, row: int) -> str:
-    return rows.texts[row] if rows.pairs is None else f"{rows.texts[row]} | {rows.pairs[row]}"
-
-
-def _name_gold(units: LabelledUnits, picked: NDArray[np.int64]) -> str:
-    return f"{len(picked)} words" if units.tagging else units.labels[int(units.gold_N[picked[0]])]
-
-
-def _make_view(
-    units: LabelledUnits,
-    name: str,
-    chosen_N: NDArray[np.int64],
-    logits_NC: NDArray[np.float32],
-    covered_N: NDArray[np.bool_],
-    picked: NDArray[np.int64],
-) -> View:
-    """Return what a system says of a row: its label, or of a tagged row how many words are wrong."""
-    gold = units.gold_N[picked]
-    seen = picked[covered_N[picked]]
-    logits = logits_NC[seen].astype(np.float64)
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    p = np.exp(shifted) / np.exp(shifted).sum(axis=1, keepdims=True)
-    own = float(p[np.arange(len(seen)), units.gold_N[seen]].mean())
-    if units.tagging:
-        return View(name, f"{int((chosen_N[picked] != gold).sum())} wrong", own)
-    return View(name, units.labels[int(chosen_N[picked[0]])], own)
 
 
 def _sample_weights(inputs: EnsembleInputs) -> dict[str, tuple[tuple[float, float], ...]] | None:

@@ -11,7 +11,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar, cast
 
 import numpy as np
 import torch
@@ -22,11 +22,13 @@ from raykd.answers.codec import VERSION, encode_rows
 from raykd.answers.vocabularies import TeacherVocabulary
 from raykd.config import TeacherBase
 from raykd.errors import NonFiniteError, TeacherError
-from raykd.prediction.selftest import PaddingFinding
 from raykd.tasks.schemes import ColumnMap
 from raykd.teachers.spec import TeacherInfo, TeacherSpec
 from raykd.teachers.timing import Timing, describe_conditions
 from raykd.text.batch import TextBatch
+
+if TYPE_CHECKING:
+    from raykd.prediction.selftest import PaddingFinding
 
 T = TypeVar("T", bound=TeacherBase)
 

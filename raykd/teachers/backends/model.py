@@ -17,10 +17,9 @@ import logging
 import threading
 import time
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import nn
 
 from raykd import models
 from raykd.answers.vocabularies import TeacherVocabulary
@@ -28,7 +27,6 @@ from raykd.config import ModelTeacher
 from raykd.devices import leave_out_cudnn_attention
 from raykd.errors import ModelError, TeacherError, prefix_errors
 from raykd.models.activations import fuse_activations
-from raykd.models.lm import Headless
 from raykd.prediction.findings import compute_finding_key, load_or_test
 from raykd.prediction.selftest import PaddingFinding, find_padding
 from raykd.pretrained.lengths import compute_teacher_length
@@ -47,6 +45,11 @@ from raykd.text.batch import TextBatch
 from raykd.text.buckets import Buckets, make_buckets, plan_passes
 from raykd.text.encoding import EncodedRows
 from raykd.text.padding import Padding, split_passes
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from raykd.models.lm import Headless
 
 log = logging.getLogger("raykd.teachers")
 
@@ -139,7 +142,7 @@ class ModelBackend(BackendBase[ModelTeacher]):
             model.model.requires_grad_(False)
             fuse_activations(model.model)
             # As nn.Module: transformers wraps `to`, and mypy then asks for `self`.
-            module = cast(nn.Module, model.model)
+            module = cast("nn.Module", model.model)
             module.to(device=torch.device(spec.device), dtype=getattr(torch, info.dtype))
             self._model = model
         return self._model
@@ -294,6 +297,8 @@ class ModelBackend(BackendBase[ModelTeacher]):
 
     def _get_headless(self, model: models.TextModel) -> Headless:
         if self._headless is None:
+            from raykd.models.lm import Headless
+
             self._headless = Headless(model.model)
         return self._headless
 

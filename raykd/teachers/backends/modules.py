@@ -12,9 +12,10 @@ import copy
 import logging
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
+if TYPE_CHECKING:
+    from torch import nn
 
 log = logging.getLogger("raykd.teachers")
 

@@ -38,7 +38,7 @@ def check_sweep(sweep: Sweep) -> list[Finding]:
         *(Finding("space", f"{NOTE}{note}") for note in sweep.notes),
         *base,
         *([] if any(finding.error for finding in base) else [_check_trials(sweep)]),
-        plan_concurrent_trials(sweep)[1],
+        plan_concurrent_trials(sweep.base, config.max_concurrent_trials, ahead)[1],
     ]
 
 

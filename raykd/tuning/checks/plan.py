@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from raykd.config import Run
 from raykd.driver.jobs import make_jobs
 from raykd.errors import ResourceError
 from raykd.preflight.check import available_here, list_replica_groups
@@ -34,7 +35,7 @@ def plan_sweep(sweep: Sweep) -> list[Finding]:
     ahead = config.label == "ahead"
     teachers, students = make_jobs(base, Path(base.output).resolve() / sweep.name)
     trial = students[-1]
-    most, at_once = plan_concurrent_trials(sweep)
+    most, at_once = plan_concurrent_trials(base, config.max_concurrent_trials, ahead)
     fits = most or 1
     check_known_trials(sweep, trial.data)
     return [
@@ -52,12 +53,16 @@ def plan_sweep(sweep: Sweep) -> list[Finding]:
     ]
 
 
-def plan_concurrent_trials(sweep: Sweep) -> tuple[int | None, Finding]:
+def plan_concurrent_trials(base: Run, asked: int | None, ahead: bool) -> tuple[int | None, Finding]:
     """Return how many trials fit on this machine, and a line that says so.
 
     The number is the user's limit where a cluster decides, and None without a limit or if no trial fits.
+
+    Args:
+        base: The run that every trial begins with.
+        asked: The user's own limit; None sets none.
+        ahead: Whether teachers answer before the first trial and then give their resources back.
     """
-    base, asked, ahead = sweep.base, sweep.config.max_concurrent_trials, sweep.config.label == "ahead"
     here = available_here(base)
     if here is None:
         return asked, Finding("trials at once", "the cluster that ray.address names decides at the start")

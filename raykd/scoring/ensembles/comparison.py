@@ -1,0 +1,64 @@
+"""Put leave-one-out with retrained students, which a comparison ran, beside the estimate from stored answers."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from raykd.errors import DataError
+from raykd.parse import JsonObject
+from raykd.report.ensembles.report import Effect, EnsembleReport
+
+FILE = "comparison.json"
+"""What `raykd compare` writes into its folder."""
+
+
+def add_retrained(report: EnsembleReport, folder: Path) -> EnsembleReport:
+    """Return the report with how students change that were trained without each teacher.
+
+    Args:
+        report: The report of a run.
+        folder: Of a finished experiment whose arms leave its teachers out.
+
+    Raises:
+        DataError: The folder holds no such comparison, or one by another metric.
+    """
+    file = folder / FILE
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        metric, base = found["metric"], found["baseline"]
+        rows = [row for row in found["differences"] if row["against"] == base]
+        # With one seed there is no interval.
+        effects = {row["arm"]: _read_effect(row) for row in rows if row["low"] is not None}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{folder} is not the folder of a finished comparison",
+            got=f"{FILE}: {type(error).__name__}",
+            wanted="output/NAME of an experiment that leaves teachers out",
+            next_step="raykd compare RUN.yaml --preset ensemble makes one",
+        ) from None
+    retrained = {
+        name: effects[arm]
+        for name in report.teachers
+        for arm in _list_arms(name, report.teachers)
+        if arm in effects
+    }
+    if not retrained or metric != report.metric:
+        raise DataError(
+            f"{file} does not say how students change without these teachers",
+            got=f"arms {', '.join(effects)} by {metric}",
+            wanted=f"arms {', '.join(f'without_{name}' for name in report.teachers)} by {report.metric}",
+            next_step="raykd compare RUN.yaml --preset ensemble",
+        )
+    return replace(report, retrained=retrained)
+
+
+def _list_arms(name: str, teachers: tuple[str, ...]) -> list[str]:
+    """Return the names that the arm without a teacher may have: of two teachers it is the other one alone."""
+    others = [other for other in teachers if other != name]
+    return [f"without_{name}", *(f"only_{other}" for other in others if len(others) == 1)]
+
+
+def _read_effect(row: JsonObject) -> Effect:
+    return Effect(float(row["difference"]), float(row["low"]), float(row["high"]))
