@@ -13,7 +13,6 @@ from raykd.errors import RaykdError
 from raykd.experiments.arms import ExperimentPlan
 from raykd.experiments.config import is_experiment, load_experiment
 from raykd.experiments.resume import compare_arms, explain_arm_changes
-from raykd.experiments.run import check_arms
 from raykd.folders.earlier_start import EarlierStart
 from raykd.folders.folder import check_rows, check_run_folder
 from raykd.preflight.check import collect_findings
@@ -92,6 +91,8 @@ def plan_experiment(asked: ExperimentPlan) -> list[Finding]:
     Raises:
         RaykdError: A key, a file or a model of the base or of an arm cannot be used.
     """
+    from raykd.experiments.run import check_arms
+
     plan = asked.share_teachers()
     base = plan.base
     teachers, students = make_jobs(base, Path(base.output).resolve() / plan.name)
@@ -114,6 +115,8 @@ def plan_experiment(asked: ExperimentPlan) -> list[Finding]:
 
 def _check_arms(plan: ExperimentPlan) -> Finding:
     """Check every arm as a run beside the base's rows."""
+    from raykd.experiments.run import check_arms  # with Tune, which takes as long as a whole check
+
     try:
         rows: Mapping[str, object] = load_rows(plan.base)
         check_arms(plan, rows)

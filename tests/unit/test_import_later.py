@@ -88,11 +88,11 @@ WITHOUT_TORCH = """
 import sys
 from raykd.compat.python_private import import_later
 import_later("torch")
-import raykd.cli, raykd.api, raykd.config.loading, raykd.tuning.config, raykd.preflight.check, raykd.runs.train
-print("loaded" if "Tensor" in sys.modules["torch"].__dict__ else "later")
+import raykd.cli, raykd.api, raykd.config.loading, raykd.experiments.checks, raykd.runs.train
+print("loaded" if "Tensor" in sys.modules["torch"].__dict__ else "later", "ray.tune" in sys.modules)
 """
 
 
-def test_a_configuration_is_read_without_torch() -> None:
+def test_a_configuration_is_read_and_checked_without_torch_and_tune() -> None:
     done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "later"
+    assert done.stdout.split() == ["later", "False"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from raykd.config import Run, RunConfig
 from raykd.data.load import Dataset, load_data
@@ -21,7 +22,9 @@ from raykd.spaces.space import Sample
 from raykd.tuning.capacity import count_concurrent_trials
 from raykd.tuning.checks.refusals import DRAWS, MAX_CHECKED_TRIALS, refuse_trials
 from raykd.tuning.config import Sweep
-from raykd.tuning.trial_rank import RunFactory
+
+if TYPE_CHECKING:
+    from raykd.tuning.trial_rank import RunFactory
 
 MAX_CACHED_DATASETS = 4
 """Data sets kept in memory for a space that searches `data`. Others are read again."""
