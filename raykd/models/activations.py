@@ -8,10 +8,10 @@ what is saved is what plain transformers saves.
 
 from __future__ import annotations
 
-from torch import nn
+import torch
 
 
-def fuse_activations(module: nn.Module) -> int:
+def fuse_activations(module: torch.nn.Module) -> int:
     """Replace the activations of a model in place; return how many.
 
     Args:
@@ -23,6 +23,6 @@ def fuse_activations(module: nn.Module) -> int:
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
             if type(child) in (NewGELUActivation, FastGELUActivation):
-                setattr(parent, name, nn.GELU(approximate="tanh"))
+                setattr(parent, name, torch.nn.GELU(approximate="tanh"))
                 found += 1
     return found

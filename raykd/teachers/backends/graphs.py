@@ -16,7 +16,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch import nn
 
 from raykd.compat.transformers_private import read_padded
 from raykd.text.padding import select_outputs
@@ -40,7 +39,7 @@ class GraphedModule:
         module: The model.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: torch.nn.Module) -> None:
         self._module, self._weights = module, list(module.parameters())
         count = sum(weight.numel() for weight in self._weights)
         self._most_tokens = int(MOST_OPERATIONS / (2 * max(1, count)))
@@ -99,7 +98,7 @@ class GraphedModule:
 class _Graph:
     """The pass of one shape."""
 
-    def __init__(self, module: nn.Module, inputs: Mapping[str, torch.Tensor], pool: Any) -> None:
+    def __init__(self, module: torch.nn.Module, inputs: Mapping[str, torch.Tensor], pool: Any) -> None:
         self._inputs = {name: value.clone() for name, value in inputs.items()}
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
