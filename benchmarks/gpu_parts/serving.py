@@ -71,8 +71,20 @@ def measure_utilisation(context: Context) -> list[Figure]:
     peak = measure_dense_rate(context.device, 8192 if context.is_full else 512)
     size, found = context.size, []
     cases: list[tuple[str, Shape, int, str, Any]] = [
-        ("128 tokens, base size", size.base, 0, ">= 45", lambda: _build_text_teacher(context, True)),
-        ("1B LM", size.teacher, size.vocabulary, ">= 50", lambda: _build_language_teacher(context, "top_k")),
+        (
+            "128 tokens, base size",
+            size.base,
+            0,
+            ">= 45",
+            lambda: _build_text_teacher(context, True, first=5000),
+        ),
+        (
+            "1B LM",
+            size.teacher,
+            size.vocabulary,
+            ">= 50",
+            lambda: _build_language_teacher(context, "top_k", first=5000),
+        ),
     ]
     for name, shape, vocabulary, goal, build in cases:
         teacher, made = build()
@@ -97,26 +109,30 @@ def count_operations(shape: Shape, vocabulary: int, length: float) -> float:
     return float(layers + 2 * vocabulary * shape.hidden)
 
 
-def _build_text_teacher(context: Context, even: bool) -> tuple[Teacher, Iterator[TextBatch]]:
+def _build_text_teacher(
+    context: Context, even: bool, first: int = 1000
+) -> tuple[Teacher, Iterator[TextBatch]]:
     world = build_texts_world(context.size, teachers=1, count=512)
     teacher = Teacher(context.get_teacher(world, context.size.base, "text-teacher"))
     longest = 126 if context.is_full else 30
     mean = float(longest) if even else 16.0
 
     def batches() -> Iterator[TextBatch]:
-        for seed in itertools.count(1000 + even):
+        for seed in itertools.count(first + even):
             texts = make_texts(context.size.texts, mean=mean, longest=longest, seed=seed, even=even)
             yield make_rows(texts).without_labels()
 
     return teacher, batches()
 
 
-def _build_language_teacher(context: Context, answers: Answers) -> tuple[Teacher, Iterator[TextBatch]]:
+def _build_language_teacher(
+    context: Context, answers: Answers, first: int = 2
+) -> tuple[Teacher, Iterator[TextBatch]]:
     world = build_language_world(context.size, answers, count=context.size.rows)
     teacher = Teacher(context.get_teacher(world, context.size.teacher, "lm-teacher"))
 
     def batches() -> Iterator[TextBatch]:
-        for seed in itertools.count(2):
+        for seed in itertools.count(first):
             texts = make_language_texts(context.size, context.size.rows, seed)
             yield make_rows(texts, targets=True).without_labels()
 
