@@ -53,12 +53,13 @@ def knowing_padding(padded: bool | None) -> Iterator[None]:
     Args:
         padded: Whether it does; None if that is not known, and transformers has to look.
     """
-    masking = sys.modules.get("transformers.masking_utils")
-    if masking is None or padded is None:
+    if padded is None:
         yield
         return
-    for name in _SKIPS:
-        _answer_from_host(masking, name)
+    masking = sys.modules.get("transformers.masking_utils")
+    if masking is not None:
+        for name in _SKIPS:
+            _answer_from_host(masking, name)
     before = getattr(_BATCH, "padded", None)
     _BATCH.padded = padded
     try:
