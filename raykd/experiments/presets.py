@@ -38,6 +38,8 @@ PRESETS: Mapping[str, JsonObject] = {
 """Keys of an experiment, by name of the preset."""
 TUNED = "tuned_against_default"
 """Name of the preset that searches first: alpha, temperature and the lambda schedule, then winner against default."""
+SEEDS = "seeds"
+"""Name of the experiment behind `raykd train --seeds`: the run alone, and without teachers where it has a baseline."""
 PRESET_NAMES = (*PRESETS, TUNED)
 TUNED_SWEEP: JsonObject = {
     "space": {
@@ -112,19 +114,21 @@ def load_preset(name: str, source: ConfigSource, overrides: Sequence[Override] =
     """Read a run as an experiment.
 
     Args:
-        name: The preset; not `TUNED`, which begins with a sweep (`run_tuning`).
+        name: The preset, or `SEEDS`; not `TUNED`, which begins with a sweep (`run_tuning`).
         source: The run: a file, the folder of a run, a shipped preset's name, a tree or a model.
         overrides: Keys of the experiment to change.
 
     Raises:
         ConfigError: There is no such preset, or the source is no run.
     """
-    if name not in PRESETS:
+    if name not in (*PRESETS, SEEDS):
         raise ConfigError(
             f"there is no preset {name!r} of an experiment", got=name, wanted=", ".join(PRESET_NAMES)
         )
     base = _read_base(source)
-    return load_experiment({"name": f"{base.pop('name')}-{name}", **base, **PRESETS[name]}, overrides)
+    plain = {"generate": ["no_teachers"]} if base["base"].get("baseline") else {}
+    keys = PRESETS.get(name, plain)
+    return load_experiment({"name": f"{base.pop('name')}-{name}", **base, **keys}, overrides)
 
 
 def run_tuning(
