@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from raykd.config.home import is_raykd_folder
 from raykd.config.loading import ConfigSource, Override, is_sweep, read_source
 from raykd.driver.smoke import refuse_smoke_resume
 from raykd.errors import ConfigError
@@ -162,13 +163,10 @@ def run_tuning(
 
 def _read_base(source: ConfigSource) -> JsonObject:
     """Return the keys `base` and `base_dir` of an experiment over a run, and the run's name."""
-    if (
-        isinstance(source, str | os.PathLike)
-        and not Path(source).exists()
-        and Path(source).name == str(source)
-    ):
-        shipped = find_preset(str(source))
-        source = shipped if shipped.is_file() else source
+    if isinstance(source, str | os.PathLike) and Path(source).name == str(source):
+        named, shipped = Path(source), find_preset(str(source))
+        is_own = named.is_file() or is_raykd_folder(named)
+        source = shipped if shipped.is_file() and not is_own else source
     tree, path = read_source(source)
     if is_sweep(tree) or is_experiment(tree):
         raise ConfigError(
