@@ -43,6 +43,8 @@ console = _console()
 errors = _console(stderr=True)
 
 
+FAILED = 4
+"""Exit code if a trial, or a training of an experiment, failed."""
 OutputFolder = Annotated[Path, typer.Option("--output", help="Folder of all runs (output in a run file).")]
 RunFile = Annotated[Path, typer.Argument(metavar="RUN.yaml", help="A run file, or the folder of a run.")]
 RunOrSpace = Annotated[

@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from raykd import api
-from raykd.cli.app import Overrides, Overwrite, Resume, Smoke, app, console, exit_with, show_result
-from raykd.cli.sweeps import FAILED
+from raykd.cli.app import FAILED, Overrides, Overwrite, Resume, Smoke, app, console, exit_with, show_result
 
 
 @app.command("compare")

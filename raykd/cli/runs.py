@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import shlex
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.markup import escape
 
 from raykd import api
 from raykd.cli.app import (
+    FAILED,
     OutputFolder,
     Overrides,
     Overwrite,
@@ -25,6 +28,7 @@ from raykd.cli.app import (
     show_result,
 )
 from raykd.cli.planning import print_error
+from raykd.errors import ConfigError
 
 NOT_CHECKED = "not checked"
 """In a finding about something that only the run itself can find out."""
@@ -38,6 +42,10 @@ def run_train(
     overwrite: Overwrite = False,
     smoke: Smoke = False,
     profile: Profile = False,
+    seeds: Annotated[
+        int | None,
+        typer.Option(min=2, help="Train with seeds 1 to N, and report mean and interval: output/NAME-seeds."),
+    ] = None,
 ) -> None:
     """Train the student of RUN.yaml, and first the teachers that do not exist yet.
 
@@ -48,8 +56,17 @@ def run_train(
 
     Without teachers and with objective.alpha: 1 it is plain supervised training.
 
-    Exit codes: 0 done, 2 configuration, 3 data or model, 5 infrastructure, 130 interrupted.
+    With --seeds N the run is trained N times over teachers that answer once.
+    With baseline: true the undistilled student is, too, and the two are compared seed by seed.
+
+    Exit codes: 0 done, 2 configuration, 3 data or model, 4 a training of --seeds failed, 5 infrastructure,
+    130 interrupted.
     """
+    if seeds is not None:
+        _train_seeds(
+            run, overrides or [], seeds, resume=resume, overwrite=overwrite, smoke=smoke, profile=profile
+        )
+        return
     from raykd.timeline import note_process_start
 
     note_process_start()
@@ -64,6 +81,36 @@ def run_train(
             progress=console,
         )
     )
+
+
+def _train_seeds(
+    run: Path, overrides: list[str], seeds: int, *, resume: bool, overwrite: bool, smoke: bool, profile: bool
+) -> None:
+    """Train a run with several seeds, as an experiment whose arm is the run.
+
+    Raises:
+        ConfigError: The seed is given as a key, too, or steps are to be profiled.
+    """
+    from raykd.experiments.presets import SEEDS
+
+    if profile or any(one.startswith("seed=") for one in overrides):
+        raise ConfigError(
+            "--seeds cannot go with " + ("--profile" if profile else "seed="),
+            got=f"--seeds {seeds}",
+            wanted="one of the two",
+        )
+    changes = [f"{one}-{SEEDS}" if one.startswith("name=") else f"base.{one}" for one in overrides]
+    result = api.compare(
+        run,
+        [f"seeds={seeds}", *changes],
+        preset=SEEDS,
+        resume=resume,
+        overwrite=overwrite,
+        smoke=smoke,
+        progress=console,
+    )
+    show_result(result)
+    exit_with(FAILED if result.failed else 0)
 
 
 @app.command("check")

@@ -9,6 +9,7 @@ import typer
 
 from raykd import api
 from raykd.cli.app import (
+    FAILED,
     OutputFolder,
     Overrides,
     Overwrite,
@@ -18,9 +19,6 @@ from raykd.cli.app import (
     exit_with,
     show_result,
 )
-
-FAILED = 4
-"""Exit code if a trial failed."""
 
 
 @app.command("sweep")

@@ -33,6 +33,10 @@ from raykd.tasks.forms import RowForm
 log = logging.getLogger("raykd.data")
 
 _WITH_TARGETS = ("target", "source_target")
+_WITHOUT_LABELS = (
+    "; without any labelled row, let a teacher write labels: raykd predict TEACHER_DIR --file FILE --output OUT, then "
+    "columns: {label: prediction} on the source. Scores are then agreement with that teacher"
+)
 ALL = "data"
 """Key of the fingerprint over all parts."""
 
@@ -198,7 +202,9 @@ def _keep_labelled(rows: Rows, name: str, left_out: dict[str, int]) -> Rows:
             f"no row of data.{name} has a gold label",
             got=f"{len(rows)} rows, all without",
             wanted="rows with labels",
-            next_step="use it as data.unlabeled" + (", and leave data.test out" if name == "test" else ""),
+            next_step="use it as data.unlabeled"
+            + (", and leave data.test out" if name == "test" else "")
+            + (_WITHOUT_LABELS if rows.golds is None else ""),
         )
     if len(found) < len(rows):
         used = "used as text without labels" if name == "train" else "left out"

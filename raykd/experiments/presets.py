@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from raykd.config.home import is_raykd_folder
 from raykd.config.loading import ConfigSource, Override, is_sweep, read_source
 from raykd.driver.smoke import refuse_smoke_resume
 from raykd.errors import ConfigError
@@ -38,6 +39,8 @@ PRESETS: Mapping[str, JsonObject] = {
 """Keys of an experiment, by name of the preset."""
 TUNED = "tuned_against_default"
 """Name of the preset that searches first: alpha, temperature and the lambda schedule, then winner against default."""
+SEEDS = "seeds"
+"""Name of the experiment behind `raykd train --seeds`: the run alone, and without teachers where it has a baseline."""
 PRESET_NAMES = (*PRESETS, TUNED)
 TUNED_SWEEP: JsonObject = {
     "space": {
@@ -112,19 +115,21 @@ def load_preset(name: str, source: ConfigSource, overrides: Sequence[Override] =
     """Read a run as an experiment.
 
     Args:
-        name: The preset; not `TUNED`, which begins with a sweep (`run_tuning`).
+        name: The preset, or `SEEDS`; not `TUNED`, which begins with a sweep (`run_tuning`).
         source: The run: a file, the folder of a run, a shipped preset's name, a tree or a model.
         overrides: Keys of the experiment to change.
 
     Raises:
         ConfigError: There is no such preset, or the source is no run.
     """
-    if name not in PRESETS:
+    if name not in (*PRESETS, SEEDS):
         raise ConfigError(
             f"there is no preset {name!r} of an experiment", got=name, wanted=", ".join(PRESET_NAMES)
         )
     base = _read_base(source)
-    return load_experiment({"name": f"{base.pop('name')}-{name}", **base, **PRESETS[name]}, overrides)
+    plain = {"generate": ["no_teachers"]} if base["base"].get("baseline") else {}
+    keys = PRESETS.get(name, plain)
+    return load_experiment({"name": f"{base.pop('name')}-{name}", **base, **keys}, overrides)
 
 
 def run_tuning(
@@ -158,13 +163,10 @@ def run_tuning(
 
 def _read_base(source: ConfigSource) -> JsonObject:
     """Return the keys `base` and `base_dir` of an experiment over a run, and the run's name."""
-    if (
-        isinstance(source, str | os.PathLike)
-        and not Path(source).exists()
-        and Path(source).name == str(source)
-    ):
-        shipped = find_preset(str(source))
-        source = shipped if shipped.is_file() else source
+    if isinstance(source, str | os.PathLike) and Path(source).name == str(source):
+        named, shipped = Path(source), find_preset(str(source))
+        is_own = named.is_file() or is_raykd_folder(named)
+        source = shipped if shipped.is_file() and not is_own else source
     tree, path = read_source(source)
     if is_sweep(tree) or is_experiment(tree):
         raise ConfigError(

@@ -12,13 +12,15 @@ from benchmarks.planted import give_advice, is_recognised
 from benchmarks.planted_parts.made_teachers import CASES, Case, make_ensemble
 from raykd.distill.signals import UNLABELLED, Signals
 from raykd.distill.weighting import ByLanguage, Uniform
+from raykd.ensemble.advice import Advice, AdviceKind
 from raykd.ensemble.agreement import PairAgreement
 from raykd.ensemble.calibration import compute_gold_nll, fit_temperature
 from raykd.ensemble.contributions import compute_contributions
-from raykd.ensemble.expected_changes import estimate_changes
+from raykd.ensemble.expected_changes import Estimate, ExpectedChange, estimate_changes
 from raykd.ensemble.mixing import Combined, mix_coalition, mix_with_another
 from raykd.ensemble.shapley import plan_game
 from raykd.ensemble.units import LabelledUnits
+from raykd.report.ensembles.advice_lines import make_advice_line
 from raykd.tasks.scores.classification import compute_classification_metrics, log_softmax
 from raykd.tasks.scores.entities import compute_entity_metrics
 
@@ -151,3 +153,45 @@ def test_a_teacher_is_dropped_only_where_others_cover_its_rows() -> None:
 
 def test_shared_errors_of_a_pair_without_errors_are_not_known() -> None:
     assert PairAgreement("a", "b", 10, 1.0, 1.0).shared_errors is None
+
+
+def made_advice(kind: AdviceKind, score: float, nll: float, pairs: float = 0.2) -> Advice:
+    """An advice whose intervals are 0.02 to either side."""
+
+    def around(value: float) -> Estimate:
+        return Estimate(value, value - 0.02, value + 0.02, np.zeros(1))
+
+    change = ExpectedChange("drop", 0, ("en", "de"), around(score), around(nll), around(pairs), around(pairs))
+    pair = PairAgreement("a", "b", 900, 0.99, 0.97, 50, 49) if kind == "copy" else None
+    return Advice(kind, "a", ("en", "de"), change, "b" if pair else "", pair)
+
+
+@pytest.mark.parametrize(
+    ("advice", "line"),
+    [
+        (
+            made_advice("drop", 0.03, 0.1),
+            "drop a: the teachers together change by +3.0 [+1.0, +5.0] points of accuracy and −0.100 [−0.120, −0.080] "
+            "nats of NLL",
+        ),
+        (
+            made_advice("drop_in", 0.0, 0.0),
+            "do not ask a in en, de: beside one other teacher it makes NLL worse by +0.200 [+0.180, +0.220] nats, and "
+            "the teachers together change by +0.0 [−2.0, +2.0] points of accuracy and +0.000 [−0.020, +0.020] nats of NLL",
+        ),
+        (
+            made_advice("copy", 0.0, 0.0),
+            "drop a: it is a copy of b (99.0% equal answers, and 49 of the 50 errors that either makes are the same): the "
+            "teachers together change by +0.0 [−2.0, +2.0] points of accuracy and +0.000 [−0.020, +0.020] nats of NLL",
+        ),
+        (
+            made_advice("copy", -0.1, -0.1),
+            "drop a, a copy, and give b twice the weight (objective.weighting fixed) (99.0% equal answers, and 49 of the "
+            "50 errors that either makes are the same): dropped without that, the teachers together change by −10.0 "
+            "[−12.0, −8.0] points of accuracy and +0.100 [+0.080, +0.120] nats of NLL",
+        ),
+    ],
+    ids=["drop", "pairs", "copy", "weighty copy"],
+)
+def test_an_advice_says_what_is_expected(advice: Advice, line: str) -> None:
+    assert make_advice_line(advice, "accuracy").line == line

@@ -267,7 +267,9 @@ def test_every_experiment_file_of_the_tree_is_valid(path: Path) -> None:
     assert len(found.arms) > 1 and len(found.seeds) > 1
 
 
-def test_the_demo_goes_by_its_name() -> None:
+def test_the_demo_goes_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo").mkdir()  # a folder of something else
     assert load_preset("ensemble", "demo").name == "demo-ensemble"
 
 

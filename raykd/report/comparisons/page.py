@@ -26,6 +26,9 @@ def write_comparison_page(report: ComparisonReport, path: Path, pictures: Pictur
         report=report,
         conclusions=tables.conclusions(),
         headline=_list_cards(report),
+        marked=next(
+            (f"{d.arm} − {d.against}" for d in _rank(report) if d.is_significant and d.is_better), "–"
+        ),
         notes=[*report.notes, *([f"Not measured: {missing}; its partner is left out."] if missing else [])],
         main=tables.main_cells(),
         roles=["student" if arm.name == report.baseline else "" for arm in report.arms],
@@ -40,9 +43,14 @@ def write_comparison_page(report: ComparisonReport, path: Path, pictures: Pictur
 
 def _list_cards(report: ComparisonReport) -> list[tuple[str, str, str]]:
     """Return what a reader looks for first, each as (what, number, remark): the best differences."""
-    sign = 1 if is_higher_better(report.metric) else -1
-    best = sorted(report.main_differences, key=lambda d: -sign * d.mean)[:MOST_CARDS]
+    best = _rank(report)[:MOST_CARDS]
     return [(f"{d.arm} − {d.against}", d.format(d.mean), _remark(d)) for d in best]
+
+
+def _rank(report: ComparisonReport) -> list[PairedDifference]:
+    """Return the main differences, the best first."""
+    sign = 1 if is_higher_better(report.metric) else -1
+    return sorted(report.main_differences, key=lambda d: -sign * d.mean)
 
 
 def _remark(d: PairedDifference) -> str:

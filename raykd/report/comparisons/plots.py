@@ -21,7 +21,7 @@ from raykd.report.drawing import (
     make_panels,
     render_svg,
 )
-from raykd.report.formats import choose_unit, format_metric_name
+from raykd.report.formats import choose_unit, format_count, format_metric_name
 from raykd.report.html import Pictures, add_captions
 from raykd.tasks.scores.metrics import find_metric_title, is_higher_better
 
@@ -114,6 +114,8 @@ def draw_costs(report: ComparisonReport) -> str | None:
     for axes, (label, points) in zip(axes_list, panels, strict=True):
         _draw_front(axes, report, points)
         axes.set_xscale("log")
+        for formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+            formatter(lambda value, at: format_count(round(value)) if value >= 1000 else f"{value:g}")
         axes.set_xlabel(f"{label} (logarithmic)")
         axes.margins(x=0.25, y=0.15)
     axes_list[0].set_ylabel(f"{report.split} {find_metric_title(report.metric)}")

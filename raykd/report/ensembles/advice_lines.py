@@ -5,7 +5,8 @@ from __future__ import annotations
 from raykd.ensemble.advice import Advice
 from raykd.ensemble.expected_changes import Estimate
 from raykd.report.ensembles.report import AdviceLine, Effect
-from raykd.report.formats import format_metric_name, format_signed
+from raykd.report.ensembles.sections import format_interval
+from raykd.report.formats import format_metric_name
 
 
 def make_advice_line(advice: Advice, metric: str) -> AdviceLine:
@@ -36,22 +37,26 @@ def _to_effect(estimate: Estimate) -> Effect:
 
 def _describe(advice: Advice, metric: str) -> str:
     where = ", ".join(advice.languages)
+    change = advice.change
+    is_weighty = advice.kind == "copy" and change is not None and change.hurts
     what = {
         "drop": f"drop {advice.teacher}",
         "drop_in": f"do not ask {advice.teacher} in {where}",
         "add_in": f"ask {advice.teacher} in {where}, too",
-        "copy": f"drop {advice.teacher}: it is a copy of {advice.other}",
+        # Two copies have twice the weight of one, which a drop takes away.
+        "copy": f"drop {advice.teacher}, a copy, and give {advice.other} twice the weight (objective.weighting fixed)"
+        if is_weighty
+        else f"drop {advice.teacher}: it is a copy of {advice.other}",
     }[advice.kind]
     if advice.pair is not None:
         what += (
             f" ({advice.pair.share:.1%} equal answers, and {advice.pair.same_wrong} of the {advice.pair.wrong} "
             "errors that either makes are the same)"
         )
-    change = advice.change
     if change is None:
         return f"{what}; in its languages nobody else answers, so no change is estimated"
     together = (
-        f"the teachers together change by {_format_points(change.score)} points of {format_metric_name(metric)} "
+        f"the teachers together change by {_format_score(change.score, metric)} points of {format_metric_name(metric)} "
         f"and {_format_nats(change.nll)} nats of NLL"
     )
     if advice.kind in ("drop", "drop_in") and not change.surely_helps and change.pair_nll is not None:
@@ -60,14 +65,14 @@ def _describe(advice: Advice, metric: str) -> str:
             f"beside one other teacher it makes NLL worse by {_format_nats(change.pair_nll, sign=1.0)} nats, and "
             f"{together}"
         )
-    return f"{what}: {together}"
+    return f"{what}: {'dropped without that, ' if is_weighty else ''}{together}"
 
 
-def _format_points(e: Estimate) -> str:
-    return f"{format_signed(100 * e.value, 1)} [{format_signed(100 * e.low, 1)}, {format_signed(100 * e.high, 1)}]"
+def _format_score(e: Estimate, metric: str) -> str:
+    return format_interval(e.value, e.low, e.high, metric)
 
 
 def _format_nats(e: Estimate, sign: float = -1.0) -> str:
     """Return a change of NLL; the estimate is of its negative."""
     low, high = sorted((sign * e.low, sign * e.high))
-    return f"{format_signed(sign * e.value, 3)} [{format_signed(low, 3)}, {format_signed(high, 3)}]"
+    return format_interval(sign * e.value, low, high, "nll")

@@ -3,55 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from raykd.ensemble.contributions import Contribution
-from raykd.report.costs import format_ratio
-from raykd.report.ensembles.report import Departure, EnsembleReport, SystemSize
-from raykd.report.fitted_table import FittedTable, build_form
+from raykd.report.ensembles.cost_tables import lay_out_prices, lay_out_sizes, lay_out_weights
+from raykd.report.ensembles.report import Departure, EnsembleReport
+from raykd.report.ensembles.sections import Section, format_interval, format_points
 from raykd.report.formats import (
     ABSENT,
-    format_count,
-    format_megabytes,
     format_metric,
     format_metric_name,
-    format_speed,
     use_minus_sign,
 )
 from raykd.tasks.scores.metrics import is_rate
-
-Cells = tuple[list[str], list[list[str]]]
-
-
-@dataclass(frozen=True)
-class Section:
-    """One table of the report.
-
-    Attributes:
-        name: A short name, for links.
-        title: What it shows.
-        heads: Headings.
-        lines: Cells.
-        texts: How many columns, from the left, hold texts.
-        remarks: How to read it, a sentence each.
-        brief: Whether the terminal shows it, too.
-        wraps: Whether the last column holds texts that take several lines.
-    """
-
-    name: str
-    title: str
-    heads: list[str]
-    lines: list[list[str]]
-    texts: int = 1
-    remarks: tuple[str, ...] = ()
-    brief: bool = True
-    wraps: bool = False
-
-    def to_rich(self) -> FittedTable:
-        """Return the table for the terminal."""
-        form = build_form(self.heads, self.lines, left=self.texts, title=self.title, remarks=self.remarks)
-        form.title_justify = form.caption_justify = "left"
-        return FittedTable((form,), self.heads, self.lines, title=self.title, remarks=self.remarks)
 
 
 def build_sections(report: EnsembleReport) -> tuple[Section, ...]:
@@ -62,9 +25,9 @@ def build_sections(report: EnsembleReport) -> tuple[Section, ...]:
         _lay_out_agreement(report),
         _lay_out_calibration(report),
         _lay_out_departures(report),
-        _lay_out_weights(report),
-        _lay_out_sizes(report),
-        _lay_out_prices(report),
+        lay_out_weights(report),
+        lay_out_sizes(report),
+        lay_out_prices(report),
         _lay_out_hardest(report),
     )
     return tuple(section for section in made if section is not None and section.lines)
@@ -91,22 +54,6 @@ def summarize_ensemble(report: EnsembleReport) -> str:
     )
 
 
-def _format_points(value: float, metric: str) -> str:
-    """Return a change: of a rate in percentage points, of NLL in nats."""
-    digits, scaled = (1, 100 * value) if is_rate(metric) else (3, value)
-    # Adding 0 turns a negative zero into a positive one.
-    return use_minus_sign(f"{round(scaled, digits) + 0.0:+.{digits}f}")
-
-
-def _format_interval(value: float, low: float, high: float, metric: str) -> str:
-    return " ".join(
-        (
-            _format_points(value, metric),
-            f"[{_format_points(low, metric)}, {_format_points(high, metric)}]",
-        )
-    )
-
-
 def _lay_out_contributions(report: EnsembleReport) -> Section | None:
     """Return points per teacher, over all languages and in each."""
     means, metric = [c for c in report.contributions if c.group == "mean"], report.metric
@@ -119,17 +66,17 @@ def _lay_out_contributions(report: EnsembleReport) -> Section | None:
     lines = []
     for c in means:
         own = {d.name: d for d in report.contributions if d.teacher == c.teacher and d.group == "language"}
-        cells = [ABSENT if own[x].alone is None else _format_points(own[x].value, metric) for x in languages]
+        cells = [ABSENT if own[x].alone is None else format_points(own[x].value, metric) for x in languages]
         # The score of NLL is its negative, so that more is better.
         score = c.alone if c.alone is None or is_rate(metric) else -c.alone
         alone = format_metric(metric, score)
         lines.append(
             [
                 c.teacher,
-                _format_interval(c.value, c.low, c.high, metric),
+                format_interval(c.value, c.low, c.high, metric),
                 *cells,
                 alone,
-                _format_points(c.without, metric),
+                format_points(c.without, metric),
             ]
         )
     retrained = report.retrained
@@ -138,7 +85,7 @@ def _lay_out_contributions(report: EnsembleReport) -> Section | None:
         for line in lines:
             found = retrained.get(line[0])
             line.append(
-                ABSENT if found is None else _format_interval(found.value, found.low, found.high, metric)
+                ABSENT if found is None else format_interval(found.value, found.low, found.high, metric)
             )
     name, verb = format_metric_name(metric), "adds" if is_rate(metric) else "takes away"
     remarks = (
@@ -171,7 +118,7 @@ def _lay_out_classes(report: EnsembleReport) -> Section | None:
         [
             name,
             f"{next(iter(own.values())).rows:,}",
-            *(_format_points(own[t].value, report.metric) for t in report.teachers),
+            *(format_points(own[t].value, report.metric) for t in report.teachers),
         ]
         for name, own in found.items()
     ]
@@ -187,7 +134,7 @@ def _lay_out_agreement(report: EnsembleReport) -> Section:
             p.second,
             f"{p.units:,}",
             f"{100 * p.share:.1f}",
-            ABSENT if p.kappa is None else f"{p.kappa:.2f}",
+            ABSENT if p.kappa is None else use_minus_sign(f"{p.kappa + 0.0:.2f}"),
             f"{p.wrong:,}",
             ABSENT if p.shared_errors is None else f"{100 * p.shared_errors:.0f}",
         ]
@@ -243,62 +190,6 @@ def _describe_departure(d: Departure) -> list[str]:
     counts = (d.differing, d.student_right, d.teachers_right, neither)
     differing, *others = (f"{count:,}" for count in counts)
     return [d.language or "all", f"{d.units:,}", differing, share, *others]
-
-
-def _lay_out_weights(report: EnsembleReport) -> Section | None:
-    weights = report.weights
-    if not weights:
-        return None
-    shares = [share for share, _ in next(iter(weights.values()))]
-    heads = ["teacher", *(f"{share:.0%} of steps" for share in shares)]
-    lines = [[name, *(f"{100 * weight:.0f}" for _, weight in points)] for name, points in weights.items()]
-    return Section("over_time", "Mean weight of each teacher over training, %", heads, lines)
-
-
-def _lay_out_sizes(report: EnsembleReport) -> Section:
-    heads = ["system", "parameters", "MB", "texts/s", "student's texts/s", "x smaller", "x faster"]
-    lines = [
-        [
-            s.system,
-            format_count(s.parameters),
-            format_megabytes(s.megabytes),
-            *(ABSENT if not v else format_speed(1e3 / v) for v in (s.texts_per_s, s.student_texts_per_s)),
-            ABSENT if s.smaller is None else format_ratio(s.smaller),
-            ABSENT if s.faster is None else format_ratio(s.faster),
-        ]
-        for s in report.sizes
-    ]
-    remarks = (
-        "x smaller, x faster: the student beside this teacher; both were timed in one process, on the same texts and "
-        "threads, tokenisation included",
-    )
-    return Section("sizes", "Size and speed", heads, lines, remarks=remarks)
-
-
-def _lay_out_prices(report: EnsembleReport) -> Section:
-    """Return what a point of each teacher costs."""
-    points = {c.teacher: c for c in report.contributions if c.group == "mean" and is_rate(report.metric)}
-    heads = ["teacher", "texts asked", "seconds", "points", "texts a point", "seconds a point"]
-    lines = [
-        _describe_price(s, points[s.system], report.metric)
-        for s in report.sizes
-        if s.system in points and s.texts is not None
-    ]
-    remarks = ("a dash a point: the interval of its points holds 0, or its time is not known",)
-    return Section("prices", "What a point costs", heads, lines, remarks=remarks)
-
-
-def _describe_price(s: SystemSize, c: Contribution, metric: str) -> list[str]:
-    texts, points = s.texts or 0, 100 * c.value
-    sure = c.low > 0
-    return [
-        s.system,
-        f"{texts:,}",
-        ABSENT if s.seconds is None else f"{s.seconds:,.1f}",
-        _format_points(c.value, metric),
-        f"{texts / points:,.0f}" if sure else ABSENT,
-        f"{s.seconds / points:,.2f}" if sure and s.seconds is not None else ABSENT,
-    ]
 
 
 def _lay_out_hardest(report: EnsembleReport) -> Section:

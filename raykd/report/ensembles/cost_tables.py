@@ -1,0 +1,68 @@
+"""Lay out what teachers weigh, how large and fast they are, and what a point of each costs."""
+
+from __future__ import annotations
+
+from raykd.ensemble.contributions import Contribution
+from raykd.report.costs import format_ratio
+from raykd.report.ensembles.report import EnsembleReport, SystemSize
+from raykd.report.ensembles.sections import Section, format_points
+from raykd.report.formats import ABSENT, format_count, format_megabytes, format_speed
+from raykd.tasks.scores.metrics import is_rate
+
+
+def lay_out_weights(report: EnsembleReport) -> Section | None:
+    """Return the mean weights over training; None where no curve is known."""
+    weights = report.weights
+    if not weights:
+        return None
+    shares = [share for share, _ in next(iter(weights.values()))]
+    heads = ["teacher", *(f"{share:.0%} of steps" for share in shares)]
+    lines = [[name, *(f"{100 * weight:.0f}" for _, weight in points)] for name, points in weights.items()]
+    return Section("over_time", "Mean weight of each teacher over training, %", heads, lines)
+
+
+def lay_out_sizes(report: EnsembleReport) -> Section:
+    """Return size and speed of each teacher and of the student."""
+    heads = ["system", "parameters", "MB", "texts/s", "student's texts/s", "x smaller", "x faster"]
+    lines = [
+        [
+            s.system,
+            format_count(s.parameters),
+            format_megabytes(s.megabytes),
+            *(ABSENT if not v else format_speed(1e3 / v) for v in (s.texts_per_s, s.student_texts_per_s)),
+            ABSENT if s.smaller is None else format_ratio(s.smaller),
+            ABSENT if s.faster is None else format_ratio(s.faster),
+        ]
+        for s in report.sizes
+    ]
+    remarks = (
+        "x smaller, x faster: the student beside this teacher; both were timed in one process, on the same texts and "
+        "threads, tokenisation included",
+    )
+    return Section("sizes", "Size and speed", heads, lines, remarks=remarks)
+
+
+def lay_out_prices(report: EnsembleReport) -> Section:
+    """Return what a point of each teacher costs."""
+    points = {c.teacher: c for c in report.contributions if c.group == "mean" and is_rate(report.metric)}
+    heads = ["teacher", "texts asked", "seconds", "points", "texts a point", "seconds a point"]
+    lines = [
+        _describe_price(s, points[s.system], report.metric)
+        for s in report.sizes
+        if s.system in points and s.texts is not None
+    ]
+    remarks = ("a dash a point: the interval of its points holds 0, or its time is not known",)
+    return Section("prices", "What a point costs", heads, lines, remarks=remarks)
+
+
+def _describe_price(s: SystemSize, c: Contribution, metric: str) -> list[str]:
+    texts, points = s.texts or 0, 100 * c.value
+    sure = c.low > 0
+    return [
+        s.system,
+        f"{texts:,}",
+        ABSENT if s.seconds is None else f"{s.seconds:,.1f}",
+        format_points(c.value, metric),
+        f"{texts / points:,.0f}" if sure else ABSENT,
+        f"{s.seconds / points:,.2f}" if sure and s.seconds is not None else ABSENT,
+    ]
