@@ -32,6 +32,8 @@ SEED, MEAN = COLOURS[1], INK
 """Colours of one seed and of a mean with its interval."""
 BELOW = 0.22
 """How far below its mean a seed is drawn, in rows, so that the interval does not hide it."""
+WIDE = 3.0
+"""Costs that differ by this factor have a logarithmic axis."""
 LONGEST_NAME = 30
 """Characters of an arm's name on an axis."""
 CAPTIONS = {
@@ -113,15 +115,27 @@ def draw_costs(report: ComparisonReport) -> str | None:
     figure, axes_list = make_panels(len(panels), width=5.25 * max(2, len(panels)), height=3.6, sharey=True)
     for axes, (label, points) in zip(axes_list, panels, strict=True):
         _draw_front(axes, report, points)
-        axes.set_xscale("log")
-        for formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
-            formatter(lambda value, at: format_count(round(value)) if value >= 1000 else f"{value:g}")
-        axes.set_xlabel(f"{label} (logarithmic)")
+        _scale_costs(axes, label, [cost for _, cost in points])
         axes.margins(x=0.25, y=0.15)
     axes_list[0].set_ylabel(f"{report.split} {find_metric_title(report.metric)}")
     if find_scale(report.metric) == 100:
         axes_list[0].set_ylim(*_within_rates(axes_list[0].get_ylim()))
     return render_svg(figure)
+
+
+def _scale_costs(axes: Axes, label: str, costs: list[float]) -> None:
+    """Scale the axis of a cost: logarithmic where arms differ much, with plain numbers."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    is_wide = max(costs) >= WIDE * min(costs)
+    if is_wide:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(
+        lambda value, at: format_count(round(value)) if value >= 1000 else f"{value:g}"
+    )
+    axes.set_xlabel(f"{label} (logarithmic)" if is_wide else label)
 
 
 def _draw_front(axes: Axes, report: ComparisonReport, points: list[tuple[ArmResult, float]]) -> None:
