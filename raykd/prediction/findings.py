@@ -16,7 +16,7 @@ from raykd.cache import find_version, read_entry, write_entry
 if TYPE_CHECKING:
     from raykd.prediction.selftest import PaddingFinding
 
-FORMAT = 3
+FORMAT = 4
 """Raised when findings mean something else, so that older ones are not read."""
 KIND = "selftests"
 """Their folder in the cache."""

@@ -106,8 +106,11 @@ class ProbeRows:
         units = self.task.gather(batch.run(asked), batch)
         counts = [int(n) for n in batch.counts_B]
         found = []
-        for part_ND in units.split(counts):
-            some_ND = part_ND[:: max(1, len(part_ND) // PROBED_UNITS)]
+        seen = np.split(batch.find_seen(), np.cumsum(counts)[:-1])
+        for part_ND, seen_N in zip(units.split(counts), seen, strict=True):
+            # A unit that a limit cut off is read nowhere: what stands in its place depends on the rows beside it.
+            at = np.flatnonzero(seen_N).tolist()
+            some_ND = part_ND[at[:: max(1, len(at) // PROBED_UNITS)]]
             logits_NC = cast("Headless", asked).head.logits(some_ND) if self.task.language else some_ND
             found.append(logits_NC.double().softmax(dim=-1).cpu().numpy())
         return found

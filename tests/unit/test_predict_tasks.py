@@ -14,6 +14,8 @@ from raykd import models
 from raykd.cli import main
 from raykd.models import LSTMStudent
 from raykd.prediction.predictor import Predictor, build_unlabelled_rows
+from raykd.prediction.selftest import find_padding
+from raykd.tasks import TokenClassification
 
 TOKENS = ["Anna", "Smith", "lives", "in", "Paris", "."]
 TAGS = ("O", "B-PER", "I-PER")
@@ -100,3 +102,15 @@ def test_rows_of_another_task(
 ) -> None:  # fmt: skip
     code, _, err = call(made[task], monkeypatch, capsys, *arguments, stdin=stdin)
     assert code == 3 and wanted in err and "Traceback" not in err
+
+
+def test_words_behind_the_limit_do_not_count_as_changed_by_padding() -> None:
+    """They are read nowhere, so what stands in their place depends on the other rows; nobody uses it."""
+    spec = LSTMStudent(embedding=8, hidden=8, vocab_size=120, dropout=0.0)
+    tokenizer = spec.fit_tokenizer([" ".join(TOKENS), CONTEXT] * 2)
+    network = spec.build(tokenizer, TAGS, 0, "token_classification")
+    network.classifier.weight.data.mul_(20.0)  # so that answers differ from place to place
+    model = models.TextModel(network.eval(), tokenizer, TAGS, kind="lstm", task="token_classification")
+    rows = build_unlabelled_rows("words", ["Anna", "Anna Smith", "Anna Smith lives in Paris . " * 5])
+    found = find_padding(model, TokenClassification(max_length=12), rows)
+    assert found.shapes == "longest" and found.difference < 1e-5
