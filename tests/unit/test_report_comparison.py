@@ -269,3 +269,23 @@ def test_plots_are_valid_svg_and_the_budget_is_drawn_over_labelled_rows() -> Non
     for svg, caption in [*found.values(), *draw_comparison_figures(made()).values()]:
         assert ElementTree.fromstring(svg).tag.endswith("svg") and caption
         assert "nan" not in re.sub(r'd="[^"]*"', "", svg).lower()
+
+
+def test_the_cost_of_students_of_several_sizes_is_set_beside_the_baselines() -> None:
+    def arm(name: str, parameters: int, ms: float) -> ArmResult:
+        one = {
+            s: TrainedStudent({"test/macro/accuracy": 0.8}, {}, parameters, 1.0, ms * s, 3.0) for s in (1, 2)
+        }
+        return ArmResult(name, "", None if name == "base" else "base", None, one)
+
+    report = ComparisonReport((arm("base", 4000, 8.0), arm("half", 1000, 2.0)), (1, 2), baseline="base")
+    heads, lines = ComparisonTables(report).cost_cells()
+    assert heads[-2:] == ["x smaller", "x faster"]
+    # The least of the seeds' times counts: 1e6 / 8 and 1e6 / 2 texts a second.
+    assert lines == [
+        ["base", "80.00", "4 k", "1.00", "125,000", "3.0", "1", "1"],
+        ["half", "80.00", "1 k", "1.00", "500,000", "3.0", "4", "4"],
+    ]
+    equal = ComparisonReport((arm("base", 4000, 8.0), arm("other", 4000, 2.0)), (1, 2), baseline="base")
+    heads, lines = ComparisonTables(equal).cost_cells()
+    assert "x smaller" not in heads and {line[4] for line in lines} == {"500,000"}, "one model has one speed"

@@ -119,23 +119,19 @@ class ComparisonTables:
         return ["arm", *heads], lines
 
     def cost_cells(self) -> Cells:
-        """Return what each arm's student costs beside its score."""
-        report = self.report
+        """Return what each arm's student costs beside its score; beside the baseline's where sizes differ."""
+        report, costs = self.report, summarize_costs(self.report)
         heads = ["arm", find_metric_title(report.metric), "parameters", "MB", "texts/s", "training CPU s"]
-        lines, costs = [], summarize_costs(report)
+        base = costs.get(report.baseline or "")
+        compared = base is not None and len({cost.parameters for cost in costs.values()}) > 1
+        lines = []
         for arm in report.arms:
             score, cost = report.average(arm), costs.get(arm.name)
-            lines.append(
-                [
-                    arm.name,
-                    ABSENT if score is None else _format_score(report.metric, score.mean),
-                    ABSENT if cost is None else format_count(cost.parameters),
-                    ABSENT if cost is None else f"{cost.megabytes:.2f}",
-                    ABSENT if cost is None or cost.texts_s is None else f"{cost.texts_s:,.0f}",
-                    ABSENT if cost is None else f"{cost.cpu_s:.1f}",
-                ]
-            )
-        return heads, lines
+            mean = ABSENT if score is None else _format_score(report.metric, score.mean)
+            cells = [ABSENT] * 4 if cost is None else _format_cost(cost)
+            times = _format_times(base, cost) if compared else []
+            lines.append([arm.name, mean, *cells, *times])
+        return [*heads, *(["x smaller", "x faster"] if compared else [])], lines
 
     def all_cells(self) -> Cells:
         """Return every paired difference: splits, languages and metrics."""
@@ -248,6 +244,19 @@ def summarize_costs(report: ComparisonReport) -> dict[str, ArmCost]:
                 float(np.mean([one.cpu_s for one in students])),
             )
     return found
+
+
+def _format_cost(cost: ArmCost) -> list[str]:
+    texts_s = ABSENT if cost.texts_s is None else f"{cost.texts_s:,.0f}"
+    return [format_count(cost.parameters), f"{cost.megabytes:.2f}", texts_s, f"{cost.cpu_s:.1f}"]
+
+
+def _format_times(base: ArmCost | None, cost: ArmCost | None) -> list[str]:
+    """Return how many times an arm's student is smaller and faster than the baseline's."""
+    if base is None or cost is None or not cost.parameters:
+        return [ABSENT, ABSENT]
+    faster = ABSENT if not (base.texts_s and cost.texts_s) else f"{cost.texts_s / base.texts_s:.2g}"
+    return [f"{base.parameters / cost.parameters:.2g}", faster]
 
 
 def _format_score(metric: str, value: float) -> str:
