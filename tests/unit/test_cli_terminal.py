@@ -88,3 +88,9 @@ def test_halves_of_surrogate_pairs_in_json_are_answered(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text('{"text": "\\ud800 room"}\n{"tokens": 1, "text": "ok"}\n')
     assert read_inputs(None, file, None, None, io.StringIO()).texts == ["\ufffd room", "ok"]
+
+
+@pytest.mark.parametrize("module", ["raykd", "raykd.cli"])
+def test_the_package_and_its_command_line_run_by_their_module(module: str) -> None:
+    done = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, text=True, check=True)
+    assert "Usage: raykd" in done.stdout
