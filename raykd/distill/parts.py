@@ -123,9 +123,9 @@ def sum_over_parts(
     Raises:
         ValueError: The divergence does not serve a part's support.
     """
-    total_N = torch.zeros_like(labels_N, dtype=torch.float32)
-    covered_N = torch.zeros_like(labels_N, dtype=torch.bool)
-    for at, part in enumerate(parts):
+    total_N: torch.Tensor | None = None
+    covered_N: torch.Tensor | None = None
+    for part in parts:
         if not divergence.serves(part.support):
             raise ValueError(f"{divergence.kind} cannot be computed over the support {part.support!r}")
         loss_N = divergence.per_unit(part.student_NK, part.target, temperature)
@@ -133,10 +133,12 @@ def sum_over_parts(
             loss_N = torch.where(part.target.covered_N, part.share_N * loss_N, 0.0)
         here_N = part.target.covered_N
         if part.units_N is not None:
-            loss_N = torch.zeros_like(total_N).index_copy(0, part.units_N, loss_N)
-            here_N = torch.zeros_like(covered_N).index_copy(0, part.units_N, here_N)
-        total_N = total_N + loss_N if at else loss_N
-        covered_N = covered_N | here_N
+            loss_N = torch.zeros_like(labels_N, dtype=loss_N.dtype).index_copy(0, part.units_N, loss_N)
+            here_N = torch.zeros_like(labels_N, dtype=torch.bool).index_copy(0, part.units_N, here_N)
+        total_N = loss_N if total_N is None else total_N + loss_N
+        covered_N = here_N if covered_N is None else covered_N | here_N
+    if total_N is None or covered_N is None:
+        return torch.zeros_like(labels_N, dtype=torch.float32), torch.zeros_like(labels_N, dtype=torch.bool)
     return total_N, covered_N
 
 
