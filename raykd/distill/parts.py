@@ -27,7 +27,7 @@ import torch
 from raykd.devices import copy_to_device
 from raykd.distill.losses import DivergenceBase
 from raykd.distill.signals import Signals, Support, Target, VocabularySignal
-from raykd.distill.targets import LOG_FLOOR, Mixture, check_alignment, combine_logits, soften
+from raykd.distill.targets import LOG_FLOOR, Mixture, centre_logits, check_alignment, combine_logits, soften
 from raykd.distill.vocabulary_signals import SparseSignal, WholeSignal
 
 
@@ -272,10 +272,9 @@ def _make_single_target(
     """Compute what `combine_logits` gives for one teacher with a third of its memory, the peak over a vocabulary."""
     assert logits_NV is not None
     with torch.no_grad():
-        centred_NV = logits_NV - logits_NV.mean(dim=-1, keepdim=True)
-        del logits_NV  # the largest tensor, where the caller holds it no more
-        logp_NV = soften(centred_NV, temperature).clamp_min_(LOG_FLOOR)
-        return replace(_make_target(logp_NV.exp(), logp_NV, weights_1N, temperature), logits_NK=centred_NV)
+        logp_NV = soften(logits_NV, temperature).clamp_min_(LOG_FLOOR)
+        made = _make_target(logp_NV.exp(), logp_NV, weights_1N, temperature)
+        return replace(made, make_logits=lambda: centre_logits(logits_NV))
 
 
 def _make_target(
@@ -285,7 +284,7 @@ def _make_target(
     return Target(
         p_NK=p_NK,
         logp_NK=logp_NK,
-        logits_NK=logp_NK,
+        make_logits=lambda: logp_NK,
         weights_MN=weights_1N,
         covered_N=(weights_1N > 0.0).any(dim=0),
         temperature=temperature,
