@@ -344,7 +344,7 @@ def _kl(a_NK: torch.Tensor, loga_NK: torch.Tensor, logb_NK: torch.Tensor) -> tor
 
     The difference is masked before the product: masking only the product would leave 0 * inf in the backward.
     """
-    gap_NK = torch.where(a_NK > 0.0, loga_NK - logb_NK, torch.zeros_like(logb_NK))
+    gap_NK = (loga_NK - logb_NK).masked_fill(a_NK <= 0.0, 0.0)
     return (a_NK * gap_NK).sum(dim=-1)
 
 

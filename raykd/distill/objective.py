@@ -358,7 +358,7 @@ class Objective(Spec):
             weights_M = weights_MN.sum(dim=1)
             parts = make_parts(logits_NC, signals, weights_MN, values.temperature, self.mixture)
             share = (1.0 - values.alpha) / max(totals.soft, 1)
-            soft = self._soft(logits_NC, labels_N, parts, values, sums, fall_back=counts.uncovered > 0)
+            soft = self._soft(logits_NC, labels_N, parts, values, sums, counts)
             shares += [(value, factor * share) for value, factor in soft]
         return Shares(
             values=tuple(value for value, _ in shares),
@@ -375,19 +375,19 @@ class Objective(Spec):
         parts: list[TargetPart],
         values: ScheduleValues,
         sums: dict[str, torch.Tensor],
-        *,
-        fall_back: bool,
+        counts: Counts,
     ) -> list[tuple[torch.Tensor, float]]:
         """Compute ``[T^k_j D_j]_sum`` of each term and its factor; write the sums under "soft/<kind>"."""
         # A teacher that puts all probability on the gold label would give this at T = 1; 0 where unlabelled.
-        fallback_N = torch.zeros_like(logits_NC[:, 0], dtype=torch.float32)
-        if fall_back:
+        fallback_N: torch.Tensor | float = 0.0
+        if counts.uncovered:
             fallback_N = compute_gold_losses(logits_NC, labels_N)
         shares: list[tuple[torch.Tensor, float]] = []
         for term in self.terms:
             kind, factor = term.divergence.kind, values.lambdas[term.divergence.kind]
             divergence_N, covered_N = sum_over_parts(term.divergence, parts, values.temperature, labels_N)
-            loss_N = torch.where(covered_N, divergence_N, fallback_N)
+            is_whole = counts.soft - counts.uncovered == len(labels_N)
+            loss_N = divergence_N if is_whole else torch.where(covered_N, divergence_N, fallback_N)
             total = loss_N.sum()
             sums[f"soft/{kind}"] = total.detach()
             if self.anneal_on == "all":

@@ -27,7 +27,7 @@ import torch
 from raykd.devices import copy_to_device
 from raykd.distill.losses import DivergenceBase
 from raykd.distill.signals import Signals, Support, Target, VocabularySignal
-from raykd.distill.targets import LOG_FLOOR, Mixture, check_alignment, combine_logits, soften
+from raykd.distill.targets import LOG_FLOOR, Mixture, centre_logits, check_alignment, combine_logits, soften
 from raykd.distill.vocabulary_signals import SparseSignal, WholeSignal
 
 
@@ -123,9 +123,9 @@ def sum_over_parts(
     Raises:
         ValueError: The divergence does not serve a part's support.
     """
-    total_N = torch.zeros_like(labels_N, dtype=torch.float32)
-    covered_N = torch.zeros_like(labels_N, dtype=torch.bool)
-    for at, part in enumerate(parts):
+    total_N: torch.Tensor | None = None
+    covered_N: torch.Tensor | None = None
+    for part in parts:
         if not divergence.serves(part.support):
             raise ValueError(f"{divergence.kind} cannot be computed over the support {part.support!r}")
         loss_N = divergence.per_unit(part.student_NK, part.target, temperature)
@@ -133,10 +133,12 @@ def sum_over_parts(
             loss_N = torch.where(part.target.covered_N, part.share_N * loss_N, 0.0)
         here_N = part.target.covered_N
         if part.units_N is not None:
-            loss_N = torch.zeros_like(total_N).index_copy(0, part.units_N, loss_N)
-            here_N = torch.zeros_like(covered_N).index_copy(0, part.units_N, here_N)
-        total_N = total_N + loss_N if at else loss_N
-        covered_N = covered_N | here_N
+            loss_N = torch.zeros_like(labels_N, dtype=loss_N.dtype).index_copy(0, part.units_N, loss_N)
+            here_N = torch.zeros_like(labels_N, dtype=torch.bool).index_copy(0, part.units_N, here_N)
+        total_N = loss_N if total_N is None else total_N + loss_N
+        covered_N = here_N if covered_N is None else covered_N | here_N
+    if total_N is None or covered_N is None:
+        return torch.zeros_like(labels_N, dtype=torch.float32), torch.zeros_like(labels_N, dtype=torch.bool)
     return total_N, covered_N
 
 
@@ -270,10 +272,9 @@ def _make_single_target(
     """Compute what `combine_logits` gives for one teacher with a third of its memory, the peak over a vocabulary."""
     assert logits_NV is not None
     with torch.no_grad():
-        centred_NV = logits_NV - logits_NV.mean(dim=-1, keepdim=True)
-        del logits_NV  # the largest tensor, where the caller holds it no more
-        logp_NV = soften(centred_NV, temperature).clamp_min_(LOG_FLOOR)
-        return replace(_make_target(logp_NV.exp(), logp_NV, weights_1N, temperature), logits_NK=centred_NV)
+        logp_NV = soften(logits_NV, temperature).clamp_min_(LOG_FLOOR)
+        made = _make_target(logp_NV.exp(), logp_NV, weights_1N, temperature)
+        return replace(made, make_logits=lambda: centre_logits(logits_NV))
 
 
 def _make_target(
@@ -283,7 +284,7 @@ def _make_target(
     return Target(
         p_NK=p_NK,
         logp_NK=logp_NK,
-        logits_NK=logp_NK,
+        make_logits=lambda: logp_NK,
         weights_MN=weights_1N,
         covered_N=(weights_1N > 0.0).any(dim=0),
         temperature=temperature,

@@ -222,7 +222,7 @@ class Target:
     Attributes:
         p_NK: Probabilities softened at `temperature` and mixed; rows sum to 1 (uniform where no teacher covers).
         logp_NK: Their logarithm, finite.
-        logits_NK: The weighted mean of the teachers' mean-centred raw logits, for losses on logits.
+        make_logits: Computes `logits_NK`, because few losses read it.
         weights_MN: The teachers' weights, which sum to 1 over M where covered, 0 elsewhere.
         covered_N: Whether any teacher covers the unit.
         temperature: T.
@@ -230,7 +230,13 @@ class Target:
 
     p_NK: torch.Tensor
     logp_NK: torch.Tensor
-    logits_NK: torch.Tensor
+    make_logits: Callable[[], torch.Tensor]
     weights_MN: torch.Tensor
     covered_N: torch.Tensor
     temperature: float
+
+    @property
+    def logits_NK(self) -> torch.Tensor:  # noqa: N802  (a shape, as the fields)
+        """The weighted mean of the teachers' mean-centred raw logits, for losses on logits; computed at each call."""
+        with torch.no_grad():
+            return self.make_logits()

@@ -63,16 +63,19 @@ def combine_logits(
         logp_NK = _mix_teachers(soften(logits_MNC, temperature), weights_MN1, mixture)
         uniform = -math.log(logp_NK.shape[-1])
         logp_NK = torch.where(covered_N.unsqueeze(-1), logp_NK, uniform).clamp_min(LOG_FLOOR)
-        # A constant added to all logits of a teacher changes no softmax. Centred, it reaches no loss on logits either.
-        centred_MNC = logits_MNC - logits_MNC.mean(dim=-1, keepdim=True)
         return Target(
             p_NK=logp_NK.exp(),
             logp_NK=logp_NK,
-            logits_NK=(weights_MN1 * centred_MNC).sum(dim=0),
+            make_logits=lambda: (weights_MN1 * centre_logits(logits_MNC)).sum(dim=0),
             weights_MN=weights_MN,
             covered_N=covered_N,
             temperature=temperature,
         )
+
+
+def centre_logits(logits: torch.Tensor) -> torch.Tensor:
+    """Subtract the mean over classes: a constant in all logits then reaches a loss on logits as little as a softmax."""
+    return logits - logits.mean(dim=-1, keepdim=True)
 
 
 def _mix_teachers(logp_MNC: torch.Tensor, weights_MN1: torch.Tensor, mixture: Mixture) -> torch.Tensor:

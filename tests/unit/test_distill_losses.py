@@ -25,6 +25,7 @@ from raykd.distill.losses import (
     UniversalLogit,
 )
 from raykd.distill.signals import Target
+from raykd.distill.targets import centre_logits
 
 ADAPTER: TypeAdapter[Any] = TypeAdapter(Divergence)
 
@@ -62,7 +63,7 @@ def single(teacher_logits_NC: torch.Tensor, temperature: float) -> Target:
     return Target(
         p_NK=logp_NK.exp(),
         logp_NK=logp_NK,
-        logits_NK=teacher_logits_NC - teacher_logits_NC.mean(dim=-1, keepdim=True),
+        make_logits=lambda: centre_logits(teacher_logits_NC),
         weights_MN=torch.ones(1, n),
         covered_N=torch.ones(n, dtype=torch.bool),
         temperature=temperature,
@@ -263,7 +264,7 @@ def test_teacher_hard_threshold_and_temperature() -> None:
     assert got.tolist() == pytest.approx([0.0, expected])
     # The student's side stays at T = 1 and without a factor.
     assert TeacherHard().per_unit(s, single(z, 3.0), 3.0)[1].item() == pytest.approx(expected)
-    edge = Target(z.exp(), z, z, torch.ones(1, 2), torch.ones(2, dtype=torch.bool), 1.0)
+    edge = Target(z.exp(), z, lambda: z, torch.ones(1, 2), torch.ones(2, dtype=torch.bool), 1.0)
     assert TeacherHard(threshold=float(z[0].exp()[0])).per_unit(s, edge, 1.0)[0].item() > 0.0
 
 
