@@ -11,6 +11,8 @@ Every figure is of fresh processes, one after another on the machine; arms alter
   check models, ...    the same for a run of three teachers and a student that lie on the disk, with self-tests and with
                        an MLflow database that is there already
   train, first step    `raykd train` with stored answers, from the start of the process to the student's first step
+  Ray, all processes   a Ray of one's own as `ray.init` starts it without a dashboard, and its polite end
+  Ray                  the same with the processes that raykd lets it start
   imports              torch, transformers' class of the model, deepspeed, ray and mlflow in one process
 
 CPU seconds are those of the command and everything that it started. Of `train` they are those of the whole command,
@@ -37,13 +39,22 @@ from benchmarks.measure import show
 from benchmarks.peer_parts.setting import Setting, make_files, run_tree
 from benchmarks.sweep_parts.processes import Watch
 
-GROUPS = ("help", "check", "train")
+GROUPS = ("help", "check", "ray", "train")
 GOALS = {"help": 0.4, "check, known": 3.0, "check models, known": 3.0}
 """Wall seconds that an arm may take."""
 RATIO, RATIO_GOAL = ("train, first step", "imports"), 2.0
 TEXTS, HELD_OUT, LAYERS, HIDDEN = 96, 30, 2, 64
 RAYKD = [sys.executable, "-m", "raykd.cli"]
 IMPORTS = "import torch, deepspeed, ray, mlflow; from transformers import BertForSequenceClassification"
+
+RAY = """
+import contextlib, ray
+from raykd.compat.ray_private import omit_helpers
+
+with {surroundings}:
+    ray.init(address="local", include_dashboard=False, log_to_driver=False)
+ray.shutdown()
+"""
 
 
 @dataclass(frozen=True)
@@ -100,6 +111,10 @@ class Bench:
         cost = self._measure([*RAYKD, "train", str(self.run)])
         return Cost(read_first_step(self.output / "peer") - begun, cost.cpu)
 
+    def time_ray(self, surroundings: str) -> Cost:
+        """Time the start and the end of a Ray, in a process of its own, in the surroundings of `raykd.cluster`."""
+        return self._measure([sys.executable, "-c", RAY.format(surroundings=surroundings)])
+
     def time_imports(self) -> Cost:
         """Time the imports in one process."""
         return self._measure([sys.executable, "-c", IMPORTS])
@@ -147,6 +162,10 @@ def list_arms(bench: Bench, groups: list[str]) -> dict[str, Callable[[], Cost]]:
             "check, known": lambda: bench.time_check(bench.demo, known=True),
             "check models, unknown": lambda: bench.time_check(bench.run, known=False),
             "check models, known": lambda: bench.time_check(bench.run, known=True),
+        },
+        "ray": {
+            "Ray, all processes": lambda: bench.time_ray("contextlib.nullcontext()"),
+            "Ray": lambda: bench.time_ray("omit_helpers()"),
         },
         "train": {"imports": bench.time_imports, "train, first step": bench.time_first_step},
     }
