@@ -92,5 +92,7 @@ def test_halves_of_surrogate_pairs_in_json_are_answered(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("module", ["raykd", "raykd.cli"])
 def test_the_package_and_its_command_line_run_by_their_module(module: str) -> None:
-    done = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", module, "--help"], capture_output=True, text=True, check=True
+    )
     assert "Usage: raykd" in done.stdout
