@@ -22,9 +22,10 @@ from raykd.environ import use_utf8
 def _is_the_program() -> bool:
     """Return whether this process is the command line, not a program that imports it."""
     started = sys.orig_argv[1:]
-    return os.path.basename(sys.argv[0]) == "raykd" or ["-m", "raykd.cli"] in [
-        started[at : at + 2] for at in range(len(started))
-    ]
+    pairs = [started[at : at + 2] for at in range(len(started))]
+    return (
+        os.path.basename(sys.argv[0]) == "raykd" or ["-m", "raykd"] in pairs or ["-m", "raykd.cli"] in pairs
+    )
 
 
 def _say_interrupted() -> None:

@@ -231,10 +231,13 @@ def test_the_command_line_settles_in_strange_surroundings(tmp_path: Path) -> Non
 
 def test_a_file_of_pythonpath_that_is_taken_for_a_library_is_named(tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text("x = 1")
-    (tmp_path / "run.yaml").write_text("name: x")
-    paths = os.pathsep.join([str(Path(__file__).parents[2]), str(tmp_path)])
+    root = Path(__file__).parents[2]
+    run = (
+        root / "examples" / "sentiment_zh_en_fr.yaml"
+    )  # a broken one would be told before torch is asked anything
+    paths = os.pathsep.join([str(root), str(tmp_path)])
     done = subprocess.run(
-        [sys.executable, "-m", "raykd.cli", "check", "run.yaml"], capture_output=True, text=True, timeout=60,
+        [sys.executable, "-m", "raykd.cli", "check", str(run)], capture_output=True, text=True, timeout=60,
         check=False, cwd=tmp_path, env={**os.environ, "PYTHONPATH": paths},
     )  # fmt: skip
     assert done.returncode == 2 and "Traceback" not in done.stderr
