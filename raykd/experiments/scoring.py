@@ -19,6 +19,7 @@ from raykd.report.comparisons.differences import MACRO, SPLITS
 from raykd.report.comparisons.results import ArmResult, ComparisonReport, TrainedStudent
 from raykd.report.results import Predictions
 from raykd.scoring.score import score_student
+from raykd.tasks import Classification
 from raykd.tracking import describe_environment
 from raykd.tuning.journal import Journal, Trial
 
@@ -144,7 +145,7 @@ def _score_training(
 
 def score_classes(config: Run, answers: Predictions) -> dict[str, float]:
     """Return the F1 of each class that occurs, over all languages; empty in tasks that do not classify texts."""
-    if not (isinstance(config, RunConfig) and config.task.kind == "classification"):
+    if not (isinstance(config, RunConfig) and isinstance(config.task, Classification)):
         return {}
     counted_N = (answers.labels_N != UNLABELLED) & answers.covered_N
     gold_N, chosen_N = answers.labels_N[counted_N], answers.logits_NC[counted_N].argmax(axis=1)

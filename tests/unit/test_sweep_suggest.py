@@ -36,6 +36,9 @@ class FakeSampler:
         self.asked.append(index)
         return {"x": index} if index < self.limit else None
 
+    def name_trial(self, index: int, sample: Mapping[str, Any]) -> str:
+        return f"t{index:04d}"
+
     def report(self, index: int, evaluation: int, score: float) -> None:
         self.reports.append((index, evaluation, score))
 
