@@ -175,7 +175,8 @@ class DataConfig(Spec):
     rows out, counted. Of token classification tags or types (`{PERSON: PER, B-MISC: O}`)."""
     empty_label: Literal["fail", "unlabeled", "drop"] = "fail"
     """What a row does whose label (tags, answers) is empty, null or -1: is a bad row; joins the texts without labels
-    (of validation and test it is left out); or is left out, counted."""
+    (of validation and test it is left out); or is left out, counted. With unlabeled, a source may lack the column of
+    labels; where no row of validation or test has one, scores there are agreement with the teachers together."""
     languages: tuple[str, ...] = Field(min_length=1)
     """All languages that may occur. A row in another one is an error."""
     select_languages: tuple[str, ...] | None = None

@@ -70,6 +70,17 @@ def choose_columns(
     return WantedColumns(form, names, of_all, source.source_language or "", labelled=labelled)
 
 
+def lacks_gold_column(found: list[Record], source: Files | Hub, config: DataConfig, form: RowForm) -> bool:
+    """Return whether no record has the column of labels. A name that the user wrote is looked for, not done without."""
+    key = _GOLD.get(form)
+    if key is None:
+        return False
+    column: str = Columns.model_fields[key].default
+    if source.columns.get(key, getattr(config.columns, key)) != column:
+        return False
+    return not any(column in record.values for record in found)
+
+
 def _select_names(
     there: dict[str, None], source: Files | Hub, config: DataConfig, form: RowForm, labelled: bool
 ) -> dict[str, str]:
@@ -184,5 +195,8 @@ def _advise_on_names(missing: dict[str, str], form: RowForm, there: dict[str, No
     if flat:
         advice += "; the first line of the file is read as its header"
     if _GOLD.get(form) in missing:
-        advice += "; texts without labels belong in data.unlabeled"
+        advice += (
+            "; texts without labels belong in data.unlabeled, or, where no row has one, are read with "
+            "data.empty_label: unlabeled"
+        )
     return advice

@@ -7,7 +7,8 @@ labels: the amount of unlabelled text is what the user says and nothing else. Te
 from the unlabelled rows, because a student that has learnt the teachers' answer to a test row has seen it. Labelled
 rows that overlap are the user's own split, so they are counted and warned about. Whatever is left out is counted.
 Two rows are the same where a reader would say so: by text, by question and context, or by source (the same source with
-another target is still the same thing to translate).
+another target is still the same thing to translate). Held-out rows of which none has a gold label are kept as they are,
+where the task chooses among labels: the teachers give their labels (`raykd.scoring.agreement`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import logging
 import unicodedata
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,15 +29,11 @@ from raykd.data.read import Tally, read_rows
 from raykd.data.rows import Rows
 from raykd.data.summary import summarize_rows
 from raykd.errors import DataError
-from raykd.tasks.forms import RowForm
+from raykd.tasks.forms import LABELLED_FORMS, RowForm
 
 log = logging.getLogger("raykd.data")
 
 _WITH_TARGETS = ("target", "source_target")
-_WITHOUT_LABELS = (
-    "; without any labelled row, let a teacher write labels: raykd predict TEACHER_DIR --file FILE --output OUT, then "
-    "columns: {label: prediction} on the source. Scores are then agreement with that teacher"
-)
 ALL = "data"
 """Key of the fingerprint over all parts."""
 
@@ -47,11 +44,13 @@ class Dataset:
 
     Attributes:
         train: The labelled rows that are used, then the unlabelled rows.
-        validation: Labelled rows.
-        test: Labelled rows; None where the config names none.
+        validation: Labelled rows; without labels where no row has one.
+        test: The same; None where the config names none.
         left_out: For each reason (a phrase for people) how many rows are not used, or are used all the same.
         form: What a row consists of.
         notes: How files were read, where that was not obvious.
+        judged: Which of ``validation`` and ``test`` have no gold label, so that scores there are agreement with the
+            teachers. Their labels are missing until the teachers have given them.
     """
 
     train: Rows
@@ -60,6 +59,17 @@ class Dataset:
     left_out: dict[str, int] = field(default_factory=dict)
     form: RowForm = "text"
     notes: tuple[str, ...] = ()
+    judged: tuple[str, ...] = ()
+
+    @property
+    def held_out(self) -> str:
+        """Name of the part that the final table is measured on: ``test``, or ``validation`` without a test set."""
+        return "validation" if self.test is None else "test"
+
+    def replace_held_out(self, parts: Mapping[str, Rows]) -> Dataset:
+        """Return the same rows with other validation or test rows, by name of the part."""
+        validation, test = parts.get("validation", self.validation), parts.get("test", self.test)
+        return replace(self, validation=validation, test=test)
 
     def remarks(self) -> tuple[str, ...]:
         """Return lines for people: how files were read and what is not used."""
@@ -118,11 +128,13 @@ def load_data(
 
     train = part("train", config.train, True)
     read = {
-        "train": _keep_labelled(train, "train", left_out),
-        "validation": _keep_labelled(part("validation", config.validation, True), "validation", left_out),
+        "train": _keep_labelled(train, "train", form, left_out),
+        "validation": _keep_labelled(
+            part("validation", config.validation, True), "validation", form, left_out
+        ),
     }
     if config.test is not None:
-        read["test"] = _keep_labelled(part("test", config.test, True), "test", left_out)
+        read["test"] = _keep_labelled(part("test", config.test, True), "test", form, left_out)
     optional = form == "answers" and may_lack_answers(read, config.no_answer)
     if optional:
         train = train.with_mode("optional")
@@ -142,7 +154,15 @@ def load_data(
             _check_targets(unlabelled)
         parts.append(_not_held_out(unlabelled, form, held_out, left_out))
     _check_pairs(parts)
-    return Dataset(Rows.concat(parts), validation, test, left_out, form, tuple(notes))
+    if not any(map(len, parts)):
+        raise DataError(
+            "every text of data.train is also in validation or test",
+            got=f"{len(train)} of {len(train)} rows",
+            wanted="texts that are not evaluated on",
+            next_step="split the texts: some for data.train, others for data.validation",
+        )
+    judged = tuple(name for name in ("validation", "test") if name in read and not read[name].labelled.any())
+    return Dataset(Rows.concat(parts), validation, test, left_out, form, tuple(notes), judged)
 
 
 def _not_held_out(
@@ -190,21 +210,21 @@ def _count_changes(tally: Tally, name: str) -> dict[str, int]:
     }
 
 
-def _keep_labelled(rows: Rows, name: str, left_out: dict[str, int]) -> Rows:
-    """Return the rows with a gold label; only training rows may do without.
+def _keep_labelled(rows: Rows, name: str, form: RowForm, left_out: dict[str, int]) -> Rows:
+    """Return the rows with a gold label; of held-out rows all, where none has one and teachers can give them.
 
     Raises:
-        DataError: No row has a label.
+        DataError: No row has a label, and the task does not choose among labels.
     """
     found = rows.select(rows.labelled)
     if not len(found):
+        if form in LABELLED_FORMS:
+            return found if name == "train" else rows
         raise DataError(
-            f"no row of data.{name} has a gold label",
+            f"no row of data.{name} has gold",
             got=f"{len(rows)} rows, all without",
-            wanted="rows with labels",
-            next_step="use it as data.unlabeled"
-            + (", and leave data.test out" if name == "test" else "")
-            + (_WITHOUT_LABELS if rows.golds is None else ""),
+            wanted="rows with gold: agreement with the teachers is measured in tasks that choose among labels alone",
+            next_step="use it as data.unlabeled" + (", and leave data.test out" if name == "test" else ""),
         )
     if len(found) < len(rows):
         used = "used as text without labels" if name == "train" else "left out"

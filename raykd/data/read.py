@@ -20,7 +20,7 @@ import numpy as np
 
 from raykd.config import DataConfig, Embedded, Files, Hub, Source
 from raykd.data.cells import BadRowError, find_spelling, suggest_spelling
-from raykd.data.columns import choose_columns
+from raykd.data.columns import choose_columns, lacks_gold_column
 from raykd.data.embedded.rows import load_embedded_rows
 from raykd.data.files.opening import PACKED
 from raykd.data.files.records import read_file_records, read_hub_records
@@ -34,6 +34,8 @@ from raykd.tasks.forms import RowForm
 
 log = logging.getLogger("raykd.data")
 
+NO_GOLD_COLUMN = "sources without a column of gold labels are read as texts without labels"
+"""Note on such sources, once for all."""
 SHOWN_BAD_ROWS = 5
 """Bad rows that a message shows."""
 
@@ -114,6 +116,11 @@ def _parse_records(
     if not found:
         split = f" in split {source.split!r}" if isinstance(source, Hub) else ""
         raise DataError(f"{name}: holds no rows{split}", got="no rows", wanted="at least one row")
+    if labelled and config.empty_label == "unlabeled" and lacks_gold_column(found, source, config, form):
+        labelled = False
+        log.warning("%s: no column of gold labels", name)
+        if NO_GOLD_COLUMN not in tally.notes:
+            tally.notes.append(NO_GOLD_COLUMN)
     wanted = choose_columns(found, name, source, config, form, labelled)
     file = Path(Path(name).stem) if Path(name).suffix in PACKED else Path(name)
     stem = file.stem if isinstance(source, Files) else name

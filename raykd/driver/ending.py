@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from raykd.point import Point
-from raykd.tasks.scores.metrics import is_higher_better
+from raykd.tasks.scores.metrics import AGREEMENT, is_higher_better, name_agreement
 from raykd.tasks.scores.ranking import build_rank_key
 
 
@@ -60,6 +60,7 @@ def find_ending(points: Sequence[Point], metric: str, total: int) -> Ending | No
         total: Steps that were asked for.
     """
     name = f"eval/mean/{metric}"
+    nll = f"eval/mean/{name_agreement('nll') if metric.startswith(AGREEMENT) else 'nll'}"
     scored = {p.step: p for p in points if name in p.values}
     if not scored:
         return None
@@ -67,7 +68,7 @@ def find_ending(points: Sequence[Point], metric: str, total: int) -> Ending | No
 
     def order(point: Point) -> tuple[tuple[float, float], int]:
         return (
-            build_rank_key(point.values[name], point.values.get("eval/mean/nll"), higher_is_better=higher),
+            build_rank_key(point.values[name], point.values.get(nll), higher_is_better=higher),
             point.step,
         )
 

@@ -10,7 +10,7 @@ seed of the student never trains a teacher again.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,9 +22,11 @@ from raykd.config.smoke import name_smoke_copy
 from raykd.data.load import ALL, Dataset, load_data
 from raykd.data.rows import Rows
 from raykd.distill.objective import Objective
+from raykd.driver.gold_labels import check_gold_labels, name_metric, name_point
 from raykd.driver.language_models import check_prompts, check_source_languages
 from raykd.errors import ConfigError, DataError, ModelError
 from raykd.folders.contents import digest_models
+from raykd.point import Point
 from raykd.student.prepare import check_long_rows
 
 Role = Literal["teacher", "baseline", "student"]
@@ -117,10 +119,24 @@ class Job:
         """Optimizer steps. An epoch has all whole batches of all tasks."""
         return self.config.train.total_steps(sum(task.batches for task in self.tasks.values()))
 
+    @property
+    def metric(self) -> str:
+        """The validation metric that chooses the best checkpoint, as curves and messages name it."""
+        return name_metric(self.config.metric, self.data)
+
+    def name_point(self, point: Point) -> Point:
+        """Return a point of its worker under the names of curves, MLflow and pages (`gold_labels.name_point`)."""
+        return name_point(point, self.data)
+
     def check_batch(self) -> None:
         """Check the batch size of each task (`TaskJob.check_batch`)."""
         for task in self.tasks.values():
             task.check_batch()
+
+    def check_gold_labels(self) -> None:
+        """Check that each task has the gold labels that it needs (`raykd.driver.gold_labels`)."""
+        for task in self.tasks.values():
+            check_gold_labels(task.config, task.data)
 
     def fingerprints(self) -> dict[str, str]:
         """Return the sha256 (hex) of each part of the rows by its key, and of all rows under `ALL`."""
@@ -135,11 +151,6 @@ class Job:
             if key != ALL
         }
         return {ALL: hashlib.sha256(whole.encode()).hexdigest(), **named}
-
-
-def map_metrics(jobs: Iterable[Job]) -> dict[str, str]:
-    """Return the validation metric of each job, by its name."""
-    return {job.name: job.config.metric for job in jobs}
 
 
 def load_rows(config: Run) -> dict[str, Dataset]:
@@ -255,6 +266,8 @@ def make_jobs(config: Run, run_dir: Path) -> tuple[list[Job], list[Job]]:
     """
     teachers, data = make_teacher_jobs(config), load_rows(config)
     students = [Job("student", "student", config, data, run_dir / "student")]
+    for job in [*teachers, *students]:
+        job.check_gold_labels()
     if config.baseline:
         if config.plain:
             raise ConfigError(

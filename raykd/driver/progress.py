@@ -22,6 +22,7 @@ from raykd.cluster.listening import listen
 from raykd.cluster.mailbox import Event
 from raykd.cluster.wait import HEARTBEAT_S
 from raykd.driver.ending import find_ending
+from raykd.driver.jobs import Job
 from raykd.errors import RaykdError
 from raykd.point import Point
 from raykd.timeline import get_active
@@ -44,7 +45,7 @@ class JobProgress:
 
     Args:
         console: Where to show them.
-        metrics: The validation metric that chooses the best checkpoint, by job.
+        jobs: The jobs by name, whose metrics and names of curves are shown.
         curves: Keeps the points.
         on_point: Records a point of a job; called once for each value.
 
@@ -55,11 +56,11 @@ class JobProgress:
     def __init__(
         self,
         console: Console,
-        metrics: Mapping[str, str],
+        jobs: Mapping[str, Job],
         curves: Curves,
         on_point: Callable[[str, Point], None],
     ) -> None:
-        self._console, self._metrics, self._curves, self._on_point = console, metrics, curves, on_point
+        self._console, self._jobs, self._curves, self._on_point = console, jobs, curves, on_point
         self._bars = Progress(
             SpinnerColumn(finished_text="[green]✓[/green]"),
             TextColumn("{task.description:<18}"),
@@ -170,11 +171,13 @@ class JobProgress:
             self._begun[event.job] = time.monotonic()
             self._bars.update(task, note="training", total=event.total_steps)
         if event.kind == "point":
-            fresh = self._curves.add(event.job, event.point)
+            job = self._jobs[event.job]
+            point = job.name_point(event.point)
+            fresh = self._curves.add(event.job, point)
             if fresh is not None:
                 self._on_point(event.job, fresh)
-            metric = self._metrics[event.job]
-            score = event.point.values.get(f"eval/mean/{metric}")
+            metric = job.metric
+            score = point.values.get(f"eval/mean/{metric}")
             if score is not None:
                 self._bars.update(task, note=f"validation {metric} {score:.3f}")
         step = event.total_steps if event.kind == "done" else event.point.step
@@ -186,7 +189,7 @@ class JobProgress:
         """Print and log how a job ended."""
         assert event.point is not None
         points = self._curves.by_job.get(event.job, [])
-        ending = find_ending(points, self._metrics[event.job], event.total_steps)
+        ending = find_ending(points, self._jobs[event.job].metric, event.total_steps)
         bar = self._bars.tasks[self._bars.task_ids.index(task)]
         note = bar.fields["note"] if ending is None else str(ending)
         self._bars.update(task, note=note)

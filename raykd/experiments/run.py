@@ -165,7 +165,7 @@ class CompareCommand(Command[ComparisonOutcome]):
         journal = driver.run(*plans)
         experiment = self.experiment
         with show_progress(session.console, "students are scored", "students") as show:
-            report = score_arms(experiment, self.student, journal, students, driver.notes, show)
+            report = score_arms(experiment, driver.student, journal, students, driver.notes, show)
         result = self._conclude(report, session, journal)
         shutil.rmtree(folder.path / CHECKPOINTS, ignore_errors=True)
         return result

@@ -18,8 +18,10 @@ from raykd.keys import make_key_part
 from raykd.report.comparisons.differences import MACRO, SPLITS
 from raykd.report.comparisons.results import ArmResult, ComparisonReport, TrainedStudent
 from raykd.report.results import Predictions
+from raykd.scoring.agreement import describe_agreement, name_score
 from raykd.scoring.score import score_student
 from raykd.tasks import Classification
+from raykd.tasks.scores.metrics import name_agreement
 from raykd.tracking import describe_environment
 from raykd.tuning.journal import Journal, Trial
 
@@ -71,16 +73,28 @@ def score_arms(
             for arm in experiment.arms
         ),
         seeds=experiment.seeds,
-        metric=experiment.metric,
+        metric=_name_metric(experiment, student),
         baseline=experiment.baseline,
         unit_languages=units,
         title=experiment.title or experiment.name,
         summary=f"{experiment.describe()[0].upper()}{experiment.describe()[1:]}.",
-        notes=(*_describe_smoke(experiment), *notes, *_describe_rows(experiment, student)),
+        notes=(
+            *_describe_smoke(experiment),
+            *notes,
+            *_describe_rows(experiment, student),
+            *_describe_agreement(student),
+        ),
         environment=describe_environment(),
         created=time.strftime("%Y-%m-%d %H:%M:%S %Z"),
         yaml=experiment.yaml,
     )
+
+
+def _name_metric(experiment: ExperimentPlan, student: Job) -> str:
+    """Return the metric by which arms are compared, as agreement where no held-out row has a gold label."""
+    rows = student.data.get("")
+    judged = rows is not None and rows.held_out in rows.judged
+    return name_agreement(experiment.metric) if judged else experiment.metric
 
 
 def _describe_smoke(experiment: ExperimentPlan) -> list[str]:
@@ -89,6 +103,15 @@ def _describe_smoke(experiment: ExperimentPlan) -> list[str]:
     return [] if of is None else [
         f"a smoke run of {of}: a few rows and steps, so its scores and times say nothing"
     ]  # fmt: skip
+
+
+def _describe_agreement(student: Job) -> list[str]:
+    """Return a note per task whose held-out rows have the labels of the base's teachers."""
+    return [
+        f"{task}: {note}".removeprefix(": ")
+        for task, part in student.tasks.items()
+        for note in describe_agreement(part.config, part.data)
+    ]
 
 
 def _describe_rows(experiment: ExperimentPlan, student: Job) -> list[str]:
@@ -117,12 +140,15 @@ def _score_training(
             if rows is None:
                 continue
             last, found = score_student(trial.name, "student", folder / task, member, rows)
+            metric = member.metric
+            if split in student.data[task].judged:
+                found, metric = name_score(found), name_agreement(metric)
             by_language = {
                 make_key_part(f"{task} {name}".lstrip()): own for name, own in found.by_language.items()
             }
             if found.macro:
                 by_language[f"{task} mean" if task else MACRO] = found.macro
-                rates.append(found.macro[member.metric])
+                rates.append(found.macro[metric])
             for language, metrics in by_language.items():
                 values |= {f"{split}/{language}/{metric}": value for metric, value in metrics.items()}
         if config.metric == SCORE and len(rates) == len(config.members):

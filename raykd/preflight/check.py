@@ -15,6 +15,7 @@ from raykd.cluster.address import check_ray, configured_address
 from raykd.cluster.connection import check_fits, cluster_address, demands_of
 from raykd.config import ModelTeacher, Run, RunConfig, TeacherConfig, TrainedTeacher
 from raykd.data.rows import Rows
+from raykd.driver.gold_labels import describe_judged
 from raykd.driver.jobs import Job, make_jobs
 from raykd.driver.language_models import check_source_languages, describe_repeated_marks
 from raykd.driver.pool import make_teacher_spec
@@ -240,6 +241,8 @@ def _describe(job: Job) -> str:
         if part.data.train.take(range(1)).is_in_mode("optional").all():
             bare = sum(not gold for gold in part.data.train.golds or ()) - (rows - labelled)
             told.append(f'"no answer" is a choice ({bare:,} of the {labelled:,} have none)')
+        if note := describe_judged(part.data):
+            told.append(note)
         looks = (check_source_languages, describe_repeated_marks)
         told += filter(None, (look(part.config, part.data.train) for look in looks))
     return f"{job.name}: {', '.join(told)}, {job.steps:,} steps"

@@ -30,7 +30,7 @@ from raykd.report.plots import (
 from raykd.report.results import Predictions, Score, compute_agreement
 from raykd.report.table import ResultTable, format_system
 from raykd.report.time_bar import TIME_TITLE, TimeBar
-from raykd.tasks.scores.metrics import find_metric_title, is_rate
+from raykd.tasks.scores.metrics import AGREEMENT, find_metric_title, is_rate, name_agreement
 
 CAPTIONS: Mapping[str, str] = {
     "languages": "Each system in each language, and the mean of the systems that are measured on all languages.",
@@ -134,10 +134,12 @@ def draw_run_figures(report: RunReport) -> Pictures:
     """Draw every plot that this run has data for."""
     systems = [p for p, _ in report.systems]
     metrics = report.table.metrics
+    # The validation rows may have gold labels where the held-out rows have none, and the other way round.
+    first = metrics[0].removeprefix(f"{AGREEMENT}_") if metrics and metrics[0] != AGREEMENT else "accuracy"
     drawn = {
         "languages": draw_language_bars(report.table),
         "evaluation": draw_evaluation_curves(
-            report.history, list(dict.fromkeys([metrics[0] if metrics else "accuracy", "nll"]))
+            report.history, list(dict.fromkeys([first, name_agreement(first), "nll", name_agreement("nll")]))
         ),
         "training": draw_training_curves(report.history),
         "schedules": draw_schedule_curves(report.history),

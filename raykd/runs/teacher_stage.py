@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from raykd.config import Run
@@ -16,6 +16,7 @@ from raykd.driver.jobs import Job, TaskJob
 from raykd.driver.pool import open_pools
 from raykd.driver.session import Session
 from raykd.driver.teacher_counts import TeacherCounts
+from raykd.scoring.agreement import fill_missing_labels
 from raykd.scoring.several_tasks import Pools, review_all_teachers
 from raykd.scoring.teacher_scores import TeacherReview, record_reviews, refuse_poor_teachers
 from raykd.teachers.handle import PoolHandle
@@ -29,7 +30,8 @@ class TeacherStage:
 
     Attributes:
         config: The run whose teachers they are.
-        student: The job whose rows they are reviewed on.
+        student: The job whose rows they are reviewed on. `review` gives held-out rows without gold the teachers'
+            labels.
         session: The command's session.
         say: Shows lines.
         pools: The opened teachers of each task that has some.
@@ -55,8 +57,16 @@ class TeacherStage:
 
         Args:
             asked_alike: Whether the run's own weighting decides who is asked; False where trials differ in that.
+
+        Raises:
+            DataError: No held-out row has a gold label, and the teachers answer none.
         """
         with stage("teachers reviewed"):
+            filled = {
+                task: fill_missing_labels(self.config.members[task], self.student.data[task], pool)
+                for task, (pool, _) in self.pools.items()
+            }
+            self.student = replace(self.student, data={**self.student.data, **filled})
             self.reviews = review_all_teachers(
                 self.config, self.student, self.pools, self.say, asked_alike=asked_alike
             )

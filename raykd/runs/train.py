@@ -12,6 +12,7 @@ import contextlib
 import importlib
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
 from rich.console import Console
 
@@ -19,8 +20,9 @@ from raykd.checkpoint.curves import FILE, Curves
 from raykd.config import Run
 from raykd.config.loading import dump_run, flatten_run
 from raykd.driver.command import Command, FolderContents, TrackedRun, run_command
+from raykd.driver.gold_labels import describe_judged
 from raykd.driver.growth import plan_growth
-from raykd.driver.jobs import Job, TaskJob, make_jobs, map_metrics
+from raykd.driver.jobs import Job, TaskJob, make_jobs
 from raykd.driver.pool import check_cluster
 from raykd.driver.progress import JobProgress
 from raykd.driver.session import Session
@@ -124,7 +126,7 @@ class TrainCommand(Command[Outcome]):
         curves = Curves(folder.path / FILE)
         for name, points in curves.by_job.items():
             recorder.log(name, *points)
-        progress = JobProgress(session.console, map_metrics(jobs.values()), curves, recorder.log)
+        progress = JobProgress(session.console, jobs, curves, recorder.log)
         with progress.listen(), ReadyWorker(import_for_scoring) as ready:
             waiting = [job for job in (*self.teachers, *self.students) if not job.is_done]
             if waiting:
@@ -134,6 +136,7 @@ class TrainCommand(Command[Outcome]):
                 config, self.teachers, self.students[-1], session, progress.say, routed=True
             ) as teachers:
                 teachers.review()
+                self.students = [replace(job, data=teachers.student.data) for job in self.students]
                 teachers.counts.mark_filled()
                 teachers.refuse_poor()
                 train_students(self.students, folder, progress, teachers.pools, ready)
@@ -193,9 +196,11 @@ class PointRecorder:
 def _describe_rows(task: TaskJob) -> str:
     rows, test = task.data.train, task.data.test
     labelled = int((rows.labels_B >= 0).sum())
+    judged = describe_judged(task.data)
     return (
         f"[bold]{task.config.name}[/bold]  {len(rows):,} training texts ({labelled:,} labelled), "
         f"{len(task.data.validation):,} for validation"
         + (f", {len(test):,} for test" if test is not None else "")
         + f"; languages {', '.join(sorted(set(rows.languages)))}; labels {', '.join(task.config.data.labels)}"
+        + (f"; {judged}" if judged else "")
     )

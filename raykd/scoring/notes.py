@@ -14,6 +14,7 @@ from raykd.config import Embedded, RunConfig
 from raykd.data.load import Dataset
 from raykd.driver.language_models import describe_ignored_settings
 from raykd.point import Point
+from raykd.scoring.agreement import describe_agreement
 from raykd.scoring.score import System
 from raykd.student.overrides import describe_overruled_keys
 from raykd.tasks.scores.metrics import is_higher_better
@@ -77,6 +78,7 @@ def _describe_data(
             f"the embedded corpus has wrong gold in {held_out.label_noise:.0%}: "
             f"no system can be right in more than {1 - held_out.label_noise:.0%} on average"
         )
+    notes += describe_agreement(config, data)
     if data.test is None:
         notes.append(
             "there is no test set: the table shows the validation rows, on which the best step was chosen"

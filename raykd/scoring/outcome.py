@@ -31,10 +31,12 @@ from raykd.report.page import RunReport, draw_run_figures, write_run_page
 from raykd.report.plots import collect_curves
 from raykd.report.table import ResultTable
 from raykd.report.time_bar import make_time_bar
+from raykd.scoring.agreement import name_score
 from raykd.scoring.notes import collect_notes
 from raykd.scoring.score import System, score_student
 from raykd.scoring.teacher_results import Counters, TeacherResults, collect_teacher_results
 from raykd.scoring.teacher_scores import TeacherReview
+from raykd.tasks.scores.metrics import name_agreement
 from raykd.teachers.pools.pool import TeacherPool
 from raykd.teachers.spec import TeacherInfo
 from raykd.tracking import Tracker, describe_environment, redact
@@ -119,6 +121,8 @@ def conclude_task(
         predictions, scores = score_student(title, job.role, job.output, student.config, student.held_out)
         stored = measure_stored_megabytes(job.output)
         systems.append((replace(predictions, megabytes=stored), scores))
+    if student.data.held_out in student.data.judged:
+        systems = [(predictions, name_score(scores)) for predictions, scores in systems]
     report = _make_report(student, tuple(systems), teachers, curve, ending, tracker)
     pictures = draw_run_figures(report)
     page = write_run_page(report, folder.path / "report.html", pictures)
@@ -177,7 +181,7 @@ def _make_report(
         environment=describe_environment(),
         facts=facts,
         notes=(*teachers.notes, *([early] if early else []), *collect_notes(config, data, curve, systems)),
-        metric=config.metric,
+        metric=name_agreement(config.metric) if data.held_out in data.judged else config.metric,
         created=time.strftime("%Y-%m-%d %H:%M:%S %Z"),
         costs=teachers.costs,
         times=make_time_bar(),

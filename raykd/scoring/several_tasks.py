@@ -60,6 +60,7 @@ def review_all_teachers(
             data.train.languages,
             say,
             asked_alike=asked_alike,
+            is_judged="validation" in data.judged,
         )
         reviews[task].announce(say)
     return reviews
@@ -87,7 +88,7 @@ def conclude_all(
         tracker: The MLflow run.
         read_counters: Reads the counters of the teachers, over all starts of the run.
     """
-    ending = find_ending(curve, config.metric, jobs[-1].steps)
+    ending = find_ending(curve, jobs[-1].metric, jobs[-1].steps)
     outcomes: dict[str, Outcome] = {}
     for task in config.members:
         pool, infos = pools.get(task, (None, []))

@@ -159,6 +159,8 @@ def _explain_ensemble(
     names, validation = pool.handle.teachers, student.data.validation
     picked = pick_rows(validation)
     rows = validation.select(picked)
+    if "validation" in student.data.judged:
+        rows = rows.without_labels()
     missing: list[str] = []
     try:
         if all(name in review.answers for name in names):

@@ -25,12 +25,13 @@ from raykd.point import Point
 from raykd.report.formats import format_metric
 from raykd.report.results import Score
 from raykd.scoring.absent_teachers import describe_unused_teachers, find_unused_teachers
+from raykd.scoring.agreement import name_score
 from raykd.scoring.poor_teachers import Complaint, make_complaint
 from raykd.scoring.score import ask_teachers, collect_unit_answers, score_teachers
 from raykd.tasks.schemes import parse_scheme
 from raykd.tasks.scores import entities
 from raykd.tasks.scores.chance import Comparison, compare_with_constant_label
-from raykd.tasks.scores.metrics import find_metric_title, is_rate
+from raykd.tasks.scores.metrics import find_metric_title, is_rate, name_agreement
 from raykd.teachers.pools.pool import TeacherPool
 from raykd.teachers.spec import TeacherInfo
 from raykd.tracking import Tracker
@@ -38,6 +39,10 @@ from raykd.tracking import Tracker
 log = logging.getLogger("raykd.runs")
 FAR_BELOW = 0.20
 """A teacher whose score is lower than another's by more than this is warned of."""
+NO_GOLD = (
+    "no validation row has a gold label, so teachers are not judged: scores are agreement with all together"
+)
+"""Warning of a review without gold labels."""
 REPORT_EVERY_S = 15.0
 """Seconds between two lines while teachers answer."""
 
@@ -106,6 +111,7 @@ def review_teachers(
     say: Callable[[str], None],
     *,
     asked_alike: bool = True,
+    is_judged: bool = False,
 ) -> TeacherReview:
     """Score the teachers on the validation rows; raise nothing for poor scores.
 
@@ -117,23 +123,31 @@ def review_teachers(
         languages: Languages of the training rows.
         say: Shows a line now and then while the teachers answer.
         asked_alike: Whether the run's own weighting decides who is asked; False where trials differ in that.
+        is_judged: Whether the rows have no gold label but those of the teachers together: no teacher is poor by them.
     """
     signals = ask_teachers(pool.handle, rows, _make_reporter(say))
     for name, line in pool.replicas.findings().items():
         log.info("teacher %s: %s", name, line)
     scores = {p.name: s for p, s in score_teachers(_without_writing(config), pool, signals, infos, rows)}
     idle = find_unused_teachers(config, languages) if asked_alike else {}
-    complaints = _complaints(config, pool, infos, signals, scores, rows, idle)
-    warnings = (
-        *(c.line for c in complaints if not c.stops),  # the others become an error
-        *_far_below(config, scores, {c.teacher for c in complaints}),
-        *_not_judged(config, scores, rows, set(languages)),
-    )
+    complaints: tuple[Complaint, ...] = ()
+    warnings: tuple[str, ...]
+    metric = config.task.metric_names[0]
+    if is_judged:
+        scores = {name: name_score(score) for name, score in scores.items()}
+        metric, warnings = name_agreement(metric), (NO_GOLD,)
+    else:
+        complaints = _complaints(config, pool, infos, signals, scores, rows, idle)
+        warnings = (
+            *(c.line for c in complaints if not c.stops),  # the others become an error
+            *_far_below(config, scores, {c.teacher for c in complaints}),
+            *_not_judged(config, scores, rows, set(languages)),
+        )
     return TeacherReview(
         scores=scores,
         answers={} if config.serving.store is not None else {s.teacher: s for s in signals},
         complaints=complaints,
-        summary=_summarise(config, scores),
+        summary=_summarise(metric, scores),
         warnings=warnings,
         idle=describe_unused_teachers(idle),
     )
@@ -299,8 +313,7 @@ def _not_judged(config: RunConfig, scores: Mapping[str, Score], rows: Rows, lang
     return notes
 
 
-def _summarise(config: RunConfig, scores: Mapping[str, Score]) -> str:
-    metric = config.task.metric_names[0]
+def _summarise(metric: str, scores: Mapping[str, Score]) -> str:
     each = [
         f"{name} {format_metric(metric, None if s.macro is None else s.macro[metric])} "
         f"({', '.join(s.by_language) or 'none'})"

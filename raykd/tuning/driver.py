@@ -15,7 +15,7 @@ from raykd.cluster.mailbox import mailbox_on_cluster
 from raykd.cluster.wait import wait_for_resources
 from raykd.config import Run
 from raykd.distill.weighting import Weighting
-from raykd.driver.jobs import Job, load_rows, make_teacher_jobs, map_metrics
+from raykd.driver.jobs import Job, load_rows, make_teacher_jobs
 from raykd.driver.pool import check_cluster, group_teachers
 from raykd.driver.progress import JobProgress
 from raykd.driver.session import Session
@@ -58,6 +58,7 @@ def read_base_jobs(base: Run) -> tuple[list[Job], Job]:
     teachers = make_teacher_jobs(base)
     student = Job("student", "student", base, load_rows(base), Path())
     for job in [*teachers, student]:
+        job.check_gold_labels()
         job.check_batch()
     return teachers, student
 
@@ -167,6 +168,7 @@ class SweepDriver:
         self.session.open_tracker()
         alike = all(len(parts) == 1 and parts[0].weighting is not None for parts in self.needed.values())
         teachers.review(asked_alike=alike)
+        self.student = teachers.student
         self.notes = tuple(note for review in teachers.reviews.values() for note in review.notes)
         teachers.refuse_poor("base.teachers")
 
@@ -175,7 +177,9 @@ class SweepDriver:
 
     def _train_teachers(self) -> None:
         curves = Curves(self.folder.path / TEACHER_CURVES)
-        progress = JobProgress(self.console, map_metrics(self.teacher_jobs), curves, lambda job, point: None)
+        progress = JobProgress(
+            self.console, {job.name: job for job in self.teacher_jobs}, curves, lambda job, point: None
+        )
         if all(job.is_done for job in self.teacher_jobs):
             train_teachers(
                 self.teacher_jobs, self.folder, progress, ReadyWorker()
@@ -217,7 +221,7 @@ class SweepDriver:
     def _run_trials(self, plan: TrialPlan, teachers: TeacherStage) -> None:
         path, journal = self.folder.path, self.journal
         higher = plan.mode == "max"
-        progress = plan.make_progress(self.console, self.base.metric, plan.trials, plan.names)
+        progress = plan.make_progress(self.console, self.student.metric, plan.trials, plan.names)
         for trial in journal.trials.values():
             if trial.status not in (None, "failed"):
                 progress.add_earlier(trial.row(higher))
@@ -226,7 +230,9 @@ class SweepDriver:
         wait_for_resources(needs, "the first trial", self._print, self.base.ray.wait_s)
         with mailbox_on_cluster() as mailbox:
             curves, tracker = Curves(path / FILE), self.session.open_tracker()
-            callback = TuneCallback(journal, curves, tracker, self.folder, mailbox, progress, higher)
+            callback = TuneCallback(
+                journal, curves, tracker, self.folder, mailbox, progress, higher, self.student.name_point
+            )
             suggestions = Suggestions(
                 plan.sampler,
                 journal,

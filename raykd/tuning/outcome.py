@@ -66,6 +66,7 @@ def conclude_sweep(
     journal: Journal,
     tracker: Tracker,
     notes: Sequence[str] = (),
+    metric: str | None = None,
 ) -> SweepOutcome:
     """Write and record the results of a sweep.
 
@@ -75,9 +76,10 @@ def conclude_sweep(
         journal: The results of the trials.
         tracker: The sweep's MLflow run.
         notes: What a reader must know about the teachers.
+        metric: Name of the metric in tables and plots; None is that of the configuration.
     """
     best_path = folder.path / BEST
-    report = _report(plan, folder, journal, tracker, notes)
+    report = replace(_report(plan, folder, journal, tracker, notes), metric=metric or plan.metric)
     if report.best is not None:
         report = replace(report, best_yaml=dump_run(build_best_run(plan, journal.trials[report.best.name])))
         best_path.write_text(report.best_yaml, encoding="utf-8")

@@ -89,7 +89,8 @@ class SweepCommand(Command[SweepOutcome]):
         console.print(
             f"[bold]{plan.name}[/bold]{before}  {plan.trials} trials, {plan.config.search.kind} search with "
             f"{plan.config.scheduler.kind}, over {', '.join(dict.fromkeys(plan.space.short_names().values()))}; "
-            f"{texts:,} training texts, {len(plan.base.active_teachers)} teachers; best validation {plan.metric}",
+            f"{texts:,} training texts, {len(plan.base.active_teachers)} teachers; "
+            f"best validation {self.student.metric}",
             highlight=False,
             soft_wrap=True,
         )
@@ -116,7 +117,14 @@ class SweepCommand(Command[SweepOutcome]):
         driver = SweepDriver(plan.base, self.teachers, self.student, session, plan.config.label, needed)
         trials = self._plan_trials(driver)  # refuses what cannot start before the teachers work for it
         journal = driver.run(lambda: trials)
-        outcome = conclude_sweep(plan, folder, journal, session.open_tracker(), (*plan.notes, *driver.notes))
+        outcome = conclude_sweep(
+            plan,
+            folder,
+            journal,
+            session.open_tracker(),
+            (*plan.notes, *driver.notes),
+            driver.student.metric,
+        )
         if not journal.cut_off:
             shutil.rmtree(folder.path / CHECKPOINTS, ignore_errors=True)
         return outcome

@@ -25,6 +25,7 @@ from raykd.checkpoint.save import load_checkpoint, save_checkpoint
 from raykd.checkpoint.storage import StorageFolder
 from raykd.config import Run
 from raykd.data.load import Dataset, load_data
+from raykd.driver.gold_labels import share_labels
 from raykd.driver.loop import make_loop
 from raykd.point import Point
 from raykd.spaces.domains import Scalar
@@ -195,7 +196,9 @@ class TrialRank:
         if key not in self._prepared:
             same = {task: m.data == base[task].data for task, m in members.items()}
             data = {
-                task: self.context.data[task] if same[task] else load_data(m.data, Path.cwd(), m.form)
+                task: self.context.data[task]
+                if same[task]
+                else share_labels(load_data(m.data, Path.cwd(), m.form), self.context.data[task])
                 for task, m in members.items()
             }
             markers = [getattr(run.task, "markers", ()) for run in (*members.values(), *base.values())]

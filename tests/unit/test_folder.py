@@ -358,7 +358,7 @@ def test_left_out_steps_are_noted() -> None:
         [Point(12, {"train/loss": 0.1, **more})]
         for more in ({}, {"train/skipped_steps": 2.0}, {"train/skipped_steps": 4.0, "train/rollbacks": 1.0})
     )
-    empty: Any = SimpleNamespace(remarks=tuple, test=())
+    empty: Any = SimpleNamespace(remarks=tuple, test=(), held_out="test", judged=())
     said = [
         [n for n in collect_notes(config, empty, curve, []) if "left out" in n]
         for curve in (none, some, back)

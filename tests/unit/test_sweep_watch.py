@@ -41,7 +41,7 @@ class Runs:
 
 def test_points_are_kept_while_mlflow_is_away_and_sent_once_when_it_is_back(tmp_path: Path) -> None:
     curves, nothing = Curves(tmp_path / "curves.jsonl"), SimpleNamespace(state={}, replaced=False)
-    watch = TuneCallback(Journal(tmp_path / "j"), curves, *[nothing] * 4, True)  # type: ignore[arg-type]
+    watch = TuneCallback(Journal(tmp_path / "j"), curves, *[nothing] * 4, True, lambda point: point)  # type: ignore[arg-type]
     runs = watch._runs = Runs(curves)  # type: ignore[assignment]
     watch._record_point("t0", Point(1, {"loss": 1.0}))
     with pytest.raises(TrackingError):

@@ -132,7 +132,7 @@ def named(*names: str) -> RunConfig:
 def judged(
     answers: dict[str, Answer], rows: Rows | None = None, *, languages: tuple[str, ...] = ("en", "zh"),
     spoken: dict[str, Any] | None = None, on_poor: dict[str, str] | None = None, paths: dict[str, str] | None = None,
-    **changes: Any,
+    is_judged: bool = False, **changes: Any,
 ) -> TeacherReview:  # fmt: skip
     own = {name: (spoken or {}).get(name, "all") for name in answers}
     teachers = [
@@ -152,7 +152,9 @@ def judged(
         for n in answers
     ]
     rows = made_rows() if rows is None else rows
-    return review_teachers(config_of(teachers, **changes), pool, infos, rows, languages, lambda line: None)
+    return review_teachers(
+        config_of(teachers, **changes), pool, infos, rows, languages, lambda line: None, is_judged=is_judged
+    )
 
 
 def test_swapped_labels_stop_the_run_with_the_score_beside_the_most_frequent_label(tmp_path: Path) -> None:

@@ -72,12 +72,15 @@ def load_embedded_rows(source: Embedded, config: DataConfig, form: RowForm, labe
     Raises:
         DataError: A split without gold where gold is needed, or as `read_corpus`.
     """
-    if labelled and form != "plain" and source.split == "unlabeled":
+    bare = form != "plain" and source.split == "unlabeled"
+    if labelled and bare and config.empty_label == "unlabeled":
+        labelled = False
+    if labelled and bare:
         raise DataError(
             "the embedded split 'unlabeled' has no labels",
             got="split: unlabeled where labels are needed",
             wanted="split: train, validation or test",
-            next_step="use it as data.unlabeled",
+            next_step="use it as data.unlabeled, or set data.empty_label: unlabeled",
         )
     named = form == "words" or (form == "text" and labelled)
     rows = read_corpus(source, config.languages, form, config.labels if named else None)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from raykd.config import RunConfig
 from raykd.data.rows import Rows
 from raykd.distill.signals import Signals
+from raykd.driver.gold_labels import GOLD_READING
 from raykd.ensemble.advice import advise
 from raykd.ensemble.agreement import compare_pairs
 from raykd.ensemble.calibration import Calibration, measure_calibration
@@ -30,8 +31,6 @@ from raykd.scoring.ensembles.language import measure_language_models
 from raykd.scoring.ensembles.views import find_departures, find_hardest
 from raykd.scoring.score import stack_signals
 
-GOLD_READING = ("confidence", "loss_softmax")
-"""Weightings that read gold labels."""
 STEPS_SHOWN = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Shares of the training at which weights are shown."""
 

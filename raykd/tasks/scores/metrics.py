@@ -6,7 +6,7 @@ plots each need one column of it. A metric of a task in another package is regis
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, WithJsonSchema
@@ -34,6 +34,8 @@ class Metric:
 
 
 _METRICS: dict[str, Metric] = {}
+AGREEMENT = "agreement"
+"""Name of accuracy, and beginning of the names of other metrics, where teachers' labels stand for missing gold."""
 
 
 def register_metric(metric: Metric) -> None:
@@ -66,6 +68,18 @@ for _known in (
     Metric("rougeL", "ROUGE-L", "hundred"),
 ):
     register_metric(_known)
+
+
+def name_agreement(metric: str) -> str:
+    """Return the name of a metric where the teachers' labels stand for gold labels that nobody has."""
+    return AGREEMENT if metric == "accuracy" else f"{AGREEMENT}_{metric}"
+
+
+for _known in [
+    _METRICS[name] for name in ("accuracy", "macro_f1", "nll", "ece", "f1", "precision", "recall")
+]:
+    _title = "agreement %" if _known.name == "accuracy" else f"agreement {_known.title}"
+    register_metric(replace(_known, name=name_agreement(_known.name), title=_title))
 
 
 def list_metrics() -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from raykd.config import Run, RunConfig
 from raykd.data.load import Dataset, load_data
+from raykd.driver.gold_labels import check_gold_labels, share_labels
 from raykd.driver.jobs import Job
 from raykd.errors import RaykdError
 from raykd.preflight.check import available_here, list_replica_groups
@@ -41,6 +42,7 @@ class TrialCheck:
 
     def __init__(self, run_factory: RunFactory, base: Run, data: Mapping[str, Dataset]) -> None:
         self._run_factory = run_factory
+        self._base = data
         self._rows = {member.data.model_dump_json(): data[task] for task, member in base.members.items()}
         self._kept = len(self._rows)
         self._students: set[str] = set()
@@ -58,15 +60,17 @@ class TrialCheck:
             if (student := "\n".join(parts)) not in self._students:
                 check_made(member.student, member, "student")
                 self._students.add(student)
-        data = {task: self._read(member) for task, member in run.members.items()}
+        data = {task: self._read(task, member) for task, member in run.members.items()}
+        for task, member in run.members.items():
+            check_gold_labels(member, data[task], judged_elsewhere=True)
         Job("student", "student", run, data, Path()).check_batch()
 
-    def _read(self, run: RunConfig) -> Dataset:
+    def _read(self, task: str, run: RunConfig) -> Dataset:
         key = run.data.model_dump_json()
         if key not in self._rows:
             if len(self._rows) >= self._kept + MAX_CACHED_DATASETS:
                 self._rows.pop(list(self._rows)[self._kept])  # the base's own rows stay
-            self._rows[key] = load_data(run.data, Path.cwd(), run.form)
+            self._rows[key] = share_labels(load_data(run.data, Path.cwd(), run.form), self._base[task])
         return self._rows[key]
 
 

@@ -57,6 +57,7 @@ class TuneCallback(Callback):
         mailbox: Actor handle of the `Mailbox` that trials send events to.
         progress: The bars.
         higher_is_better: Direction of the metric.
+        name_point: Gives a point the names of curves and MLflow.
     """
 
     def __init__(
@@ -68,10 +69,11 @@ class TuneCallback(Callback):
         mailbox: Any,
         progress: SweepProgress,
         higher_is_better: bool,
+        name_point: Callable[[Point], Point],
     ) -> None:
         self._journal, self._curves, self._tracker = journal, curves, tracker
         self._mailbox, self._progress = mailbox, progress
-        self._higher = higher_is_better
+        self._higher, self._name_point = higher_is_better, name_point
         resumed = bool(journal.trials)
         self._runs = TrialRuns(tracker, folder, journal, curves, higher_is_better, resumed)
         self._names: dict[str, str] = {}
@@ -183,7 +185,7 @@ class TuneCallback(Callback):
     def _record_point(self, name: str, point: Point) -> None:
         """Write a point to the curves, then to MLflow. A run that is not open gets its points when it is opened."""
         known = name in self._runs.open
-        fresh = self._curves.add(name, point)
+        fresh = self._curves.add(name, self._name_point(point))
         if known and fresh is not None:
             self._runs.open_run(name).log_points([fresh])
         elif not known:

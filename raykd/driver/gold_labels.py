@@ -1,0 +1,132 @@
+"""Check that a run has the gold labels that it needs, and say where teachers take their place.
+
+Decision record: rows without any gold label are training rows of the teachers alone, and held-out rows on which a
+student is scored by its agreement with the teachers. What reads gold labels beside that is refused by the name of its
+key and never switched off silently: alpha above 0, weightings that ask which teacher is right, the baseline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from raykd.config import RunConfig
+from raykd.config.multi import SCORE
+from raykd.data.load import Dataset
+from raykd.errors import ConfigError, DataError
+from raykd.point import Point
+from raykd.tasks.scores.metrics import name_agreement
+
+GOLD_READING = ("confidence", "loss_softmax")
+"""Weightings that read gold labels."""
+
+
+def check_gold_labels(config: RunConfig, data: Dataset, *, judged_elsewhere: bool = False) -> None:
+    """Check that what reads gold labels finds some.
+
+    Args:
+        config: The run of one task.
+        data: Its rows.
+        judged_elsewhere: Whether the teachers of another run give the missing labels of the held-out rows, as for
+            an arm without teachers.
+
+    Raises:
+        DataError: A run without teachers has no labelled training or held-out rows.
+        ConfigError: A key reads gold labels, and no training row has one.
+    """
+    if config.plain:
+        without = [] if data.train.labelled.any() else ["train"]
+        without += () if judged_elsewhere else data.judged
+        if without:
+            raise DataError(
+                f"no row of data.{without[0]} has a gold label",
+                got=f"{len(getattr(data, without[0]))} rows, all without, in a run without teachers",
+                wanted="rows with labels, or teachers whose answers take their place",
+                next_step="leave data.test out, or add teachers"
+                if without == ["test"]
+                else "add labels or teachers; in an experiment leave the arms without teachers out",
+            )
+        return
+    if data.train.labelled.any():
+        return
+    phases = [config.at_progress(at) for at in (0.0, *(phase.at for phase in config.phases))]
+    wrong = []
+    if highest := max(run.objective.alpha.bounds()[1] for run in phases):
+        wrong.append((f"objective.alpha up to {highest:g}, the weight of gold labels", "objective.alpha=0"))
+    if config.objective.weighting.kind in GOLD_READING:
+        kind = config.objective.weighting.kind
+        wrong.append(
+            (f"objective.weighting {kind}, which reads gold labels", "objective.weighting=by_language")
+        )
+    if config.baseline:
+        wrong.append(("baseline: true, a student of gold labels alone", "baseline=false"))
+    if wrong:
+        raise ConfigError(
+            "no training row has a gold label",
+            got="; ".join(what for what, _ in wrong),
+            wanted="settings that read none: the teachers' answers are all there is to learn from",
+            next_step=f"set {' '.join(key for _, key in wrong)}, or add labelled rows to data.train",
+        )
+
+
+def describe_judged(data: Dataset) -> str | None:
+    """Return which held-out rows are scored by agreement with the teachers, in a sentence; None where all have gold."""
+    if not data.judged:
+        return None
+    where = " and ".join(data.judged)
+    text = f"no row of {where} has a gold label: scores there are agreement with the teachers together"
+    if "validation" in data.judged:
+        text += ", which also chooses the best step"
+    return text
+
+
+def name_point(point: Point, data: Mapping[str, Dataset]) -> Point:
+    """Return a point of a student with its scores against the teachers' labels named as agreement.
+
+    Args:
+        point: Validation scores under the names of the tasks' metrics.
+        data: The rows by task; the only task of a run has an empty name.
+    """
+    places = [f"{task}/eval/".lstrip("/") for task, rows in data.items() if "validation" in rows.judged]
+    if not places:
+        return point
+    values = {}
+    for name, value in point.values.items():
+        place, _, metric = name.rpartition("/")
+        judged = name.startswith(tuple(places)) and metric != SCORE
+        values[f"{place}/{name_agreement(metric)}" if judged else name] = value
+    return Point(point.step, values, point.time_ms)
+
+
+def name_metric(metric: str, data: Mapping[str, Dataset]) -> str:
+    """Return the name of the metric by which a run chooses its best step.
+
+    Args:
+        metric: As in the configuration.
+        data: The rows by task.
+    """
+    judged = metric != SCORE and any("validation" in rows.judged for rows in data.values())
+    return name_agreement(metric) if judged else metric
+
+
+def share_labels(data: Dataset, base: Dataset) -> Dataset:
+    """Return rows of a trial with the labels that the teachers gave those of the base.
+
+    Args:
+        data: The trial's rows, read anew.
+        base: The rows of the base run, with the teachers' labels.
+
+    Raises:
+        DataError: The trial has other held-out rows without gold labels.
+    """
+    filled = {}
+    for name in data.judged:
+        rows, given = getattr(data, name), getattr(base, name)
+        if given is None or rows.without_labels().fingerprint() != given.without_labels().fingerprint():
+            raise DataError(
+                f"no row of data.{name} has a gold label, and the teachers gave labels to other rows",
+                got="other held-out rows than those of the base",
+                wanted="the same held-out rows in all trials and arms, so that one set of labels judges all",
+                next_step=f"leave data.{name} and data.select_languages as they are in the base",
+            )
+        filled[name] = given
+    return data.replace_held_out(filled)
