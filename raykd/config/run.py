@@ -356,8 +356,8 @@ class RunConfig(RunBase):
         # The form from before teachers had kinds, so that teachers trained then are found again.
         tree["teachers"] = [{**_EMPTY_TEACHER_KEYS, **teacher} for teacher in tree["teachers"]]
         for teacher in tree["teachers"]:
-            # on_poor decides whether a run goes on, not what it learns.
-            for key in ("task", "actor", "on_poor"):
+            # on_poor decides whether a run goes on, and price is for reports: neither changes what it learns.
+            for key in ("task", "actor", "on_poor", "price"):
                 teacher.pop(key)
             if teacher["kind"] in ("model", "trained"):
                 teacher.pop("kind")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from raykd.config.overlay import check_name
 from raykd.config.train import TrainConfig, WorkersConfig
@@ -45,6 +45,27 @@ class TeacherTraining(Spec):
     """Seed of the teacher's weights, of dropout and of the order of rows."""
 
 
+class Price(Spec):
+    """What a teacher's answers cost, in any one currency; one of the two keys."""
+
+    per_hour: float | None = Field(None, ge=0.0)
+    """Of the machine that computes them."""
+    per_1000_answers: float | None = Field(None, ge=0.0)
+    """Of a provider."""
+
+    @model_validator(mode="after")
+    def _one(self) -> Price:
+        if (self.per_hour is None) == (self.per_1000_answers is None):
+            raise ValueError("wanted one of per_hour and per_1000_answers")
+        return self
+
+    def charge(self, answers: int, seconds: float | None) -> float | None:
+        """Return what answers cost that take so long to compute; None where the time decides and is not known."""
+        if self.per_1000_answers is not None:
+            return self.per_1000_answers * answers / 1000.0
+        return None if seconds is None or self.per_hour is None else self.per_hour * seconds / 3600.0
+
+
 class TeacherBase(Spec):
     """Keys that every kind of teacher has.
 
@@ -70,6 +91,9 @@ class TeacherBase(Spec):
     on_poor: Literal["stop", "warn"] = "stop"
     """What a run does with a teacher that scores worse on the validation rows than the most frequent label, or is right
     only with labels exchanged: stop before the student starts, or warn and go on."""
+    price: Price | None = None
+    """What its answers cost (`{per_hour: 2.5}` or `{per_1000_answers: 0.4}`): the ensemble report then shows money
+    beside seconds, in all and per point gained. It changes nothing else."""
     actor: ActorConfig = ActorConfig()
 
     _name = field_validator("name")(check_name)

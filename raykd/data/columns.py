@@ -76,7 +76,8 @@ def lacks_gold_column(found: list[Record], source: Files | Hub, config: DataConf
     if key is None:
         return False
     column: str = Columns.model_fields[key].default
-    if source.columns.get(key, getattr(config.columns, key)) != column:
+    written = [name for k, name in source.columns.items() if k == key] or [getattr(config.columns, key)]
+    if written != [column]:
         return False
     return not any(column in record.values for record in found)
 

@@ -118,7 +118,7 @@ def _parse_records(
         raise DataError(f"{name}: holds no rows{split}", got="no rows", wanted="at least one row")
     if labelled and config.empty_label == "unlabeled" and lacks_gold_column(found, source, config, form):
         labelled = False
-        log.warning("%s: no column of gold labels", name)
+        log.info("%s: no column of gold labels", name)
         if NO_GOLD_COLUMN not in tally.notes:
             tally.notes.append(NO_GOLD_COLUMN)
     wanted = choose_columns(found, name, source, config, form, labelled)

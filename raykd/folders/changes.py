@@ -29,7 +29,7 @@ _TEACHER = r"teachers\.[^.]+\."
 _TRAIN = rf"({_TEACHER}training\.)?train\."
 ALWAYS_FREE = (
     r"(ray|tracking|report|workers)(\.|$)|serving\.(?!dtype$)"
-    rf"|{_TEACHER}(actor\.|on_poor$|training\.workers(\.|$))"
+    rf"|{_TEACHER}(actor\.|on_poor$|price(\.|$)|training\.workers(\.|$))"
     rf"|{_TRAIN}(max_skipped_steps|max_failures)$"
     # What files hold is compared, not where they lie and how they are read.
     r"|(task\.tasks\.[^.]+\.)?data\.(((train|validation|test|unlabeled)\.)?columns"

@@ -11,7 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from raykd.report.fitted_table import FittedTable, build_form
-from raykd.report.formats import ABSENT, format_count, format_megabytes, format_speed, render_markdown_table
+from raykd.report.formats import (
+    ABSENT,
+    format_count,
+    format_megabytes,
+    format_ratio,
+    format_speed,
+    render_markdown_table,
+)
 from raykd.report.table import Row
 
 COST_TITLE = "Who taught what, and the student beside its teachers"
@@ -167,12 +174,6 @@ class CostTable:
             {**row, **known.get(str(row["system"]), {})} if is_mean else row
             for row, is_mean in zip(results, means, strict=True)
         ]
-
-
-def format_ratio(ratio: float) -> str:
-    """Return a ratio with two or three digits."""
-    # 9.95 and 0.095 are where rounding would add a digit: 12, 9.9, 0.1, 0.094
-    return f"{ratio:.0f}" if ratio >= 9.95 else f"{ratio:.1f}" if ratio >= 0.095 else f"{ratio:.2g}"
 
 
 def _format_range(ratios: Sequence[float], more: str, less: str) -> str:

@@ -39,6 +39,12 @@ def choose_unit(metric: str) -> str:
     return "nats" if metric == "nll" else ""
 
 
+def format_ratio(ratio: float) -> str:
+    """Return a ratio with two or three digits."""
+    # 9.95 and 0.095 are where rounding would add a digit: 12, 9.9, 0.1, 0.094
+    return f"{ratio:.0f}" if ratio >= 9.95 else f"{ratio:.1f}" if ratio >= 0.095 else f"{ratio:.2g}"
+
+
 def format_signed(value: float, digits: int) -> str:
     """Return a difference with its sign; a small one gets up to five digits, so that it does not read as zero."""
     while digits < 5 and value and float(f"{value:.{digits}f}") == 0.0:

@@ -36,6 +36,7 @@ class Predictions:
         parameters: Of the model; the sum over an ensemble.
         ms_per_1000: Milliseconds for 1,000 texts; None was not measured.
         megabytes: Of the weights on disk; the sum over an ensemble; None is not known.
+        timed_on: Threads and device of `ms_per_1000`, in words; None is not known.
         plain: Whether it is a student that no teacher taught.
         constant: The one answer it gives to every row although the gold labels differ, in words ("label negative");
             None where its answers differ.
@@ -52,6 +53,7 @@ class Predictions:
     plain: bool = False
     constant: str | None = None
     megabytes: float | None = None
+    timed_on: str | None = None
 
     def __post_init__(self) -> None:
         units = {len(self.logits_NC), len(self.covered_N), len(self.labels_N), len(self.languages)}

@@ -20,6 +20,7 @@ from raykd.report.formats import (
     format_megabytes,
     format_metric,
     format_metric_name,
+    format_ratio,
     format_signed,
     format_speed,
     render_markdown_table,
@@ -38,6 +39,11 @@ _NARROW_HEADS = {
     "texts/s": "texts\n/s",
 }
 """Headings that are too wide for a terminal."""
+RATIO_HEADS = ["x smaller", "x faster"]
+RATIO_REMARK = (
+    "x smaller, x faster: than the teachers together, where a text goes to the teachers of its language; a ratio of "
+    "times needs equal threads and devices"
+)
 CONSTANT_MARK = "(!)"
 """Mark of a system that gives the same answer to every row."""
 Row = dict[str, object]
@@ -127,12 +133,18 @@ class ResultTable:
 
     @property
     def remarks(self) -> list[str]:
-        """A line for each system that carries `CONSTANT_MARK`."""
-        return [
+        """A line for each system that carries `CONSTANT_MARK`, then what ratios of size and speed are beside."""
+        marked = [
             f"{CONSTANT_MARK} {_name_system(p)} answers alike to every row: {p.constant}"
             for p, _ in self.systems
             if p.constant is not None
         ]
+        return marked if self.reference is None else [*marked, RATIO_REMARK]
+
+    @property
+    def reference(self) -> Predictions | None:
+        """The system that sizes and speeds are set beside: the teachers together; None in a run without an ensemble."""
+        return next((p for p, _ in self.systems if p.role == "ensemble"), None)
 
     @property
     def gap(self) -> Gap | None:
@@ -185,6 +197,7 @@ class ResultTable:
             "parameters",
             "MB",
             "texts/s",
+            *([] if self.reference is None else RATIO_HEADS),
         ]
         return heads, [self._line(p, s) for p, s in self.systems]
 
@@ -201,8 +214,14 @@ class ResultTable:
         mean, *others = self._means(s)
         return [
             format_system(p), " ".join(measured) or ABSENT, *by_language, mean + mark, *others,
-            *_format_costs(p),
+            *_format_costs(p), *self._ratios(p),
         ]  # fmt: skip
+
+    def _ratios(self, p: Predictions) -> list[str]:
+        """Return how many times a system is smaller and faster than the teachers together."""
+        if self.reference is None:
+            return []
+        return format_ratios(self.reference, p)
 
     def _means(self, s: Score) -> list[str]:
         return [format_metric(m, None if s.macro is None else s.macro.get(m)) for m in self._metrics]
@@ -225,18 +244,19 @@ class ResultTable:
         heads, lines = self.to_cells()
         students = frozenset(at for at, role in enumerate(self.roles) if role == "student")
         return FittedTable(
-            (self._wide_form(students), self._tall_form()), heads, lines,
+            (self._wide_form(students, whole=True), self._wide_form(students), self._tall_form()), heads, lines,
             bold=students, title="Results on the held-out rows", remarks=self._remarks_below(),
         )  # fmt: skip
 
     def _remarks_below(self) -> tuple[str, ...]:
         return (*([str(self.gap)] if self.gap else []), *self.remarks)
 
-    def _wide_form(self, students: frozenset[int]) -> Table:
+    def _wide_form(self, students: frozenset[int], *, whole: bool = False) -> Table:
         """A row for each system."""
         heads, lines = self.to_cells()
-        # The table below this one has the sizes on disk, and a terminal has no room for them here.
-        heads, lines = [*heads[:-2], heads[-1]], [[*line[:-2], line[-1]] for line in lines]
+        # The table below this one has the sizes on disk and ratios, and most terminals have no room for them here.
+        kept = [at for at, head in enumerate(heads) if whole or head not in ("MB", *RATIO_HEADS)]
+        heads, lines = [heads[at] for at in kept], [[line[at] for at in kept] for line in lines]
         heads = [_NARROW_HEADS.get(head) or head.replace(" ", "\n", 1) for head in heads]
         heads[2 : 2 + len(self.languages)] = self.languages
         title = f"Results on the held-out rows; the columns of languages hold {find_metric_title(self._metrics[0])}"
@@ -287,6 +307,16 @@ def _name_system(p: Predictions) -> str:
 def format_system(p: Predictions) -> str:
     """Return how tables call a system: a teacher by its name, the others by their role."""
     return _name_system(p) if p.constant is None else f"{_name_system(p)} {CONSTANT_MARK}"
+
+
+def format_ratios(reference: Predictions, p: Predictions) -> list[str]:
+    """Return how many times a system is smaller and faster than another; a dash where that is not known."""
+    timed = reference.timed_on is not None and reference.timed_on == p.timed_on
+    faster = (
+        reference.ms_per_1000 / p.ms_per_1000 if timed and reference.ms_per_1000 and p.ms_per_1000 else None
+    )
+    smaller = reference.parameters / p.parameters if p.parameters and reference.parameters else None
+    return [ABSENT if ratio is None else format_ratio(ratio) for ratio in (smaller, faster)]
 
 
 def _format_costs(p: Predictions) -> list[str]:

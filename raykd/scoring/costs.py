@@ -98,10 +98,17 @@ def make_cost_table(
     return CostTable(tuple(teachers), own, tuple(languages), _describe_conditions(times), stored)
 
 
-def list_system_sizes(costs: CostTable) -> tuple[SystemSize, ...]:
-    """Return size and speed of each teacher and of the student, and what teaching took."""
+def list_system_sizes(costs: CostTable, config: RunConfig) -> tuple[SystemSize, ...]:
+    """Return size and speed of each teacher and of the student, and what teaching took and costs.
+
+    Args:
+        costs: Sizes and times.
+        config: The run of one task, which may name prices.
+    """
+    prices = {teacher.name: teacher.price for teacher in config.teachers}
     found = []
     for t in costs.teachers:
+        seconds, price = None if t.ms is None else t.ms * t.texts / 1e3, prices.get(t.teacher)
         found.append(
             SystemSize(
                 system=t.teacher,
@@ -113,7 +120,8 @@ def list_system_sizes(costs: CostTable) -> tuple[SystemSize, ...]:
                 smaller=t.smaller,
                 faster=t.faster,
                 texts=t.texts,
-                seconds=None if t.ms is None else t.ms * t.texts / 1e3,
+                seconds=seconds,
+                price=None if price is None else price.charge(t.texts, seconds),
             )
         )
     speeds = [s.student_texts_per_s for s in found if s.student_texts_per_s is not None]

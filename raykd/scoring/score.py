@@ -32,7 +32,7 @@ from raykd.teachers.pool_source import PoolSource
 from raykd.teachers.pools.pool import TeacherPool
 from raykd.teachers.spec import TeacherInfo, TeacherSpec
 from raykd.teachers.teacher import Teacher
-from raykd.teachers.timing import TIMED_TEXTS
+from raykd.teachers.timing import TIMED_TEXTS, Timing
 from raykd.text.batch import TextBatch
 
 ASKED_ROWS = 128
@@ -231,7 +231,9 @@ def score_ensemble(
     )
     known_sizes = [size for size in sizes if size is not None]
     together = sum(known_sizes) if len(known_sizes) == len(sizes) else None
-    return replace(predictions, megabytes=together), scores
+    places = {t.timed_on for t, share in zip(teachers, shares.tolist(), strict=True) if share}
+    place = places.pop() if len(places) == 1 else None
+    return replace(predictions, megabytes=together, timed_on=place), scores
 
 
 def make_student_spec(directory: Path, config: RunConfig) -> TeacherSpec:
@@ -252,27 +254,30 @@ def score_student(name: str, role: Role, directory: Path, config: RunConfig, row
         if config.task.language:
             answers, parameters = collect_student_answers(directory, config, rows)
             all_B = np.ones(len(rows), dtype=bool)
-            return measure_system(
-                name, role, config, answers, all_B, rows, parameters, _time_student(student, rows)
+        else:
+            info = student.open()
+            signal = student.answer(rows.take(range(len(rows))))
+            answers, parameters, all_B = (
+                collect_unit_answers(config, signal, rows),
+                info.parameters,
+                signal.answered_B,
             )
-        info = student.open()
-        signal = student.answer(rows.take(range(len(rows))))
-        spent = _time_student(student, rows)
+        timing = _time_student(student, rows)
     finally:
         torch.set_num_threads(before)
-    answers = collect_unit_answers(config, signal, rows)
-    return measure_system(name, role, config, answers, signal.answered_B, rows, info.parameters, spent)
+    spent = None if timing is None else 1e3 * timing.ms
+    predictions, scores = measure_system(name, role, config, answers, all_B, rows, parameters, spent)
+    return replace(predictions, timed_on=None if timing is None else timing.place), scores
 
 
-def _time_student(student: Teacher, rows: Rows) -> float | None:
-    """Return a student's milliseconds per 1,000 texts; None if it cannot be asked like a teacher."""
+def _time_student(student: Teacher, rows: Rows) -> Timing | None:
+    """Return what a text takes a student; None if it cannot be asked like a teacher."""
     try:
         student.load()
-        timing = student.measure_time(sample_texts(rows))
+        return student.measure_time(sample_texts(rows))
     except RaykdError as error:
         log.warning("the time of %s was not measured: %s", student.name, error)
         return None
-    return None if timing is None else 1e3 * timing.ms
 
 
 def sample_texts(rows: Rows, languages: Collection[str] | None = None) -> TextBatch:

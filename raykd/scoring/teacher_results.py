@@ -105,11 +105,22 @@ def collect_teacher_results(
     reviewed = student.data.test is None and all(name in review.answers for name in names)
     signals = [review.answers[name] for name in names] if reviewed else ask_teachers(pool.handle, held_out)
     times = time_teachers(pool, config, student.output, student.data.train, held_out)
-    ms_per_1000 = {name: 1e3 * own.ms for name, (own, _) in times.items() if own is not None}
+    taken = {name: own for name, (own, _) in times.items() if own is not None}
+    ms_per_1000 = {name: 1e3 * own.ms for name, own in taken.items()}
     specs = {spec.name: spec for g in pool.handle.groups for spec in g.specs}
     megabytes = {name: _measure_megabytes(specs[name]) for name in names}
     systems = score_teachers(config, pool, signals, infos, held_out, ms_per_1000)
-    systems = [(replace(p, megabytes=megabytes[p.name]), s) for p, s in systems]
+    systems = [
+        (
+            replace(
+                p,
+                megabytes=megabytes[p.name],
+                timed_on=taken[p.name].place if p.name in taken else None,
+            ),
+            s,
+        )
+        for p, s in systems
+    ]
     weights: list[dict[str, float]] = [{} for _ in infos]
     if not config.task.language:
         together = stack_signals(config, signals, languages, held_out)
@@ -176,7 +187,7 @@ def _explain_ensemble(
                 pool.handle.teacher_languages,
                 own,
                 collect_curves(curve),
-                list_system_sizes(costs),
+                list_system_sizes(costs, config),
                 tuple(missing),
             )
         )

@@ -59,6 +59,11 @@ class Timing:
         """What must be equal for two times to be compared."""
         return self.rows, self.texts, self.threads, self.device, self.host
 
+    @property
+    def place(self) -> str:
+        """Threads and device, in words: times of different places are no ratio."""
+        return f"{self.threads} thread{'' if self.threads == 1 else 's'}, {self.device}"
+
     def dump(self) -> str:
         """Return the time as JSON, to be kept beside a teacher's answers."""
         return json.dumps(asdict(self))

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 from rich.console import Console
 
 from raykd.config.loading import load_run, validate_run
+from raykd.config.teachers import Price
 from raykd.data.rows import Rows
+from raykd.ensemble.contributions import Contribution
+from raykd.folders.changes import compare_trees
 from raykd.presets import preset
 from raykd.report.costs import CostTable, TeacherCost
-from raykd.scoring.costs import list_taught_languages, make_cost_table
+from raykd.report.ensembles.cost_tables import lay_out_prices
+from raykd.report.ensembles.report import EnsembleReport
+from raykd.scoring.costs import list_system_sizes, list_taught_languages, make_cost_table
 from raykd.scoring.score import sample_texts
 from raykd.teachers import timing
 from raykd.teachers.timing import describe_conditions, measure_time
@@ -144,3 +151,52 @@ def test_the_demo_has_a_language_that_the_multilingual_teacher_alone_teaches_and
     pool: Any = SimpleNamespace(handle=handle)
     taught = list_taught_languages(run, pool, rows(zh=1, en=1, fr=1))
     assert taught == {"zh": ("zh",), "en": ("en",), "multi": ("fr",)}
+
+
+def test_what_a_point_costs_in_money() -> None:
+    told = config().model_copy(
+        update={
+            "teachers": tuple(
+                teacher.model_copy(update={"price": price})
+                for teacher, price in zip(
+                    config().teachers, (Price(per_hour=7.2), Price(per_1000_answers=0.5), None), strict=True
+                )
+            )
+        }
+    )
+    costs = CostTable(
+        (
+            TeacherCost("zh", ("zh",), 4000, 900, 9.0, ms=5.0, student_ms=1.0),
+            TeacherCost("en", ("en",), 3000, 900, 9.0),
+            TeacherCost("multi", ("fr",), 2000, 900, 9.0, ms=5.0),
+        ),
+        100, ("zh", "en", "fr"), "so",
+    )  # fmt: skip
+    sizes = list_system_sizes(costs, told)
+    # 4,000 texts of 5 ms are 20 s of 7.2 an hour; 3,000 answers at 0.5 per 1,000, whose time nobody needs to know.
+    assert [s.price for s in sizes] == [pytest.approx(0.04), pytest.approx(1.5), None, None]
+    gains = [
+        Contribution(name, "mean", "", value, value - 0.01, value + 0.01, None, 0.0, 9)
+        for name, value in (("zh", 0.02), ("en", 0.005), ("multi", 0.1))
+    ]
+    report = EnsembleReport(
+        "r", "classification", "accuracy", 9, True, ("zh",), ("zh", "en", "multi"), "uniform",
+        contributions=tuple(gains), sizes=sizes,
+    )  # fmt: skip
+    section = lay_out_prices(report)
+    assert section.heads[-2:] == ["price", "price a point"]
+    # 2 points of zh for 0.04; the interval of en holds 0; multi has no price.
+    assert [line[-2:] for line in section.lines] == [["0.04", "0.02"], ["1.5", "–"], ["–", "–"]]
+    unpriced = lay_out_prices(replace(report, sizes=tuple(replace(s, price=None) for s in sizes)))
+    assert "price" not in unpriced.heads
+    with pytest.raises(ValueError, match="one of per_hour and per_1000_answers"):
+        Price(per_hour=1.0, per_1000_answers=1.0)
+
+
+def test_a_price_changes_no_result() -> None:
+    plain, priced = config(), config().model_dump(mode="json")
+    priced["teachers"][0]["price"] = {"per_hour": 2.5}
+    other = validate_run(priced, "RUN.yaml")
+    assert other.fingerprint() == plain.fingerprint()
+    changes = compare_trees(plain.model_dump(mode="json"), other.model_dump(mode="json"))
+    assert not changes.refused and changes.free

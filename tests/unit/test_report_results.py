@@ -10,7 +10,7 @@ from rich.console import Console
 from raykd.distill.signals import UNLABELLED
 from raykd.report.formats import format_count, format_metric
 from raykd.report.results import Predictions, Score, compute_agreement
-from raykd.report.table import ResultTable
+from raykd.report.table import ResultTable, format_ratios
 from tests.fakes import scored
 
 LANGUAGES = ("zh", "zh", "zh", "zh", "en", "en", "fr", "fr")
@@ -89,13 +89,30 @@ def test_the_table_holds_the_scores_in_the_order_of_roles(table):
     ]
     assert lines[0][1:6] == ["zh", "100.0", "–", "–", "100.0 (zh)"]
     assert lines[3][1:6] == ["zh en fr", "75.0", "100.0", "100.0", "91.7"]
-    assert heads[-3:] == ["parameters", "MB", "texts/s"]
-    assert [line[-3:] for line in lines] == [
-        ["102 M", "–", "192"],
-        ["380 M", "–", "–"],
-        ["1.2 M", "–", "29,412"],
-        ["1.2 M", "–", "29,412"],
+    assert heads[-5:] == ["parameters", "MB", "texts/s", "x smaller", "x faster"]
+    assert [line[-5:] for line in lines] == [
+        ["102 M", "–", "192", "3.7", "–"],
+        ["380 M", "–", "–", "1.0", "–"],
+        ["1.2 M", "–", "29,412", "317", "–"],
+        ["1.2 M", "–", "29,412", "317", "–"],
     ]
+
+
+def test_a_system_is_set_beside_the_teachers_together_where_both_were_timed_alike():
+    def timed(role, parameters, ms, timed_on):
+        return replace(system(role, role, [0] * 8), parameters=parameters, ms_per_1000=ms, timed_on=timed_on)
+
+    together = timed("ensemble", 900, 60.0, "1 thread, cpu")
+    assert format_ratios(together, timed("student", 30, 4.0, "1 thread, cpu")) == ["30", "15"]
+    assert format_ratios(together, timed("student", 30, 4.0, "2 threads, cpu")) == ["30", "–"]
+    assert format_ratios(together, timed("student", 30, 4.0, None)) == ["30", "–"]
+    score = Score({}, None, {})
+    alone = ResultTable(((timed("student", 30, 4.0, "1 thread, cpu"), score),))
+    assert "x smaller" not in alone.to_cells()[0] and alone.remarks == []
+    both = ResultTable(((together, score), (timed("student", 30, 4.0, "1 thread, cpu"), score)))
+    assert both.to_cells()[1][1][-2:] == ["30", "15"] and both.remarks[-1].startswith(
+        "x smaller, x faster: than"
+    )
 
 
 def test_rows_are_the_scores_as_flat_json(table):
@@ -170,7 +187,9 @@ def test_the_terminal_shows_every_number(table, width):
     assert "…" not in text
     for line in table.to_cells()[1]:
         shown_line = next(row for row in text.splitlines() if row.strip().startswith(line[0]))
-        assert all(cell in shown_line for cell in (*line[:-2], line[-1]))  # MB stand in the table below it
+        assert all(
+            cell in shown_line for cell in (*line[:-4], line[-3])
+        )  # MB and ratios stand in the table below it
 
 
 @pytest.mark.parametrize("width", [80, 120])

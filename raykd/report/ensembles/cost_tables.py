@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from raykd.ensemble.contributions import Contribution
-from raykd.report.costs import format_ratio
 from raykd.report.ensembles.report import EnsembleReport, SystemSize
 from raykd.report.ensembles.sections import Section, format_points
-from raykd.report.formats import ABSENT, format_count, format_megabytes, format_speed
+from raykd.report.formats import ABSENT, format_count, format_megabytes, format_ratio, format_speed
 from raykd.tasks.scores.metrics import is_rate
 
 
@@ -46,18 +45,29 @@ def lay_out_prices(report: EnsembleReport) -> Section:
     """Return what a point of each teacher costs."""
     points = {c.teacher: c for c in report.contributions if c.group == "mean" and is_rate(report.metric)}
     heads = ["teacher", "texts asked", "seconds", "points", "texts a point", "seconds a point"]
+    priced = any(s.price is not None for s in report.sizes)
+    heads += ["price", "price a point"] if priced else []
     lines = [
-        _describe_price(s, points[s.system], report.metric)
+        _describe_price(s, points[s.system], report.metric, priced=priced)
         for s in report.sizes
         if s.system in points and s.texts is not None
     ]
-    remarks = ("a dash a point: the interval of its points holds 0, or its time is not known",)
+    remarks: tuple[str, ...] = (
+        "a dash per point: the interval of its points holds 0, or its time or price is not known",
+    )
+    if priced:
+        remarks += ("price: of answering the texts asked once, by teachers[].price of the run file",)
     return Section("prices", "What a point costs", heads, lines, remarks=remarks)
 
 
-def _describe_price(s: SystemSize, c: Contribution, metric: str) -> list[str]:
+def _describe_price(s: SystemSize, c: Contribution, metric: str, *, priced: bool) -> list[str]:
+    """Return a teacher's line: texts, seconds and money in all and per point."""
     texts, points = s.texts or 0, 100 * c.value
     sure = c.low > 0
+    money = [
+        ABSENT if s.price is None else f"{s.price:,.4g}",
+        ABSENT if s.price is None or not sure else f"{s.price / points:,.4g}",
+    ]
     return [
         s.system,
         f"{texts:,}",
@@ -65,4 +75,5 @@ def _describe_price(s: SystemSize, c: Contribution, metric: str) -> list[str]:
         format_points(c.value, metric),
         f"{texts / points:,.0f}" if sure else ABSENT,
         f"{s.seconds / points:,.2f}" if sure and s.seconds is not None else ABSENT,
+        *(money if priced else []),
     ]

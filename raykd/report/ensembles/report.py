@@ -128,6 +128,7 @@ class SystemSize:
         faster: The student's texts a second over its own.
         texts: Training texts that it was asked about.
         seconds: What answering these takes, at that speed.
+        price: What answering these costs, in the currency of `teachers[].price`; None is not known.
     """
 
     system: str
@@ -140,6 +141,7 @@ class SystemSize:
     faster: float | None = None
     texts: int | None = None
     seconds: float | None = None
+    price: float | None = None
 
 
 @dataclass(frozen=True)

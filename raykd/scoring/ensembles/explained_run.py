@@ -149,7 +149,7 @@ def _explain_task(
     own: SystemAnswers | None = None
     if config.task.labelled:
         own = ask_student(config, student, rows, missing)
-    sizes = _read_sizes(place, missing)
+    sizes = _read_sizes(config, place, missing)
     return make_ensemble_report(
         EnsembleInputs(
             config,
@@ -212,7 +212,7 @@ def _lost_answers(name: str, got: str, config: RunConfig, folder: Path) -> Teach
     )
 
 
-def _read_sizes(place: Path, missing: list[str]) -> tuple[SystemSize, ...]:
+def _read_sizes(config: RunConfig, place: Path, missing: list[str]) -> tuple[SystemSize, ...]:
     """Return sizes and speeds as the run measured them at its end."""
     try:
         found = json.loads((place / "report.json").read_text(encoding="utf-8"))
@@ -225,7 +225,7 @@ def _read_sizes(place: Path, missing: list[str]) -> tuple[SystemSize, ...]:
             f"sizes and speeds are not shown: report.json of the run cannot be read ({type(error).__name__})"
         )
         return ()
-    return list_system_sizes(table)
+    return list_system_sizes(table, config)
 
 
 def _read_cost(row: JsonObject) -> TeacherCost:
