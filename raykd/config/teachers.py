@@ -38,7 +38,10 @@ class TeacherTraining(Spec):
     train: TrainConfig = TrainConfig()
     workers: WorkersConfig = WorkersConfig()
     data: JsonObject = {}
-    """Overlay of the run's `data`; by default all labelled rows of the teacher's languages and no unlabelled ones."""
+    """Overlay of the run's `data`; by default the rows that `labelled` names and no unlabelled ones."""
+    labelled: Literal["all", "student"] = "all"
+    """all: it learns from all labelled rows of its languages. student: from the rows that the run's student has labels
+    for (`data.labelled_per_language`, `data.labelled_seed`); with the student's own `model` that is self-training."""
     label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
     """Share of a gold label's weight that is spread over all labels."""
     seed: int = Field(0, ge=0)

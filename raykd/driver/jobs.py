@@ -166,11 +166,11 @@ def make_teacher_run(config: RunConfig, teacher: TrainedTeacher) -> RunConfig:
     """Return the supervised run that trains a teacher on all labelled rows of its languages."""
     training = teacher.training
     tree = config.data.model_dump(mode="json")
-    # The student may be kept to a few labelled rows; its teachers are not.
+    # The student may be kept to a few labelled rows; its teachers are not, but in self-training.
+    everything = {"labelled_per_language": None, "labelled_seed": 0}
     own = {
+        **({"undrawn": "drop"} if training.labelled == "student" else everything),
         "select_languages": None if teacher.languages == "all" else list(teacher.languages),
-        "labelled_per_language": None,
-        "labelled_seed": 0,
         "labelled_share": None,
         "empty_label": "drop" if config.data.empty_label == "unlabeled" else config.data.empty_label,
         "unlabeled": None,

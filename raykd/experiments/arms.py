@@ -12,13 +12,14 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal
 
 from raykd.config import Run, RunConfig, TeacherConfig
 from raykd.data.load import Dataset, load_data
 from raykd.errors import ConfigError
+from raykd.experiments.self_training import bind_teachers, has_self_training
 from raykd.spaces.domains import Scalar
 from raykd.spaces.search import Mode, Sampler
 from raykd.spaces.space import Sample
@@ -39,6 +40,7 @@ class Arm:
         is_reference: Whether it is compared with no other arm.
         trials: The runs among which the arm chooses by its validation score before its seeds; empty trains `run`.
         trial_changes: What differs between them, for people.
+        teachers_by_seed: Names of the teachers that are asked with each seed, where they differ (self-training).
     """
 
     name: str
@@ -49,6 +51,7 @@ class Arm:
     is_reference: bool = False
     trials: tuple[Run, ...] = ()
     trial_changes: tuple[str, ...] = ()
+    teachers_by_seed: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
 
     def change_runs(self, change: Callable[[Run], Run]) -> Arm:
         """Return the arm with its run and those of its trials changed."""
@@ -145,6 +148,8 @@ class ExperimentPlan:
         update: dict[str, object] = {"seed": seed}
         if self.resample_labelled and isinstance(run, RunConfig):
             update["data"] = run.data.model_copy(update={"labelled_seed": seed})
+        if seed in arm.teachers_by_seed:
+            update["select_teachers"] = arm.teachers_by_seed[seed]
         return run.model_copy(update=update)
 
     def fix_steps(self, steps: int) -> ExperimentPlan:
@@ -169,18 +174,30 @@ class ExperimentPlan:
         Raises:
             ConfigError: Two arms have different teachers under one name.
         """
+        return self._bind_self_training()._join_arms()
+
+    def _bind_self_training(self) -> ExperimentPlan:
+        """Return the experiment in which self-training has a teacher for each draw of the labelled rows."""
+        seeds = (*self.seeds, *((self.tuning_seed,) if self.tuning_samples else ()))
+
+        def bind(arm: Arm) -> Arm:
+            if not has_self_training(arm.run):
+                return arm
+            found = {seed: bind_teachers(self.build_run({"arm": arm.name, "seed": seed})) for seed in seeds}
+            known = {teacher.name: teacher for teachers in found.values() for teacher in teachers}
+            names = {seed: tuple(teacher.name for teacher in teachers) for seed, teachers in found.items()}
+            chosen = {"teachers": tuple(known.values()), "select_teachers": None}
+            return replace(arm.change_runs(lambda run: run.model_copy(update=chosen)), teachers_by_seed=names)
+
+        return replace(self, arms=tuple(map(bind, self.arms)))
+
+    def _join_arms(self) -> ExperimentPlan:
         union = tuple(_join_teachers(self.arms))
         if not union:
             return self
-        names = tuple(teacher.name for teacher in union)
-
-        def select(run: Run) -> Run:
-            own = tuple(teacher.name for teacher in run.active_teachers)
-            chosen = {"teachers": union, "select_teachers": None if own == names else own}
-            # An arm without teachers stays so: it is trained on the labelled rows alone.
-            return run.model_copy(update=chosen) if own else run
-
-        arms = [arm.change_runs(select) for arm in self.arms]
+        arms = [arm.change_runs(partial(_select, union)) for arm in self.arms]
+        # Seeds may be added on a resume, so an arm is known by the teachers of its first seed.
+        arms = [_select_first(arm, self.seeds[0]) for arm in arms]
         taught = next((arm.run for arm in arms if not arm.run.plain), self.base)
         objective = taught.objective if self.base.plain else self.base.objective
         base = self.base.model_copy(
@@ -260,6 +277,23 @@ class PairSampler(Sampler):
 def name_training(arm: str, seed: int) -> str:
     """Return the name of a training in progress, journal and MLflow."""
     return f"{arm}-seed{seed}"
+
+
+def _select(union: tuple[TeacherConfig, ...], run: Run) -> Run:
+    """Return the run with the teachers of all arms, among which it selects its own."""
+    own, names = tuple(teacher.name for teacher in run.active_teachers), tuple(t.name for t in union)
+    # An arm without teachers stays so: it is trained on the labelled rows alone.
+    return (
+        run.model_copy(update={"teachers": union, "select_teachers": None if own == names else own})
+        if own
+        else run
+    )
+
+
+def _select_first(arm: Arm, seed: int) -> Arm:
+    if not arm.teachers_by_seed:
+        return arm
+    return arm.change_runs(lambda run: run.model_copy(update={"select_teachers": arm.teachers_by_seed[seed]}))
 
 
 def _join_teachers(arms: Iterable[Arm]) -> Sequence[TeacherConfig]:

@@ -68,7 +68,10 @@ def check_experiment(asked: ExperimentPlan) -> list[Finding]:
     """Return all findings about the base and the arms of an experiment."""
     plan = asked.share_teachers()
     base = collect_findings(
-        plan.base, together=plan.label == "on_demand", folder=partial(_describe_folder, plan)
+        plan.base,
+        together=plan.label == "on_demand",
+        folder=partial(_describe_folder, plan),
+        asked_alike=_asks_as_the_base(plan),
     )
     alone = len(plan.seeds) < 2
     return [
@@ -78,6 +81,17 @@ def check_experiment(asked: ExperimentPlan) -> list[Finding]:
         *([] if any(finding.error for finding in base) else [_check_arms(plan)]),
         _count_at_once(plan)[1],
     ]
+
+
+def _asks_as_the_base(plan: ExperimentPlan) -> bool:
+    """Return whether every arm with teachers asks them as the base does."""
+    parts = [(task, member) for arm in plan.arms for task, member in arm.run.members.items()]
+    return all(
+        member.active_teachers == plan.base.members[task].active_teachers
+        and member.objective.weighting == plan.base.members[task].objective.weighting
+        for task, member in parts
+        if not member.plain
+    )
 
 
 def _count_at_once(plan: ExperimentPlan) -> tuple[int | None, Finding]:

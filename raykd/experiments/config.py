@@ -202,6 +202,8 @@ def _build_arms(config: ExperimentConfig, base: Run, base_dir: Path, origin: str
     for generator in config.generate:
         for made in generate_arms(generator, base):
             arm = _build_arm(made, base, base_dir, origin, config.equal)
+            if arm.name in names and seen.get(arm.run.fingerprint()) == arm.name:
+                continue  # the arm that two generators compare theirs with
             if arm.name in names:
                 raise ConfigError(
                     f"{origin}: two arms have one name",

@@ -19,7 +19,7 @@ from raykd.errors import ConfigError
 from raykd.parse import JsonObject
 from raykd.spec import Spec
 
-ALONE, LEFT_OUT, NO_TEACHERS = "only_", "without_", "no_teachers"
+ALONE, LEFT_OUT, NO_TEACHERS, SELF = "only_", "without_", "no_teachers", "self_training"
 """Names of generated arms, or their beginnings."""
 WIDTHS = ("embedding", "hidden", "feed_forward", "buckets")
 """Keys of a student that `sizes` multiplies."""
@@ -46,6 +46,10 @@ class Generator(Spec):
     labelled: tuple[Annotated[int, Field(ge=1)], ...] = ()
     """Two arms for each number of labelled rows per language: `labelled_N` with the base's teachers, and
     `labelled_N_no_teachers`, with which it is compared."""
+    self_training: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    """An arm `labelled_N_self_training` for each number of labelled rows per language, compared with
+    `labelled_N_no_teachers`: its only teacher is a model of the student's kind and size, trained on the same labelled
+    rows for as many steps."""
 
     @model_validator(mode="before")
     @classmethod
@@ -118,6 +122,8 @@ def generate_arms(generator: Generator, base: Run) -> Iterator[GeneratedArm]:
         yield GeneratedArm(f"student_{name}", {"student": student})
     if generator.labelled:
         yield from _labelled(generator, _one_task(base, "labelled"))
+    if generator.self_training:
+        yield from _self_training(generator, _one_task(base, "self_training"))
 
 
 def _each_teacher(base: Run) -> Iterator[GeneratedArm]:
@@ -148,10 +154,44 @@ def _divergences(generator: Generator, base: RunConfig) -> Iterator[GeneratedArm
 
 def _labelled(generator: Generator, base: RunConfig) -> Iterator[GeneratedArm]:
     for count in generator.labelled:
-        changes: JsonObject = {"data": {"labelled_per_language": count}}
-        plain = f"labelled_{count}_{NO_TEACHERS}"
-        yield GeneratedArm(f"labelled_{count}", changes, against=plain, labelled=count)
-        yield GeneratedArm(plain, changes, plain=True, labelled=count, is_reference=True)
+        plain = _without_teachers(count)
+        yield GeneratedArm(f"labelled_{count}", plain.changes, against=plain.name, labelled=count)
+        yield plain
+
+
+def _self_training(generator: Generator, base: RunConfig) -> Iterator[GeneratedArm]:
+    if base.train.steps is None:
+        raise ConfigError(
+            "generate: self_training needs the number of steps, which its teacher trains too",
+            got="train.epochs, which means fewer steps over fewer labelled rows",
+            wanted="train.steps in the base",
+            next_step="set: {train: {steps: ..., epochs: null}}; raykd plan says how many the base trains",
+        )
+    teacher: JsonObject = {
+        "name": SELF,
+        "languages": "all",
+        "on_poor": "warn",  # with few rows it may know next to nothing, which is what the arm is to show
+        "actor": {"num_cpus": 0.05, "group": SELF},
+        "training": {
+            "model": base.student.model_dump(mode="json"),
+            "train": base.train.model_dump(mode="json"),
+            "workers": base.workers.model_dump(mode="json"),
+            "labelled": "student",
+        },
+    }
+    for count in generator.self_training:
+        plain = _without_teachers(count)
+        changes = {**plain.changes, "teachers": [teacher], "objective": {"weighting": {"kind": "uniform"}}}
+        yield GeneratedArm(f"labelled_{count}_{SELF}", changes, against=plain.name, labelled=count)
+        yield plain
+
+
+def _without_teachers(count: int) -> GeneratedArm:
+    """Return the arm without teachers that others with as many labelled rows are compared with."""
+    changes: JsonObject = {"data": {"labelled_per_language": count}}
+    return GeneratedArm(
+        f"labelled_{count}_{NO_TEACHERS}", changes, plain=True, labelled=count, is_reference=True
+    )
 
 
 def scale_student(base: Run, factor: float) -> JsonObject:

@@ -133,6 +133,7 @@ def collect_findings(
     *,
     together: bool = True,
     folder: Callable[[Sequence[Job]], tuple[str, str]] | None = None,
+    asked_alike: bool = True,
 ) -> list[Finding]:
     """Collect all findings, good and bad, in the order of the run.
 
@@ -140,6 +141,8 @@ def collect_findings(
         config: The run.
         together: Whether teachers keep their resources while students train.
         folder: Describes the folder that is there already, as `describe_folder` does; None describes the run's.
+        asked_alike: Whether all trainings ask the teachers as this run does. False where arms ask others, so that a
+            teacher which this run does not ask is no finding.
     """
     findings: list[Finding] = []
 
@@ -153,7 +156,7 @@ def collect_findings(
     read: list[Job] = []
     look("data", lambda: _check_data(config, read))
     findings.append(_look_at_folder(folder or partial(describe_folder, config), read))
-    for job in read[-1:]:
+    for job in read[-1:] if asked_alike else ():
         for task, part in job.tasks.items():
             idle = describe_unused_teachers(
                 find_unused_teachers(config.members[task], part.data.train.languages)

@@ -17,7 +17,7 @@ from raykd import models
 from raykd.config import MultiRun
 from raykd.config.loading import load_any_run, read_yaml_mapping
 from raykd.driver.smoke import TAG, make_smoke_run
-from raykd.experiments.config import load_experiment
+from raykd.experiments.config import is_experiment, load_experiment
 from raykd.experiments.run import run_comparison
 from raykd.experiments.smoke import shorten_experiment
 from raykd.runs.train import run_training
@@ -28,8 +28,9 @@ from tests.e2e.conftest import still_held
 
 ROOT = Path(__file__).parents[2]
 RUNS = [*sorted((ROOT / "raykd" / "presets").glob("*.yaml")), *sorted((ROOT / "examples").glob("*.yaml"))]
-EXPERIMENTS = sorted((ROOT / "examples" / "experiments").glob("*.yaml"))
-SPACES = sorted((ROOT / "tune_spaces").glob("*.yaml"))
+OVERLAYS = sorted((ROOT / "examples" / "experiments").glob("*.yaml"))
+EXPERIMENTS = [path for path in OVERLAYS if is_experiment(read_yaml_mapping(path))]
+SPACES = sorted((ROOT / "tune_spaces").glob("*.yaml")) + [p for p in OVERLAYS if p not in EXPERIMENTS]
 IN_CI = {"demo.yaml", "alpha_temperature.yaml"}
 LIMIT_S = 240.0
 """Longest on a machine that does other things too; a quiet one of two cores needs less than a minute."""
@@ -92,6 +93,17 @@ def with_rows(path: Path, folder: Path) -> Path:
     return made
 
 
+def with_base_rows(path: Path, folder: Path) -> Path:
+    """The experiment or space, the rows of its base made where they are not there."""
+    tree = read_yaml_mapping(path)
+    named = path.parent / str(tree["base"])
+    if not named.is_file():  # a preset
+        return path
+    made = folder / f"over-{path.name}"
+    made.write_text(json.dumps({**tree, "base": str(with_rows(named, folder))}), encoding="utf-8")
+    return made
+
+
 def skip_what_is_not_there(config: Any) -> None:
     """Skips, by name, a run of pretrained models that this machine does not have."""
     named = [t.path for t in config.active_teachers if t.kind == "model"]
@@ -138,7 +150,7 @@ def test_a_shipped_run_goes_its_whole_way(path: Path, ray_cluster: None, tmp_pat
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("path", files(SPACES))
 def test_a_shipped_space_goes_its_whole_way(path: Path, ray_cluster: None, tmp_path: Path) -> None:
-    whole = load_sweep(path, [f"set.output={tmp_path / 'runs'}"])
+    whole = load_sweep(with_base_rows(path, tmp_path), [f"set.output={tmp_path / 'runs'}"])
     skip_what_is_not_there(whole.base)
     plan, begun = shorten_sweep(whole), time.monotonic()
     outcome = run_sweep(plan, overwrite=True)
@@ -154,7 +166,7 @@ def test_a_shipped_space_goes_its_whole_way(path: Path, ray_cluster: None, tmp_p
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("path", files(EXPERIMENTS))
 def test_a_shipped_experiment_goes_its_whole_way(path: Path, ray_cluster: None, tmp_path: Path) -> None:
-    whole = load_experiment(path, [f"set.output={tmp_path / 'runs'}"])
+    whole = load_experiment(with_base_rows(path, tmp_path), [f"set.output={tmp_path / 'runs'}"])
     skip_what_is_not_there(whole.base)
     plan, begun = shorten_experiment(whole), time.monotonic()
     found = run_comparison(plan, overwrite=True)

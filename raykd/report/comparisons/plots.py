@@ -172,15 +172,18 @@ def _draw_front(axes: Axes, report: ComparisonReport, points: list[tuple[ArmResu
 
 
 def draw_budget(report: ComparisonReport) -> str | None:
-    """Draw quality over the number of labelled rows, with and without teachers; None without such arms."""
+    """Draw quality over the number of labelled rows, a curve for each way to learn; None without such arms."""
     counts = {arm.labelled for arm in report.arms if arm.labelled is not None}
     if len(counts) < 2:
         return None
     scale = find_scale(report.metric)
     figure, (axes,) = make_panels(1, width=6.4, height=3.8)
-    taught = [arm for arm in report.arms if arm.labelled is not None and arm.against is not None]
-    alone = [arm for arm in report.arms if arm.labelled is not None and arm.against is None]
-    for at, (label, arms) in enumerate((("with teachers", taught), ("without teachers", alone))):
+    curves: dict[str, list[ArmResult]] = {}
+    for arm in report.arms:
+        if arm.labelled is not None:
+            kind = arm.name.removeprefix(f"labelled_{arm.labelled}").strip("_").replace("_", " ")
+            curves.setdefault(kind or "teachers of the run", []).append(arm)
+    for at, (label, arms) in enumerate(curves.items()):
         points = []
         for arm in sorted(arms, key=lambda arm: arm.labelled or 0):
             score = report.average(arm)

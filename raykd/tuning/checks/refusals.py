@@ -307,6 +307,13 @@ def _check_keys(sweep: Sweep, origin: str) -> None:
                 got="label: ahead",
                 wanted="label: on_demand",
             )
+    own = [t.name for t in sweep.base.trained_teachers if t.training.labelled == "student"]
+    if own and _mentions(space.keys, "data"):
+        raise ConfigError(
+            f"{origin}: space.data changes the labelled rows, from which teacher {own[0]} learns once for all trials",
+            got=f"training.labelled: student of teacher {own[0]}",
+            wanted="a comparison with generate: [{self_training: [...]}], where each number of rows has its teacher",
+        )
     if sweep.base.select_teachers is not None and "select_teachers" in space.keys:
         raise ConfigError(
             f"{origin}: the base leaves out teachers, and the space chooses among all",
