@@ -362,6 +362,8 @@ class RunConfig(RunBase):
             if teacher["kind"] in ("model", "trained"):
                 teacher.pop("kind")
             (teacher["training"] or {}).pop("workers", None)
+            if (teacher["training"] or {}).get("labelled") == "all":  # the key came later
+                del teacher["training"]["labelled"]
             (teacher["training"] or {"train": {}})["train"].pop("max_skipped_steps", None)
             models += [teacher, *([teacher["training"]["model"]] if teacher["training"] else [])]
         for model in models:
