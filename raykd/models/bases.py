@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING
 from raykd.cache import load_or_compute
 from raykd.errors import ModelError
 from raykd.head import Head
+from raykd.models.embeddings import count_row_weights
 from raykd.models.loading import read_model
+from raykd.models.textmodel import count_parameters
 from raykd.networks.heads import LABELLED, LANGUAGE, build_label_settings, choose_head, read_head, register
 from raykd.pretrained import files
 from raykd.pretrained.adapters import is_adapter
@@ -32,6 +34,7 @@ from raykd.pretrained.tokenizers import (
     inspect_tokenizer,
     load_tokenizer,
 )
+from raykd.tokenizers.trimming import check_trimmable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -44,10 +47,20 @@ class BaseInspection:
     Attributes:
         positions: Where its positions end.
         tokenizer: What its tokenizer says.
+        parameters: Of the student, with the task's head and the layers that it keeps.
+        table: Rows of its embedding table, and the parameters of one (of all tables with a row per token); None if its
+            vocabulary is not to be trimmed.
     """
 
     positions: Positions
     tokenizer: TokenizerFacts
+    parameters: int
+    table: tuple[int, int] | None
+
+    def count_parameters(self, tokens: int | None) -> int:
+        """Count the student's parameters if its vocabulary is trimmed to some tokens; None trims nothing."""
+        rows, width = self.table or (0, 0)
+        return self.parameters - (0 if tokens is None else (rows - tokens) * width)
 
 
 def inspect_base(
@@ -57,6 +70,7 @@ def inspect_base(
     *,
     trust_remote_code: bool = False,
     layers: tuple[int, ...] | None = None,
+    trimmed: bool = False,
 ) -> BaseInspection:
     """Inspect a checkpoint that a student will start from; reads no weights.
 
@@ -66,18 +80,19 @@ def inspect_base(
         head: What the student learns.
         trust_remote_code: Whether code that comes with it may run.
         layers: Numbers of the layers that the student keeps; None keeps all.
+        trimmed: Whether its vocabulary will be trimmed.
 
     Raises:
-        ModelError: As `load_for_training` would raise.
+        ModelError: As `load_for_training` would raise; or the vocabulary cannot be trimmed.
     """
     check_base(folder, head, trust_remote_code)
     if trust_remote_code:
-        return _inspect_base(folder, labels, head, trust_remote_code, layers)
+        return _inspect_base(folder, labels, head, trust_remote_code, layers, trimmed)
     return load_or_compute(
         "bases",
-        lambda: (stamp_model(folder), labels, head, layers),
+        lambda: (stamp_model(folder), labels, head, layers, trimmed),
         BaseInspection,
-        lambda: _inspect_base(folder, labels, head, trust_remote_code, layers),
+        lambda: _inspect_base(folder, labels, head, trust_remote_code, layers, trimmed),
         *LIBRARIES,
     )
 
@@ -88,6 +103,7 @@ def _inspect_base(
     head: Head,
     trust_remote_code: bool,
     layers: tuple[int, ...] | None,
+    trimmed: bool,
 ) -> BaseInspection:
     register()
     stored = files.read_stored_weights(folder)
@@ -100,7 +116,14 @@ def _inspect_base(
     tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
     check_words(tokenizer, str(folder))
     check_placed(tokenizer, head, str(folder))
-    return BaseInspection(count_positions(model), inspect_tokenizer(tokenizer))
+    if trimmed:
+        check_trimmable(tokenizer, str(folder))
+    return BaseInspection(
+        positions=count_positions(model),
+        tokenizer=inspect_tokenizer(tokenizer),
+        parameters=count_parameters(model),
+        table=count_row_weights(model, str(folder)) if trimmed else None,
+    )
 
 
 def check_base(folder: Path, head: Head, trust_remote_code: bool) -> None:

@@ -127,7 +127,7 @@ class TransformerStudent(FreshStudent):
 
 
 class PretrainedStudent(Spec):
-    """A checkpoint with its own tokenizer; `layers` starts a student as DistilBERT did (arXiv:1910.01108)."""
+    """A checkpoint; `layers` starts a student as DistilBERT did (arXiv:1910.01108), `vocabulary` trims its table."""
 
     tasks: ClassVar[frozenset[Head]] = HEADS
     kind: Literal["pretrained"] = "pretrained"
@@ -141,22 +141,44 @@ class PretrainedStudent(Spec):
     """The run's names of languages to the codes of a multilingual tokenizer, as of a teacher."""
     layers: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(None, min_length=1)
     """Keep these encoder layers, counted from 0, in this order; None keeps all."""
+    vocabulary: Literal["own", "trimmed"] = "own"
+    """`trimmed` keeps the pieces, and the rows of the embedding table, that the training texts need (arXiv:2010.05609,
+    arXiv:2305.15020); for WordPiece, Unigram and byte-pair vocabularies."""
+    vocab_size: int | None = Field(None, ge=100)
+    """Pieces of a trimmed vocabulary, at most: the most frequent ones. None keeps all that occur."""
 
     @model_validator(mode="after")
     def _layers_once(self) -> PretrainedStudent:
         if self.layers is not None and len(set(self.layers)) != len(self.layers):
             raise ValueError(f"layers names a layer twice: {list(self.layers)}")
+        if self.vocab_size is not None and self.vocabulary != "trimmed":
+            raise ValueError("vocab_size plays no part without vocabulary: trimmed")
         return self
 
     def fit_tokenizer(self, texts: Iterable[str]) -> Tokenizer:
-        """Load the checkpoint's own tokenizer; the texts are not read."""
-        from raykd.pretrained.tokenizers import load_tokenizer
+        """Load the checkpoint's own tokenizer, and trim it to the texts if the vocabulary is trimmed.
 
-        return load_tokenizer(self.path, revision=self.revision, trust_remote_code=self.trust_remote_code)
+        Raises:
+            ModelError: It cannot be loaded or trimmed.
+        """
+        whole = self._load_tokenizer()
+        if self.vocabulary == "own":
+            return whole
+        from raykd.models.embeddings import read_token_ids
+        from raykd.tokenizers.trimming import check_trimmable, trim_tokenizer
+
+        named = read_token_ids(self.path, revision=self.revision, trust_remote_code=self.trust_remote_code)
+        return trim_tokenizer(check_trimmable(whole, self.path), texts, self.vocab_size, named)
 
     def tokenizer_key(self) -> str:
         """Return a key that two students share exactly if they fit equal tokenizers."""
-        return f"pretrained {self.path} {self.revision} {self.trust_remote_code}"
+        checkpoint = f"pretrained {self.path} {self.revision} {self.trust_remote_code}"
+        return checkpoint if self.vocabulary == "own" else f"{checkpoint} trimmed {self.vocab_size}"
+
+    def _load_tokenizer(self) -> Tokenizer:
+        from raykd.pretrained.tokenizers import load_tokenizer
+
+        return load_tokenizer(self.path, revision=self.revision, trust_remote_code=self.trust_remote_code)
 
     def build(
         self, tokenizer: Tokenizer | None, labels: Sequence[str], seed: int, head: Head = "classification"
@@ -166,7 +188,8 @@ class PretrainedStudent(Spec):
         The head of a language model is always kept.
 
         Args:
-            tokenizer: What `fit_tokenizer` returned, perhaps with markers added; None if it was not changed.
+            tokenizer: What `fit_tokenizer` returned, perhaps with markers added; None if it was not changed, which a
+                trimmed one always is.
             labels: The run's, in the order of the logits; () for a head without labels.
             seed: For the weights that are drawn.
             head: What the model has to serve.
@@ -185,6 +208,12 @@ class PretrainedStudent(Spec):
                 trust_remote_code=self.trust_remote_code,
                 layers=self.layers,
             )
+            if self.vocabulary == "trimmed" and tokenizer is not None:
+                from raykd.models.embeddings import select_token_rows
+                from raykd.tokenizers.trimming import list_kept_ids
+
+                select_token_rows(model, list_kept_ids(tokenizer, self._load_tokenizer()), self.path)
+                return model
             tokens = 0 if tokenizer is None else len(tokenizer)
             if tokens > getattr(model.config, "vocab_size", tokens):  # markers were added
                 model.resize_token_embeddings(tokens)

@@ -27,14 +27,17 @@ from raykd.preflight.finding import Finding, find
 from raykd.preflight.folder_check import describe_folder
 from raykd.preflight.model_check import (
     NOTE,
+    TrimmedVocabulary,
     append_notes,
     check_made,
     look_at_teacher,
     look_at_teachers,
+    measure_vocabulary,
     sign_notes,
 )
 from raykd.preflight.selftests import check_answers, check_student_answers
 from raykd.scoring.absent_teachers import describe_unused_teachers, find_unused_teachers
+from raykd.student.prepare import is_trimmed
 from raykd.teachers.backends.backend import describe_teacher
 from raykd.teachers.groups import Group
 from raykd.teachers.pools.own_pool import Placement, group_placements
@@ -163,7 +166,10 @@ def collect_findings(
             )
             findings += [Finding(f"teachers {task}".rstrip(), f"{NOTE}{line}") for line in idle]
     look("student", lambda: check_student(config))
+    measured: list[TrimmedVocabulary] = []
     if read and not any(finding.error for finding in findings):
+        if is_trimmed(config.student):
+            look("vocabulary", lambda: _say_vocabulary(config, read[-1], measured))
         _look_at_rows(config, read[-1], look)
         _look_at_selftests(config, read[-1], look)
     look("Ray", lambda: check_ray(config.ray))
@@ -172,7 +178,10 @@ def collect_findings(
     look("resources", lambda: check_resources(config, together=together))
     look("output", lambda: check_places(config))
     look("tracking", lambda: _look_at_records(config))
-    disk = find("disk", lambda: check_disk(compute_disk(config, read[-1].data if read else None)))
+    trimmed = measured[0].tokens if measured else None
+    disk = find(
+        "disk", lambda: check_disk(compute_disk(config, read[-1].data if read else None, tokens=trimmed))
+    )
     return [*findings, _replace_repeated(disk, findings)]
 
 
@@ -189,6 +198,15 @@ def _look_at_records(config: Run) -> str:
     """Describe where the run will be recorded, after asking whether it can be."""
     found = look_at_records(config.tracking, Path(config.output).resolve())
     return append_notes(str(found), list(found.notes))
+
+
+def _say_vocabulary(config: Run, job: Job, measured: list[TrimmedVocabulary]) -> str:
+    """Describe the student's trimmed vocabulary, and add it to a list for later checks."""
+    trimmed = measure_vocabulary(config, job.data)
+    if trimmed is None:
+        return "not measured, because the checkpoint is not here"
+    measured.append(trimmed)
+    return trimmed.describe(compute_disk(config, tokens=trimmed.tokens).parameters)
 
 
 def _look_at_rows(config: Run, job: Job, look: Callable[[str, Callable[[], str]], None]) -> None:

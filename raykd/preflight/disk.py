@@ -86,7 +86,12 @@ class Disk:
 
 
 def compute_disk(
-    config: Run, data: Mapping[str, Dataset] | None = None, *, copies: int = COPIES, trials: int = 0
+    config: Run,
+    data: Mapping[str, Dataset] | None = None,
+    *,
+    copies: int = COPIES,
+    trials: int = 0,
+    tokens: int | None = None,
 ) -> Disk:
     """Compute what a run needs on the disk.
 
@@ -95,12 +100,13 @@ def compute_disk(
         data: Data sets by task; None leaves the answers out.
         copies: Checkpoints that exist at once.
         trials: Of a sweep. Their students are recorded, but not kept as models.
+        tokens: Of the student's trimmed vocabulary; None if it is not trimmed, or not yet known.
     """
     members = config.members
 
     def count_parameters(least: bool) -> int | None:
         counts = (
-            count_student_parameters(config.student, m.task, m.data.labels, least=least)
+            count_student_parameters(config.student, m.task, m.data.labels, least=least, tokens=tokens)
             for m in members.values()
         )
         return max((count for count in counts if count is not None), default=None)

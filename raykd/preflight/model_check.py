@@ -10,20 +10,24 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from raykd import models
 from raykd.cache import load_or_compute
 from raykd.config import ModelTeacher, Run, RunConfig
+from raykd.data.load import Dataset
 from raykd.data.rows import Rows
 from raykd.driver.language_models import check_language_model
 from raykd.errors import ConfigError, DataError, LabelMismatchError, ModelError, RaykdError, prefix_errors
-from raykd.models.bases import BaseInspection, inspect_base
+from raykd.preflight.sizes import inspect_pretrained
 from raykd.pretrained.lengths import check_room, check_student_length, check_target, compute_teacher_length
 from raykd.pretrained.stamp import LIBRARIES, stamp_model
+from raykd.student.prepare import fit_tokenizer, is_trimmed
 from raykd.tasks.language import LanguageTask
-from raykd.text.tokens import find_marker_ids
+from raykd.text.tokens import call_tokenizer, find_marker_ids
+from raykd.tokenizers.trimming import compute_unknown_share
 
 log = logging.getLogger("raykd.runs")
 NOTE = "note: "
@@ -132,22 +136,12 @@ def check_made(model: models.Student, config: RunConfig, key: str) -> tuple[str,
             )
         return f"{model.path}: no directory here, taken for a name of the hub and not checked", ()
     with prefix_errors(key if "." in key else f"the {key}", RaykdError):
-        looked = _inspect_base(model, config)
+        looked = inspect_pretrained(model, config.data.labels, config.task.head)
     note = check_student_length(looked, task)
     check_room("task.max_length", task.max_length, looked.tokenizer.special, task, pairs=_has_pairs(config))
     check_target("the student", looked, task)
     set_aside = _check_language_model(f"the {key}", folder, config, model, None)
     return set_aside, (note,) if note else ()
-
-
-def _inspect_base(model: models.PretrainedStudent, config: RunConfig) -> BaseInspection:
-    return inspect_base(
-        Path(model.path),
-        tuple(config.data.labels),
-        config.task.head,
-        trust_remote_code=model.trust_remote_code,
-        layers=model.layers,
-    )
 
 
 def _check_language_model(
@@ -201,6 +195,45 @@ def _check_markers(config: RunConfig, folder: Path, who: str, *, trust_remote_co
             )
 
 
+@dataclass(frozen=True)
+class TrimmedVocabulary:
+    """A checkpoint's vocabulary, trimmed to the training texts. Made by `measure_vocabulary`.
+
+    Attributes:
+        tokens: Its size.
+        whole: The checkpoint's.
+        unknown: Share of the validation texts' tokens that are unknown.
+    """
+
+    tokens: int
+    whole: int
+    unknown: float
+
+    def describe(self, parameters: int | None) -> str:
+        """Describe it, with the parameters of the student."""
+        return (
+            f"trimmed to {self.tokens:,} of {self.whole:,} pieces: {parameters or 0:,} parameters; "
+            f"{100 * self.unknown:.2f} % of the validation texts' pieces are unknown"
+        )
+
+
+def measure_vocabulary(config: Run, data: Mapping[str, Dataset]) -> TrimmedVocabulary | None:
+    """Trim the student's vocabulary as the run will; None if it is not trimmed, or its checkpoint not here.
+
+    Args:
+        config: The run.
+        data: Data sets by task.
+    """
+    student = config.student
+    if student.kind != "pretrained" or not is_trimmed(student) or not Path(student.path).is_dir():
+        return None
+    tokenizer = fit_tokenizer(student, [(config.members[task].task, own.train) for task, own in data.items()])
+    whole = models.load_tokenizer(student.path, trust_remote_code=student.trust_remote_code)
+    texts = [text for own in data.values() for text in [*own.validation.texts, *(own.validation.pairs or ())]]
+    ids = call_tokenizer(tokenizer, texts, add_special_tokens=False, verbose=False)["input_ids"]
+    return TrimmedVocabulary(len(tokenizer), len(whole), compute_unknown_share(tokenizer, ids))
+
+
 MOST_ROWS = 100_000
 """How many rows are searched for special tokens."""
 
@@ -230,7 +263,8 @@ def sign_notes(config: RunConfig, rows: Rows) -> list[str]:
             )
     student = config.student
     if student.kind == "pretrained" and Path(student.path).is_dir():
-        found.append(_signs_in(rows, task, "the student", _inspect_base(student, config).tokenizer.signs, ()))
+        signs = inspect_pretrained(student, config.data.labels, task.head).tokenizer.signs
+        found.append(_signs_in(rows, task, "the student", signs, ()))
     return [note for note in found if note]
 
 

@@ -21,6 +21,7 @@ from raykd.errors import RaykdError
 from raykd.preflight.check import available_here, check_resources, list_replica_groups
 from raykd.preflight.disk import Disk, check_disk, compute_disk, format_bytes
 from raykd.preflight.finding import Finding, find
+from raykd.preflight.model_check import measure_vocabulary
 
 
 def plan_run(config: Run, *, together: bool = True) -> list[Finding]:
@@ -34,10 +35,13 @@ def plan_run(config: Run, *, together: bool = True) -> list[Finding]:
         RaykdError: The first error in files, rows or keys; `raykd check` shows all of them.
     """
     teachers, students = make_jobs(config, Path(config.output).resolve() / config.name)
+    trimmed = measure_vocabulary(config, students[-1].data)
+    disk = compute_disk(config, students[-1].data, tokens=None if trimmed is None else trimmed.tokens)
     return [
         *describe_resources(config, together=together),
         *describe_steps([*teachers, *students]),
-        *describe_sizes(compute_disk(config, students[-1].data)),
+        *([Finding("vocabulary", trimmed.describe(disk.parameters))] if trimmed else []),
+        *describe_sizes(disk),
         estimate_duration(config, students[-1]),
     ]
 

@@ -22,7 +22,9 @@ from raykd.config import RunConfig, TrainConfig
 from raykd.data.load import Dataset
 from raykd.data.rows import Rows
 from raykd.errors import RaykdError
-from raykd.models import Student, count_parameters, count_stored_parameters
+from raykd.head import Head
+from raykd.models import PretrainedStudent, Student, count_parameters
+from raykd.models.bases import BaseInspection, inspect_base
 from raykd.pretrained import files
 from raykd.student.meter import LOGGED_WINDOWS
 from raykd.tasks import Task
@@ -73,8 +75,29 @@ class StoreSize:
     about: bool
 
 
+def inspect_pretrained(student: PretrainedStudent, labels: Sequence[str], head: Head) -> BaseInspection:
+    """Inspect the directory that a student starts from.
+
+    Args:
+        student: Its configuration, with a directory on this machine.
+        labels: The run's; () for a head without labels.
+        head: What it learns.
+
+    Raises:
+        ModelError: As building the student would raise.
+    """
+    return inspect_base(
+        Path(student.path),
+        tuple(labels),
+        head,
+        trust_remote_code=student.trust_remote_code,
+        layers=student.layers,
+        trimmed=student.vocabulary == "trimmed",
+    )
+
+
 def count_student_parameters(
-    student: Student, task: Task, labels: Sequence[str], *, least: bool = False
+    student: Student, task: Task, labels: Sequence[str], *, least: bool = False, tokens: int | None = None
 ) -> int | None:
     """Count the parameters of a student; None if that needs a checkpoint or tokenizer that is not there.
 
@@ -83,10 +106,15 @@ def count_student_parameters(
         task: What it learns.
         labels: The run's.
         least: Count with the smallest vocabulary that texts may give it, instead of the largest.
+        tokens: Of its trimmed vocabulary; None if the texts are not known.
     """
     if student.kind == "pretrained":
-        folder = Path(student.path)
-        return count_stored_parameters(folder) if folder.is_dir() and student.layers is None else None
+        if not Path(student.path).is_dir():
+            return None
+        looked = inspect_pretrained(student, labels, task.head)
+        if tokens is None and looked.table is not None:
+            tokens = SMALLEST if least else min(looked.table[0], student.vocab_size or looked.table[0])
+        return looked.count_parameters(tokens)
     if getattr(student, "vocabulary", "own") == "union":
         return None
     return load_or_compute(
@@ -128,7 +156,7 @@ def estimate_checkpoint_bytes(count: int, precision: str) -> int:
 
 def estimate_model_bytes(student: Student, count: int | None) -> int:
     """Estimate the bytes of a saved model: float32 weights and its tokenizer."""
-    return 4 * (count or 0) + TOKEN * int(getattr(student, "vocab_size", 0))
+    return 4 * (count or 0) + TOKEN * int(getattr(student, "vocab_size", 0) or 0)
 
 
 def count_windows(train: TrainConfig, rows: int | None) -> int:

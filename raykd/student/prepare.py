@@ -26,6 +26,7 @@ from raykd.models import Student
 from raykd.models.vocabulary import is_same_tokenizer
 from raykd.tasks import EncodedRows, TaskBase
 from raykd.text.tokens import Tokenizer, add_markers, add_prefix_blank
+from raykd.tokenizers.trimming import compute_unknown_share
 from raykd.tokenizers.union import UnionTokenizer
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class PreparedRows:
             - ``train/rows_without_markers``: Rows whose marker was cut off.
             - ``train/held_marks``: Rows whose prompt or target already held a mark of its beginning or end.
             - ``train/shared_words``: Share of words that the student reads at the same token as the word beside them.
+            - ``validation/unknown_tokens``: With a trimmed vocabulary, the share of tokens that are the unknown one.
     """
 
     train: Rows
@@ -65,8 +67,8 @@ def fit_tokenizer(
 ) -> Tokenizer:
     """Make the student's tokenizer, with the markers of its tasks as single tokens.
 
-    It is learnt from the rows of the tasks; or, where the student's vocabulary is the union of its teachers', joined
-    from theirs.
+    It is learnt from the rows of the tasks, or a checkpoint's, trimmed to them; or, where the student's vocabulary is
+    the union of its teachers', joined from theirs.
 
     Args:
         student: The student.
@@ -81,6 +83,8 @@ def fit_tokenizer(
         return join_tokenizers(teachers, [lang for _, rows in parts for lang in rows.languages])
     markers = tuple(dict.fromkeys(m for task, _ in parts for m in getattr(task, "markers", ())))
     texts = [text for _, rows in parts for text in [*rows.texts, *(rows.pairs or ())]]
+    if is_trimmed(student):  # the first of words that are cut one by one has a blank before it
+        texts += [f" {text}" for _, rows in parts if rows.is_in_mode("split").any() for text in rows.texts]
     if markers:  # signs are no words: they would only take places of the vocabulary
         sign = re.compile("|".join(map(re.escape, sorted(markers, key=len, reverse=True))))
         texts = [sign.sub(" ", text) for text in texts]
@@ -164,13 +168,26 @@ def prepare_rows(config: RunConfig, train: Rows, validation: Rows, tokenizer: To
             f"{shared.sum():,}",
             config.name,
         )
+    validation_tokens = _encode(config, validation, tokenizer)
+    if is_trimmed(config.student):
+        unknown = compute_unknown_share(tokenizer, validation_tokens.fields["input_ids"])
+        facts["validation/unknown_tokens"] = unknown
+        log.info(
+            "a vocabulary of %s pieces; %.2f %% of the validation texts' are unknown",
+            f"{len(tokenizer):,}", 100 * unknown,
+        )  # fmt: skip
     return PreparedRows(
         train=train,
         validation=validation,
         train_tokens=encoded,
-        validation_tokens=_encode(config, validation, tokenizer),
+        validation_tokens=validation_tokens,
         facts=facts,
     )
+
+
+def is_trimmed(student: Student) -> bool:
+    """Return whether a student's vocabulary is a checkpoint's, trimmed to the training texts."""
+    return getattr(student, "vocabulary", "own") == "trimmed"
 
 
 def check_long_rows(parts: Sequence[tuple[RunConfig, Rows]]) -> None:
