@@ -1,4 +1,4 @@
-"""Find and read the folder that a run, a sweep or a confirmation has made.
+"""Find and read the folder that a run, a sweep or an experiment has made.
 
 Decision record: a folder that is named is the folder that is used. A YAML in such a folder belongs to it, whatever the
 working directory and the folder's present name. Paths in the YAML are absolute, so that a copy of the file works
@@ -23,11 +23,11 @@ SPACE = "space.yaml"
 RUN = "run.yaml"
 EXPERIMENT = "experiment.yaml"
 ARMS = "arms.yaml"
-"""File in the folder of an experiment or a confirmation with the runs of all arms."""
+"""File in the folder of an experiment with the runs of all arms."""
 
 
 def is_raykd_folder(folder: Path) -> bool:
-    """Return whether raykd made this folder for a run, a sweep or a confirmation."""
+    """Return whether raykd made this folder for a run, a sweep or an experiment."""
     return read_folder_state(folder) is not None
 
 

@@ -8,7 +8,7 @@ from the unlabelled rows, because a student that has learnt the teachers' answer
 rows that overlap are the user's own split, so they are counted and warned about. Whatever is left out is counted.
 Two rows are the same where a reader would say so: by text, by question and context, or by source (the same source with
 another target is still the same thing to translate). Held-out rows of which none has a gold label are kept as they are,
-where the task chooses among labels: the teachers give their labels (`raykd.scoring.agreement`).
+where the task chooses among labels: the teachers give their labels (`raykd.scoring.ensembles.agreement`).
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ class Command(ABC, Generic[Result]):
     """A command with a folder of its own. The driver calls its methods in the order in which they stand here.
 
     Attributes:
-        owner: The run, sweep or confirmation that names the folder.
+        owner: The run, sweep or experiment that names the folder.
         base: The run that names the models, the cluster and MLflow.
         title: What the log calls the command if it fails.
     """

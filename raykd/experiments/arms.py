@@ -16,7 +16,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal
 
-from raykd.config import Run, RunConfig, TeacherConfig
+from raykd.config import MultiRun, Run, RunConfig, TeacherConfig
 from raykd.data.load import Dataset, load_data
 from raykd.errors import ConfigError
 from raykd.experiments.self_training import bind_teachers, has_self_training
@@ -146,8 +146,15 @@ class ExperimentPlan:
         arm, seed = self.find_arm(str(sample["arm"])), int(str(sample["seed"]))
         run = arm.trials[int(str(sample["trial"]))] if "trial" in sample else arm.run
         update: dict[str, object] = {"seed": seed}
+        drawn = {"labelled_seed": seed}
         if self.resample_labelled and isinstance(run, RunConfig):
-            update["data"] = run.data.model_copy(update={"labelled_seed": seed})
+            update["data"] = run.data.model_copy(update=drawn)
+        elif self.resample_labelled and isinstance(run, MultiRun):
+            tasks = {
+                name: member.model_copy(update={"data": member.data.model_copy(update=drawn)})
+                for name, member in run.task.tasks.items()
+            }
+            update["task"] = run.task.model_copy(update={"tasks": tasks})
         if seed in arm.teachers_by_seed:
             update["select_teachers"] = arm.teachers_by_seed[seed]
         return run.model_copy(update=update)

@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import Field, field_validator, model_validator
 
-from raykd.config import Run, RunConfig, check_name, overlay
+from raykd.config import Run, check_name, overlay
 from raykd.config.loading import (
     ConfigSource,
     Override,
@@ -277,10 +277,13 @@ def _drop_teachers(run: Run) -> Run:
 
 
 def _refuse_other_rows(run: Run, base: Run, where: str) -> None:
-    if not (isinstance(run, RunConfig) and isinstance(base, RunConfig)):
-        return
-    changed = [f"data.{key}" for key in HELD_OUT if getattr(run.data, key) != getattr(base.data, key)]
-    changed += ["task"] if run.task != base.task else []
+    changed = [] if run.members.keys() == base.members.keys() else ["task.tasks"]
+    for task, member in run.members.items() if not changed else ():
+        place, other = f"task.tasks.{task}." if task else "", base.members[task]
+        changed += [
+            f"{place}data.{key}" for key in HELD_OUT if getattr(member.data, key) != getattr(other.data, key)
+        ]
+        changed += [f"{place}task"] if member.task != other.task else []
     if changed:
         raise ConfigError(
             f"{where} would be measured on other rows, or answered differently by the teachers",

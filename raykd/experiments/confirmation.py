@@ -2,7 +2,8 @@
 
 Decision record: the winner was chosen by its validation score, so that score is too high by the luck of the search.
 Winner and default are trained again with the same fresh seeds, as a comparison of two arms. Then each student reads the
-test rows once, and the report shows the paired differences.
+test rows once, and the report shows the paired differences. A sweep whose best trial is its base has no winner: the
+default is trained alone, and the report says so.
 """
 
 from __future__ import annotations
@@ -44,15 +45,17 @@ def read_confirmation(sweep_folder: Path, count: int) -> ExperimentPlan:
         )
     plan, winner = load_sweep(space, check=False), load_any_run(best)
     used = {plan.base.seed, *(t.sample.get("seed") for t in Journal(folder / JOURNAL).trials.values())}
+    arms = [Arm(DEFAULT, plan.base, "the base of the sweep")]
+    if winner.fingerprint() == plan.base.fingerprint():
+        arms = [Arm(DEFAULT, plan.base, "the base of the sweep, which no other trial was better than")]
+    else:
+        arms.insert(0, Arm(WINNER, winner, "the best run of the sweep"))
     fresh = (seed for seed in itertools.count(FIRST_SEED) if seed not in used)
     return ExperimentPlan(
         name="confirm",
         output=str(folder),
         base=plan.base,
-        arms=(
-            Arm(WINNER, winner, "the best run of the sweep"),
-            Arm(DEFAULT, plan.base, "the base of the sweep"),
-        ),
+        arms=tuple(arms),
         seeds=tuple(itertools.islice(fresh, count)),
         baseline=DEFAULT,
         label=plan.config.label,
@@ -60,5 +63,5 @@ def read_confirmation(sweep_folder: Path, count: int) -> ExperimentPlan:
         max_failures=plan.config.max_failures,
         checkpoint_s=plan.config.checkpoint_s,
         role="confirmation",
-        title=f"{plan.name}: winner against default",
+        title=f"{plan.name}: winner against default" if len(arms) > 1 else f"{plan.name}: the default won",
     )

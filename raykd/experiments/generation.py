@@ -8,13 +8,13 @@ that are the same run (with two teachers, leaving one out is the other alone) ar
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
-from raykd.config import Run, RunConfig
+from raykd.config import MultiRun, Run
 from raykd.errors import ConfigError
 from raykd.parse import JsonObject
 from raykd.spec import Spec
@@ -113,53 +113,86 @@ def generate_arms(generator: Generator, base: Run) -> Iterator[GeneratedArm]:
         yield GeneratedArm(NO_TEACHERS, {}, plain=True)
     for weighting in generator.weightings:
         value = {"kind": weighting} if isinstance(weighting, str) else weighting
-        yield GeneratedArm(_name("weighting", value), {"objective": {"weighting": value}})
+        yield GeneratedArm(_name("weighting", value), _change_objective(base, {"weighting": value}))
     if generator.divergences:
-        yield from _divergences(generator, _one_task(base, "divergences"))
+        yield from _divergences(generator, base)
     for factor in generator.sizes:
         yield GeneratedArm(f"size_{factor:g}", {"student": scale_student(base, factor)})
     for name, student in generator.students.items():
         yield GeneratedArm(f"student_{name}", {"student": student})
     if generator.labelled:
-        yield from _labelled(generator, _one_task(base, "labelled"))
+        yield from _labelled(generator, base)
     if generator.self_training:
-        yield from _self_training(generator, _one_task(base, "self_training"))
+        yield from _self_training(generator, base)
 
 
 def _each_teacher(base: Run) -> Iterator[GeneratedArm]:
-    for teacher in _require_teachers(_one_task(base, "each_teacher"), 1, "each_teacher"):
-        # Over one teacher all weightings are equal, but for a fixed one of 0 and a chain that leaves it out.
-        alone = {"select_teachers": [teacher], "objective": {"weighting": {"kind": "uniform"}}}
-        yield GeneratedArm(f"{ALONE}{teacher}", alone)
+    """Yield an arm per teacher, which teaches its task alone; other tasks keep their teachers."""
+    least = 2 if isinstance(base, MultiRun) else 1
+    for task, names in _require_teachers(base, least, "each_teacher").items():
+        for teacher in names:
+            # Over one teacher all weightings are equal, but for a fixed one of 0 and a chain that leaves it out.
+            changes = _change_task(base, task, {"weighting": {"kind": "uniform"}})
+            chosen = {"select_teachers": [*_list_others(base, names), teacher]}
+            yield GeneratedArm(f"{ALONE}{teacher}", {**chosen, **changes})
 
 
 def _leave_one_out(base: Run) -> Iterator[GeneratedArm]:
-    names = _require_teachers(base, 2, "leave_one_out")
-    weighting: Any = base.objective.weighting
-    for left in names:
-        changes: JsonObject = {"select_teachers": [name for name in names if name != left]}
-        if weighting.kind == "fixed":
-            rest = {name: weight for name, weight in weighting.by_teacher.items() if name != left}
-            changes["objective"] = {"weighting": {"kind": "fixed", "by_teacher": rest}}
-        yield GeneratedArm(f"{LEFT_OUT}{left}", changes)
+    """Yield an arm per teacher that its task can do without."""
+    for task, names in _require_teachers(base, 2, "leave_one_out").items():
+        weighting: Any = base.members[task].objective.weighting
+        for left in names:
+            kept = [t.name for t in base.active_teachers if t.name != left]
+            changes: JsonObject = {"select_teachers": kept}
+            if weighting.kind == "fixed":
+                rest = {name: weight for name, weight in weighting.by_teacher.items() if name != left}
+                changes |= _change_task(base, task, {"weighting": {"kind": "fixed", "by_teacher": rest}})
+            yield GeneratedArm(f"{LEFT_OUT}{left}", changes)
 
 
-def _divergences(generator: Generator, base: RunConfig) -> Iterator[GeneratedArm]:
+def _list_others(base: Run, names: Sequence[str]) -> list[str]:
+    return [teacher.name for teacher in base.active_teachers if teacher.name not in names]
+
+
+def _change_task(base: Run, task: str, objective: JsonObject) -> JsonObject:
+    """Return an overlay of the objective of one task; in a run of one task of the run's."""
+    return {"task": {"tasks": {task: {"objective": objective}}}} if task else {"objective": objective}
+
+
+def _change_objective(base: Run, objective: JsonObject) -> JsonObject:
+    """Return an overlay of the objective of all tasks, those included that have keys of their own for it."""
+    changes: JsonObject = {"objective": objective}
+    if isinstance(base, MultiRun):
+        own = [name for name, member in base.task.tasks.items() if set(objective) & set(member.objective)]
+        if own:
+            changes["task"] = {"tasks": {name: {"objective": objective} for name in own}}
+    return changes
+
+
+def _divergences(generator: Generator, base: Run) -> Iterator[GeneratedArm]:
     shape = base.objective.terms[0].lambda_schedule.model_dump(mode="json")
     for divergence in generator.divergences:
         value = {"kind": divergence} if isinstance(divergence, str) else divergence
         terms = [{"divergence": value, "lambda_schedule": shape}]
-        yield GeneratedArm(_name("divergence", value), {"objective": {"terms": terms}})
+        yield GeneratedArm(_name("divergence", value), _change_objective(base, {"terms": terms}))
 
 
-def _labelled(generator: Generator, base: RunConfig) -> Iterator[GeneratedArm]:
+def _labelled(generator: Generator, base: Run) -> Iterator[GeneratedArm]:
+    """Yield two arms per number of labelled rows, which each task has of each language."""
     for count in generator.labelled:
-        plain = _without_teachers(count)
+        plain = _without_teachers(base, count)
         yield GeneratedArm(f"labelled_{count}", plain.changes, against=plain.name, labelled=count)
         yield plain
 
 
-def _self_training(generator: Generator, base: RunConfig) -> Iterator[GeneratedArm]:
+def _self_training(generator: Generator, base: Run) -> Iterator[GeneratedArm]:
+    if isinstance(base, MultiRun):
+        raise ConfigError(
+            "generate: self_training is not offered over a run of several tasks",
+            got="task.kind: multi",
+            wanted="a run of one task",
+            next_step="write the arms out under arms",
+        )
     if base.train.steps is None:
         raise ConfigError(
             "generate: self_training needs the number of steps, which its teacher trains too",
@@ -180,15 +213,17 @@ def _self_training(generator: Generator, base: RunConfig) -> Iterator[GeneratedA
         },
     }
     for count in generator.self_training:
-        plain = _without_teachers(count)
+        plain = _without_teachers(base, count)
         changes = {**plain.changes, "teachers": [teacher], "objective": {"weighting": {"kind": "uniform"}}}
         yield GeneratedArm(f"labelled_{count}_{SELF}", changes, against=plain.name, labelled=count)
         yield plain
 
 
-def _without_teachers(count: int) -> GeneratedArm:
+def _without_teachers(base: Run, count: int) -> GeneratedArm:
     """Return the arm without teachers that others with as many labelled rows are compared with."""
-    changes: JsonObject = {"data": {"labelled_per_language": count}}
+    drawn: JsonObject = {"data": {"labelled_per_language": count}}
+    several = {"task": {"tasks": {name: drawn for name in base.members}}}
+    changes = several if isinstance(base, MultiRun) else drawn
     return GeneratedArm(
         f"labelled_{count}_{NO_TEACHERS}", changes, plain=True, labelled=count, is_reference=True
     )
@@ -219,26 +254,26 @@ def scale_student(base: Run, factor: float) -> JsonObject:
     return {key: steps[key] * max(1, round(width * factor / steps[key])) for key, width in found.items()}
 
 
-def _require_teachers(base: Run, least: int, what: str) -> list[str]:
-    names = [teacher.name for teacher in base.active_teachers]
-    if len(names) < least:
+def _require_teachers(base: Run, least: int, what: str) -> dict[str, list[str]]:
+    """Return the teachers of each task that has enough of them; the only task of a run has an empty name.
+
+    Raises:
+        ConfigError: No task has.
+    """
+    names = {
+        task: [teacher.name for teacher in member.active_teachers] for task, member in base.members.items()
+    }
+    found = {task: own for task, own in names.items() if len(own) >= least}
+    if not found:
+        most = max(map(len, names.values()))
+        several = len(names) > 1
         raise ConfigError(
             f"generate: {what} needs teachers",
-            got=f"{len(names)} teachers",
-            wanted=f"at least {least} in the base",
+            got=f"{most} teachers" + (" at most for a task" if several else ""),
+            wanted=f"at least {least} " + ("for one task" if several else "in the base"),
+            next_step="add teachers, or leave it out",
         )
-    return names
-
-
-def _one_task(base: Run, what: str) -> RunConfig:
-    if not isinstance(base, RunConfig):
-        raise ConfigError(
-            f"generate: {what} is not offered over a run of several tasks",
-            got="task.kind: multi",
-            wanted="a run of one task",
-            next_step="write the arms out under arms",
-        )
-    return base
+    return found
 
 
 def _name(what: str, value: JsonObject) -> str:

@@ -42,27 +42,12 @@ TUNED = "tuned_against_default"
 SEEDS = "seeds"
 """Name of the experiment behind `raykd train --seeds`: the run alone, and without teachers where it has a baseline."""
 PRESET_NAMES = (*PRESETS, TUNED)
-TUNED_SWEEP: JsonObject = {
-    "space": {
-        "objective": {
-            "alpha": {"uniform": [0.0, 0.6]},
-            "temperature": {"log_uniform": [1.0, 8.0]},
-            "terms": [
-                {
-                    "lambda_schedule": {
-                        "choice": [
-                            {"kind": "constant", "value": 1.0},
-                            {"kind": "linear", "start": 1.0, "end": 0.0},
-                            {"kind": "cosine", "start": 1.0, "end": 0.0},
-                        ]
-                    }
-                }
-            ],
-        }
-    },
-    "search": {"kind": "optuna"},
-}
-"""Keys of that preset's search."""
+SHAPES: tuple[JsonObject, ...] = (
+    {"kind": "constant", "value": 1.0},
+    {"kind": "linear", "start": 1.0, "end": 0.0},
+    {"kind": "cosine", "start": 1.0, "end": 0.0},
+)
+"""Lambda schedules among which that preset searches."""
 CONFIRMED_SEEDS = 5
 """Fresh seeds of winner and default."""
 
@@ -156,9 +141,45 @@ def run_tuning(
     seeds = next((int(value) for key, value in reversed(pairs) if key == "seeds"), CONFIRMED_SEEDS)
     rest = [one for one, (key, _) in zip(overrides, pairs, strict=True) if key != "seeds"]
     base = _read_base(source)
-    sweep = load_sweep({"name": f"{base.pop('name')}-tuning", **base, **TUNED_SWEEP}, rest)
+    tree = {"name": f"{base.pop('name')}-tuning", **base}
+    unsearched = load_sweep({**tree, **make_tuned_search({})}, rest, check=False)
+    sweep = load_sweep({**tree, **make_tuned_search(unsearched.base.objective.model_dump(mode="json"))}, rest)
     run_sweep(sweep, resume=resume, overwrite=overwrite, console=console)
     return read_confirmation(Path(sweep.output) / sweep.name, seeds)
+
+
+def make_tuned_search(objective: JsonObject) -> JsonObject:
+    """Return space and search of `TUNED` around a base, which is the first trial, so the search cannot lose to it.
+
+    Args:
+        objective: The base's own. Where a value of it lies outside the usual range, it is one more choice.
+    """
+    alpha: JsonObject = {"uniform": [0.0, 0.6]}
+    temperature: JsonObject = {"log_uniform": [1.0, 8.0]}
+    first, *rest = objective.get("terms") or [{}]
+    own = first.get("lambda_schedule")
+    shapes = [*SHAPES, *([own] if own is not None and not _is_among(own, SHAPES) else [])]
+    return {
+        "space": {
+            "objective": {
+                "alpha": _widen(alpha, objective.get("alpha"), 0.0, 0.6),
+                "temperature": _widen(temperature, objective.get("temperature"), 1.0, 8.0),
+                "terms": [{**first, "lambda_schedule": {"choice": shapes}}, *rest],
+            }
+        },
+        "search": {"kind": "optuna", "base_first": bool(objective)},
+    }
+
+
+def _widen(domain: JsonObject, own: JsonObject | None, low: float, high: float) -> JsonObject:
+    """Return the domain, with the base's schedule as one more choice unless it is a constant inside the domain."""
+    if own is None or (own["kind"] == "constant" and low <= own["value"] <= high):
+        return domain
+    return {"choice": [domain, own]}
+
+
+def _is_among(schedule: JsonObject, known: Sequence[JsonObject]) -> bool:
+    return any(all(schedule.get(key) == value for key, value in one.items()) for one in known)
 
 
 def _read_base(source: ConfigSource) -> JsonObject:

@@ -156,7 +156,11 @@ class CompareCommand(Command[ComparisonOutcome]):
         """Let the teachers answer, train every arm with every seed, and compare the arms."""
         experiment, folder = self.experiment, session.folder
         needed = experiment.list_needed_answers(self.student.data)
-        driver = SweepDriver(self.base, self.teachers, self.student, session, experiment.label, needed)
+        # The base's own, not those that single arms add; all, where the base has none.
+        own = [teacher.name for teacher in self.asked.base.active_teachers or self.base.active_teachers]
+        driver = SweepDriver(
+            self.base, self.teachers, self.student, session, experiment.label, needed, references=own
+        )
         students = folder.path / STUDENTS
         concurrent = driver.count_concurrent_trials(experiment.max_concurrent_trials)
         plans = [partial(self._plan_seeds, driver.journal, folder, concurrent)]
@@ -165,7 +169,9 @@ class CompareCommand(Command[ComparisonOutcome]):
         journal = driver.run(*plans)
         experiment = self.experiment
         with show_progress(session.console, "students are scored", "students") as show:
-            report = score_arms(experiment, driver.student, journal, students, driver.notes, show)
+            report = score_arms(
+                experiment, driver.student, journal, students, driver.notes, show, driver.references
+            )
         result = self._conclude(report, session, journal)
         shutil.rmtree(folder.path / CHECKPOINTS, ignore_errors=True)
         return result

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -16,10 +17,15 @@ from raykd.driver.jobs import Job
 from raykd.experiments.arms import ExperimentPlan
 from raykd.keys import make_key_part
 from raykd.report.comparisons.differences import MACRO, SPLITS
-from raykd.report.comparisons.results import ArmResult, ComparisonReport, TrainedStudent
-from raykd.report.results import Predictions
-from raykd.scoring.agreement import describe_agreement, name_score
-from raykd.scoring.score import score_student
+from raykd.report.comparisons.results import (
+    ArmResult,
+    ComparisonReport,
+    ReferenceSystem,
+    TrainedStudent,
+)
+from raykd.report.results import Predictions, Score
+from raykd.scoring.ensembles.agreement import describe_agreement, name_score
+from raykd.scoring.score import System, score_student
 from raykd.tasks import Classification
 from raykd.tasks.scores.metrics import name_agreement
 from raykd.tracking import describe_environment
@@ -35,6 +41,7 @@ def score_arms(
     students: Path,
     notes: Sequence[str],
     report: Callable[[int, int], None] = lambda done, total: None,
+    references: Mapping[str, Sequence[System]] = MappingProxyType({}),
 ) -> ComparisonReport:
     """Score every trained student on the held-out rows.
 
@@ -45,6 +52,7 @@ def score_arms(
         students: Folder of the trained students.
         notes: What a reader must know about the teachers.
         report: Called with (students scored, students in all).
+        references: Teachers and ensemble of each task on the held-out rows.
     """
     found: dict[str, dict[int, TrainedStudent]] = {arm.name: {} for arm in experiment.arms}
     finished = [
@@ -87,6 +95,7 @@ def score_arms(
         environment=describe_environment(),
         created=time.strftime("%Y-%m-%d %H:%M:%S %Z"),
         yaml=experiment.yaml,
+        references=build_references(experiment.base, references, student),
     )
 
 
@@ -143,14 +152,9 @@ def _score_training(
             metric = member.metric
             if split in student.data[task].judged:
                 found, metric = name_score(found), name_agreement(metric)
-            by_language = {
-                make_key_part(f"{task} {name}".lstrip()): own for name, own in found.by_language.items()
-            }
+            values |= _name_task_scores(task, split, found)
             if found.macro:
-                by_language[f"{task} mean" if task else MACRO] = found.macro
                 rates.append(found.macro[metric])
-            for language, metrics in by_language.items():
-                values |= {f"{split}/{language}/{metric}": value for metric, value in metrics.items()}
         if config.metric == SCORE and len(rates) == len(config.members):
             values[f"{split}/{MACRO}/{SCORE}"] = sum(rates) / len(rates)
     assert last is not None, "there are validation rows"
@@ -166,7 +170,69 @@ def _score_training(
         ms_per_1000=last.ms_per_1000,
         cpu_s=trial.cpu_s,
         right_N=right_N,
+        timed_on=last.timed_on,
     ), units
+
+
+def build_references(
+    base: Run, systems: Mapping[str, Sequence[System]], student: Job
+) -> tuple[ReferenceSystem, ...]:
+    """Return the teachers and their ensemble as lines beside the arms, with scores named as those of students.
+
+    Of several tasks the ensembles are one line: the mean over tasks of what each earns by its own metric.
+
+    Args:
+        base: The run whose teachers they are.
+        systems: Teachers and ensemble, by task.
+        student: The rows that all are measured on.
+    """
+    found: list[ReferenceSystem] = []
+    together: list[tuple[str, Predictions, dict[str, float]]] = []
+    rates: list[float] = []
+    for task, own in systems.items():
+        data, member = student.data[task], base.members[task]
+        metric = name_agreement(member.metric) if data.held_out in data.judged else member.metric
+        for predictions, score in own:
+            values = _name_task_scores(task, data.held_out, score)
+            if predictions.role == "ensemble":
+                together.append((task, predictions, values))
+                rates += [] if score.macro is None else [score.macro[metric]]
+            else:
+                found.append(_make_reference(predictions, values))
+    if together and len(together) == len(base.members):
+        values = {name: value for _, _, own_values in together for name, value in own_values.items()}
+        split = student.data[together[0][0]].held_out
+        if base.metric == SCORE and len(rates) == len(together):
+            values[f"{split}/{MACRO}/{SCORE}"] = sum(rates) / len(rates)
+        found.append(_join_ensembles([predictions for _, predictions, _ in together], values))
+    return tuple(found)
+
+
+def _name_task_scores(task: str, split: str, score: Score) -> dict[str, float]:
+    """Return scores by ``split/language/metric``; with several tasks, a language is named after its task."""
+    by_language = {make_key_part(f"{task} {name}".lstrip()): own for name, own in score.by_language.items()}
+    if score.macro:
+        by_language[f"{task} mean" if task else MACRO] = score.macro
+    return {
+        f"{split}/{language}/{metric}": value
+        for language, metrics in by_language.items()
+        for metric, value in metrics.items()
+    }
+
+
+def _make_reference(p: Predictions, scores: Mapping[str, float]) -> ReferenceSystem:
+    name = "teachers' ensemble" if p.role == "ensemble" else f"teacher {p.name}"
+    return ReferenceSystem(name, p.role, scores, p.parameters, p.megabytes, p.ms_per_1000, p.timed_on)
+
+
+def _join_ensembles(parts: Sequence[Predictions], scores: Mapping[str, float]) -> ReferenceSystem:
+    """Return the ensembles of all tasks as one line; their times are of different texts and do not add up."""
+    if len(parts) == 1:
+        return _make_reference(parts[0], scores)
+    sizes = [p.megabytes for p in parts if p.megabytes is not None]
+    megabytes = sum(sizes) if len(sizes) == len(parts) else None
+    parameters = sum(p.parameters for p in parts)
+    return ReferenceSystem("teachers' ensembles", "ensemble", scores, parameters, megabytes)
 
 
 def score_classes(config: Run, answers: Predictions) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Open the folder of a run, a sweep or a confirmation, and keep its state.
+"""Open the folder of a run, a sweep or an experiment, and keep its state.
 
 Decision record: a name is an identity. An existing folder is not touched unless the user says how: `--resume` goes on
 with the same settings, `--overwrite` starts anew. Ray would silently go on from whatever it finds. A run that fails
@@ -111,7 +111,7 @@ class RunFolder:
 
 
 class Owner(Protocol):
-    """A run, a sweep or a confirmation, which has a folder."""
+    """A run, a sweep or an experiment, which has a folder."""
 
     @property
     def name(self) -> str:
@@ -130,7 +130,7 @@ Compare = Callable[[Path, JsonObject], tuple[Changes, Run | None]]
 
 
 def find_run_path(config: Owner) -> Path:
-    """Return the folder of a run, a sweep or a confirmation."""
+    """Return the folder of a run, a sweep or an experiment."""
     return Path(config.output).resolve() / config.name
 
 
@@ -151,7 +151,7 @@ def check_run_folder(
     """Check whether the run may use its folder, and return what it may go on from. Changes nothing.
 
     Args:
-        config: The run, sweep or confirmation.
+        config: The run, sweep or experiment.
         resume: Whether to go on from an earlier start.
         overwrite: Whether to start anew.
         compare: Compares the settings; None takes that of a run.
@@ -208,7 +208,7 @@ def open_run_folder(
     """Make or reopen the folder, and write into it what the run is made from.
 
     Args:
-        config: The run, sweep or confirmation.
+        config: The run, sweep or experiment.
         rows: Fingerprints of the rows, by the key of the part. A resume needs the same ones.
         files: Files to write, name to content.
         earlier: What `check_run_folder` found.

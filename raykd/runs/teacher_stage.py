@@ -1,6 +1,6 @@
 """Open the teachers of a command, count what they do, and review them on the validation rows before they teach.
 
-Decision record: train, sweep and confirm begin with this, so that a broken teacher stops each of them before a student
+Decision record: train, sweep and compare begin with this, so that a broken teacher stops each of them before a student
 is trained, with the same message.
 """
 
@@ -16,7 +16,7 @@ from raykd.driver.jobs import Job, TaskJob
 from raykd.driver.pool import open_pools
 from raykd.driver.session import Session
 from raykd.driver.teacher_counts import TeacherCounts
-from raykd.scoring.agreement import fill_missing_labels
+from raykd.scoring.ensembles.agreement import fill_missing_labels
 from raykd.scoring.several_tasks import Pools, review_all_teachers
 from raykd.scoring.teacher_scores import TeacherReview, record_reviews, refuse_poor_teachers
 from raykd.teachers.handle import PoolHandle

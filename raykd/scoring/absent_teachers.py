@@ -115,6 +115,20 @@ def drop_lost_teachers(
     lost = tuple(name for name in pool.handle.teachers if name in gone)
     if not lost or len(lost) == len(infos):
         return config, pool, list(infos), ()
+    return *leave_out_teachers(config, pool, infos, gone), lost
+
+
+def leave_out_teachers(
+    config: RunConfig, pool: TeacherPool, infos: Sequence[TeacherInfo], gone: Collection[str]
+) -> tuple[RunConfig, TeacherPool, list[TeacherInfo]]:
+    """Return the run, its pool and its teachers without some of them.
+
+    Args:
+        config: The run.
+        pool: Its teachers.
+        infos: What the teachers say of themselves, in the order of the pool.
+        gone: Names of those that are left out; not of all.
+    """
     objective, weighting = config.objective, config.objective.weighting
     if isinstance(weighting, Fixed):
         # A fixed weighting names every teacher of its run, so it must not name the lost ones.
@@ -123,4 +137,4 @@ def drop_lost_teachers(
             update={"weighting": weighting.model_copy(update={"by_teacher": kept})}
         )
     left = config.model_copy(update={"objective": objective})
-    return left, SurvivingPool(pool, infos, gone), [info for info in infos if info.name not in gone], lost
+    return left, SurvivingPool(pool, infos, gone), [info for info in infos if info.name not in gone]

@@ -27,14 +27,14 @@ BUSY = 1.0
 
 
 def time_teachers(
-    pool: TeacherPool, config: RunConfig, student: Path, trained: Rows, held_out: Rows
+    pool: TeacherPool, config: RunConfig, student: Path | None, trained: Rows, held_out: Rows
 ) -> Times:
     """Measure what a held-out text takes each teacher and, in the teacher's process, the student.
 
     Args:
         pool: The opened teachers.
         config: The run of one task.
-        student: Folder of the saved student.
+        student: Folder of the saved student; None times teachers alone.
         trained: The training rows. A teacher is timed on texts of the languages that it taught.
         held_out: The rows that texts are taken from.
     """
@@ -43,7 +43,9 @@ def time_teachers(
         name: sample_texts(held_out, taught[name] or own)
         for name, own in zip(pool.handle.teachers, pool.handle.teacher_languages, strict=True)
     }
-    return pool.replicas.measure_times(samples, make_student_spec(student, config))
+    return pool.replicas.measure_times(
+        samples, None if student is None else make_student_spec(student, config)
+    )
 
 
 def list_taught_languages(config: RunConfig, pool: TeacherPool, trained: Rows) -> dict[str, tuple[str, ...]]:

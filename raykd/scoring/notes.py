@@ -14,7 +14,7 @@ from raykd.config import Embedded, RunConfig
 from raykd.data.load import Dataset
 from raykd.driver.language_models import describe_ignored_settings
 from raykd.point import Point
-from raykd.scoring.agreement import describe_agreement
+from raykd.scoring.ensembles.agreement import describe_agreement
 from raykd.scoring.score import System
 from raykd.student.overrides import describe_overruled_keys
 from raykd.tasks.scores.metrics import is_higher_better

@@ -31,7 +31,7 @@ from raykd.report.page import RunReport, draw_run_figures, write_run_page
 from raykd.report.plots import collect_curves
 from raykd.report.table import ResultTable
 from raykd.report.time_bar import make_time_bar
-from raykd.scoring.agreement import name_score
+from raykd.scoring.ensembles.agreement import name_score
 from raykd.scoring.notes import collect_notes
 from raykd.scoring.score import System, score_student
 from raykd.scoring.teacher_results import Counters, TeacherResults, collect_teacher_results

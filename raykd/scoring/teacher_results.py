@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raykd.config import RunConfig
 from raykd.driver.jobs import TaskJob
-from raykd.models import measure_stored_megabytes
 from raykd.point import Point
 from raykd.report.costs import CostTable
 from raykd.report.ensembles.report import EnsembleReport
@@ -26,10 +24,11 @@ from raykd.scoring.absent_teachers import describe_lost_teachers, drop_lost_teac
 from raykd.scoring.costs import list_system_sizes, make_cost_table, time_teachers
 from raykd.scoring.ensembles.inputs import EnsembleInputs, ask_student, pick_rows
 from raykd.scoring.ensembles.measure import make_ensemble_report
-from raykd.scoring.score import System, ask_teachers, score_ensemble, score_teachers, stack_signals
+from raykd.scoring.score import System, ask_teachers
 from raykd.scoring.teacher_scores import TeacherReview
+from raykd.scoring.teacher_systems import measure_teacher_megabytes, score_teacher_systems
 from raykd.teachers.pools.pool import TeacherPool
-from raykd.teachers.spec import TeacherInfo, TeacherSpec
+from raykd.teachers.spec import TeacherInfo
 
 log = logging.getLogger("raykd.runs")
 Counters = Mapping[str, Mapping[str, float]]
@@ -106,28 +105,13 @@ def collect_teacher_results(
     signals = [review.answers[name] for name in names] if reviewed else ask_teachers(pool.handle, held_out)
     times = time_teachers(pool, config, student.output, student.data.train, held_out)
     taken = {name: own for name, (own, _) in times.items() if own is not None}
-    ms_per_1000 = {name: 1e3 * own.ms for name, own in taken.items()}
     specs = {spec.name: spec for g in pool.handle.groups for spec in g.specs}
-    megabytes = {name: _measure_megabytes(specs[name]) for name in names}
-    systems = score_teachers(config, pool, signals, infos, held_out, ms_per_1000)
-    systems = [
-        (
-            replace(
-                p,
-                megabytes=megabytes[p.name],
-                timed_on=taken[p.name].place if p.name in taken else None,
-            ),
-            s,
-        )
-        for p, s in systems
-    ]
+    megabytes = measure_teacher_megabytes(pool)
+    found = score_teacher_systems(config, pool, infos, signals, held_out, taken, megabytes)
     weights: list[dict[str, float]] = [{} for _ in infos]
-    if not config.task.language:
-        together = stack_signals(config, signals, languages, held_out)
-        asked_B = np.any([signal.answered_B for signal in signals], axis=0)
-        systems.append(score_ensemble(config, together, asked_B, [p for p, _ in systems], held_out))
-        weights_MN = config.objective.weighting.weights(together).numpy()
-        weights = [_average_by_language(weights_N, together.languages) for weights_N in weights_MN]
+    if found.together is not None:
+        weights_MN = config.objective.weighting.weights(found.together).numpy()
+        weights = [_average_by_language(weights_N, found.together.languages) for weights_N in weights_MN]
     counted = pool.counters()
     facts = [
         TeacherFacts(
@@ -146,7 +130,7 @@ def collect_teacher_results(
     costs = make_cost_table(config, pool, infos, times, student.output, student.data.train, megabytes)
     return TeacherResults(
         infos=infos,
-        systems=systems,
+        systems=found.systems,
         facts=tuple(facts),
         costs=costs,
         lost=lost,
@@ -196,11 +180,6 @@ def _explain_ensemble(
     ):  # whatever it is, a run of hours must not end without its table for the sake of this report
         log.warning("the ensemble report was not made", exc_info=True)
         return None
-
-
-def _measure_megabytes(spec: TeacherSpec) -> float | None:
-    path = spec.teacher.model_path
-    return None if path is None else measure_stored_megabytes(Path(path))
 
 
 def _average_latency_ms(curve: Sequence[Point], teacher: str) -> float | None:

@@ -2,7 +2,7 @@
 
 Decision record: a teacher with swapped labels teaches them, and no loss curve shows it. The final table may need the
 answers to the validation rows anyway. With a store they are read again at the end, else they are kept in memory. Runs,
-sweeps, confirmations and `raykd label` call `review_teachers`. Two teachers are compared on the languages that both
+sweeps, experiments and `raykd label` call `review_teachers`. Two teachers are compared on the languages that both
 speak, so that neither is blamed for a hard language.
 """
 
@@ -25,7 +25,7 @@ from raykd.point import Point
 from raykd.report.formats import format_metric
 from raykd.report.results import Score
 from raykd.scoring.absent_teachers import describe_unused_teachers, find_unused_teachers
-from raykd.scoring.agreement import name_score
+from raykd.scoring.ensembles.agreement import name_score
 from raykd.scoring.poor_teachers import Complaint, make_complaint
 from raykd.scoring.score import ask_teachers, collect_unit_answers, score_teachers
 from raykd.tasks.schemes import parse_scheme

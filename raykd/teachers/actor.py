@@ -246,9 +246,9 @@ class TeacherActor:
             return self._teachers[name].generate(rows, beams=beams, max_new_tokens=max_new_tokens)
 
     def measure_times(
-        self, samples: Mapping[str, TextBatch], student: TeacherSpec
+        self, samples: Mapping[str, TextBatch], student: TeacherSpec | None
     ) -> dict[str, tuple[Timing | None, Timing | None]]:
-        """Run `Teacher.measure_time` of each teacher over its texts, and of the student over the same ones."""
+        """Run `Teacher.measure_time` of each teacher over its texts, and of the student, if any, over the same ones."""
         with self._exclusive:
             self._set_threads()
             found: dict[str, tuple[Timing | None, Timing | None]] = {}
@@ -257,7 +257,7 @@ class TeacherActor:
             for name, batch in samples.items():
                 teacher = self._teachers[name]
                 own = teacher.measure_time(batch)
-                if own is not None and not has_tried:
+                if own is not None and student is not None and not has_tried:
                     has_tried = True
                     beside = self._load_student(replace(student, device=teacher.spec.device))
                 found[name] = own, None if own is None or beside is None else beside.measure_time(batch)

@@ -1,10 +1,10 @@
-"""Drive a sweep or a confirmation: the teachers answer all texts first, then trials train on the stored answers."""
+"""Drive a sweep or an experiment: the teachers answer all texts first, then trials train on the stored answers."""
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +25,8 @@ from raykd.runs.single_worker import ReadyWorker
 from raykd.runs.stages import train_teachers
 from raykd.runs.teacher_stage import TeacherStage, open_teachers
 from raykd.runs.worker import list_worker_resources
+from raykd.scoring.score import System
+from raykd.scoring.teacher_systems import score_reference_systems
 from raykd.student.prepare import fit_tokenizer
 from raykd.teachers.groups import Group
 from raykd.teachers.pool_source import PoolSource
@@ -87,10 +89,13 @@ class SweepDriver:
         session: The session of the command.
         label: Whether teachers answer all texts before the first trial.
         needed: Which teachers trials may ask about which training rows.
+        references: Teachers that are scored on the held-out rows with their ensemble, to be set beside the students;
+            None scores none.
 
     Attributes:
         journal: The sample and the results of every trial.
         notes: What a reader must know about the teachers; filled by `run`.
+        references: Teachers and ensemble of each task on the held-out rows; filled by `run`, if asked for.
     """
 
     def __init__(
@@ -101,12 +106,16 @@ class SweepDriver:
         session: Session,
         label: Literal["ahead", "on_demand"],
         needed: Needed,
+        *,
+        references: Collection[str] | None = None,
     ) -> None:
         self.base, self.teacher_jobs, self.student = base, teachers, student
         self.session, self.folder, self.console = session, session.folder, session.console
         self.label, self.needed = label, needed
         self.journal = Journal(self.folder.path / JOURNAL)
         self.notes: tuple[str, ...] = ()
+        self.references: dict[str, list[System]] = {}
+        self._asked_references = references
 
     @property
     def kept_groups(self) -> list[Group]:
@@ -152,6 +161,7 @@ class SweepDriver:
             for start in teachers.counts.completed:
                 self.journal.record_counters(start)
             self.review(teachers)
+            self._score_references(teachers)
             self._answer(teachers)
             for build_plan in plans:
                 self._run_trials(build_plan(), teachers)
@@ -171,6 +181,14 @@ class SweepDriver:
         self.student = teachers.student
         self.notes = tuple(note for review in teachers.reviews.values() for note in review.notes)
         teachers.refuse_poor("base.teachers")
+
+    def _score_references(self, teachers: TeacherStage) -> None:
+        """Score the teachers on the held-out rows: now, since their processes give way to the trials."""
+        if self._asked_references is None:
+            return
+        for task, (pool, infos) in teachers.pools.items():
+            member, data = self.base.members[task], self.student.data[task]
+            self.references[task] = score_reference_systems(member, data, pool, infos, self._asked_references)
 
     def _print(self, line: str) -> None:
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)

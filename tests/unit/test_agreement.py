@@ -22,7 +22,7 @@ from raykd.errors import ConfigError, DataError
 from raykd.point import Point
 from raykd.report.results import Predictions, Score
 from raykd.report.table import ResultTable
-from raykd.scoring.agreement import describe_agreement, fill_missing_labels, name_score
+from raykd.scoring.ensembles.agreement import describe_agreement, fill_missing_labels, name_score
 from raykd.teachers.source import ReadyBatch
 from tests.fakes import answer_slots
 from tests.unit.test_data_load import row, world, write

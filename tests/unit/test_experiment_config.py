@@ -292,6 +292,14 @@ def test_tuned_against_default_searches_first_and_then_compares_the_winner(
     assert how["resume"] and plan.trials == 7 and plan.config.search.kind == "optuna"
     keys = {key.partition("_schedule")[0] for key in plan.space.searched}
     assert keys == {"objective.alpha", "objective.temperature", "objective.terms.0.lambda"}
+    first = plan.build_sampler().ask(0)
+    assert first is not None and plan.space.build_run(first) == plan.base, (
+        "the search cannot lose to its base"
+    )
+    outside = ["set.objective.alpha=0.9", "set.objective.temperature={kind: linear, start: 12, end: 1}"]
+    presets.run_tuning(path, outside)
+    other = searched[-1][0]
+    assert other.space.build_run(other.build_sampler().ask(0)) == other.base
     for sample in plan.space.draw_covering(4):
         assert plan.space.build_run(sample).objective.terms[0].lambda_schedule.bounds()[1] == 1.0  # type: ignore[union-attr]
 
@@ -404,5 +412,37 @@ def test_a_run_of_several_tasks_is_compared_too() -> None:
         name: [t.name for m in by_task.values() for t in m.teachers] for name, by_task in members.items()
     }
     assert taught.pop("no_teachers") == [] and set(map(tuple, taught.values())) == {("en", "tagger")}
-    with pytest.raises(ConfigError, match="each_teacher is not offered over a run of several tasks"):
+    with pytest.raises(ConfigError, match=r"each_teacher needs teachers[\s\S]*1 teachers at most for a task"):
         load_experiment({"name": "m", "base": two_tasks(), "generate": ["each_teacher"]})
+
+
+def test_generators_over_several_tasks_change_the_task_that_they_are_about() -> None:
+    tree = two_tasks()
+    tree["teachers"] = [*tree["teachers"], {**tree["teachers"][0], "name": "second"}]
+    tree["task"]["tasks"]["names"]["objective"] = {"terms": [{"divergence": {"kind": "reverse_kl"}}]}
+    keys = {
+        "generate": ["each_teacher", "leave_one_out", {"divergences": ["jensen_shannon"]}, {"labelled": [7]}],
+        "resample_labelled": True,
+    }
+    found = load_experiment({"name": "m", "base": tree, **keys})
+    taught = {
+        arm.name: {task: [t.name for t in m.active_teachers] for task, m in arm.run.members.items()}
+        for arm in found.arms
+    }
+    # The tagger is the only teacher of its task, so it stays, and is no arm of its own.
+    assert taught["only_en"] == {"opinion": ["en"], "names": ["tagger"]}
+    assert taught["only_second"] == taught["without_en"] == {"opinion": ["second"], "names": ["tagger"]}
+    assert "only_tagger" not in taught and "without_tagger" not in taught
+    kinds = {task: m.objective.weighting.kind for task, m in found.find_arm("only_en").run.members.items()}
+    assert (
+        kinds["opinion"] == "uniform"
+        and kinds["names"] == found.base.members["names"].objective.weighting.kind
+    )
+    divergent = found.find_arm("divergence_jensen_shannon").run.members.values()
+    assert [m.objective.terms[0].divergence.kind for m in divergent] == ["jensen_shannon"] * 2
+    few = found.build_run({"arm": "labelled_7", "seed": 3})
+    drawn = [(m.data.labelled_per_language, m.data.labelled_seed) for m in few.members.values()]
+    assert drawn == [(7, 3), (7, 3)] and taught["labelled_7_no_teachers"] == {"opinion": [], "names": []}
+    other = {"task": {"tasks": {"names": {"data": {"languages": ["en", "zh"]}}}}}
+    with pytest.raises(ConfigError, match=r"other rows[\s\S]*another task\.tasks\.names\.data\.languages"):
+        load_experiment({"name": "m", "base": two_tasks(), "arms": {"other": other}})

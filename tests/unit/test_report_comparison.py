@@ -17,7 +17,7 @@ from scipy.stats import t, ttest_1samp, ttest_rel
 from raykd.report.comparisons.differences import compute_paired_difference
 from raykd.report.comparisons.page import write_comparison_page
 from raykd.report.comparisons.plots import draw_comparison_figures
-from raykd.report.comparisons.results import ArmResult, ComparisonReport, TrainedStudent
+from raykd.report.comparisons.results import ArmResult, ComparisonReport, ReferenceSystem, TrainedStudent
 from raykd.report.comparisons.statistics import (
     bootstrap_seeds,
     bootstrap_seeds_and_rows,
@@ -283,9 +283,49 @@ def test_the_cost_of_students_of_several_sizes_is_set_beside_the_baselines() -> 
     assert heads[-2:] == ["x smaller", "x faster"]
     # The least of the seeds' times counts: 1e6 / 8 and 1e6 / 2 texts a second.
     assert lines == [
-        ["base", "80.00", "4 k", "1.00", "125,000", "3.0", "1", "1"],
-        ["half", "80.00", "1 k", "1.00", "500,000", "3.0", "4", "4"],
+        ["base", "80.00", "4 k", "1.00", "125,000", "3.0", "1.0", "1.0"],
+        ["half", "80.00", "1 k", "1.00", "500,000", "3.0", "4.0", "4.0"],
     ]
     equal = ComparisonReport((arm("base", 4000, 8.0), arm("other", 4000, 2.0)), (1, 2), baseline="base")
     heads, lines = ComparisonTables(equal).cost_cells()
     assert "x smaller" not in heads and {line[4] for line in lines} == {"500,000"}, "one model has one speed"
+
+
+def test_teachers_and_their_ensemble_stand_below_the_arms() -> None:
+    def arm(name: str, timed_on: str = "1 thread, cpu") -> ArmResult:
+        scores = {"test/macro/accuracy": 0.8, "test/zh/accuracy": 0.7, "test/en/accuracy": 0.9}
+        one = {s: TrainedStudent(scores, {}, 1000, 1.0, 2.0, 3.0, timed_on=timed_on) for s in (1, 2)}
+        return ArmResult(name, "", None if name == "base" else "base", None, one)
+
+    zh = ReferenceSystem(
+        "teacher zh",
+        "teacher",
+        {"test/macro/accuracy": 0.75, "test/zh/accuracy": 0.75},
+        10_000,
+        4.0,
+        8.0,
+        "1 thread, cpu",
+    )
+    both = {"test/macro/accuracy": 0.95, "test/zh/accuracy": 0.95, "test/en/accuracy": 0.95}
+    together = ReferenceSystem("teachers' ensemble", "ensemble", both, 30_000, None, 24.0, "1 thread, cpu")
+    arms = (arm("base"), arm("other", "2 threads, cpu"))
+    report = ComparisonReport(arms, (1, 2), baseline="base", references=(zh, together))
+    tables = ComparisonTables(report)
+    heads, lines = tables.main_cells()
+    assert [line[:2] for line in lines[2:]] == [["teacher zh", "75.00 (zh)"], ["teachers' ensemble", "95.00"]]
+    assert all(len(line) == len(heads) and set(line[2:]) == {"–"} for line in lines[2:])
+    assert tables.language_cells()[1][2:] == [
+        ["teacher zh", "75.00", "–"],
+        ["teachers' ensemble", "95.00", "95.00"],
+    ]
+    heads, lines = tables.cost_cells()
+    assert heads[-2:] == ["x smaller", "x faster"]
+    # 30,000 and 10,000 parameters over 1,000; 24 and 8 ms over 2, where the threads are the ensemble's.
+    assert lines == [
+        ["base", "80.00", "1 k", "1.00", "500,000", "3.0", "30", "12"],
+        ["other", "80.00", "1 k", "1.00", "500,000", "3.0", "30", "–"],
+        ["teacher zh", "75.00 (zh)", "10 k", "4.00", "125,000", "–", "3.0", "3.0"],
+        ["teachers' ensemble", "95.00", "30 k", "–", "41,667", "–", "1.0", "1.0"],
+    ]
+    assert "x smaller, x faster: than the teachers together" in tables.to_markdown()
+    assert [one["name"] for one in tables.to_json()["references"]] == ["teacher zh", "teachers' ensemble"]

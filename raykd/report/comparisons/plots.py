@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from raykd.report.comparisons.costs import summarize_costs
 from raykd.report.comparisons.differences import PairedDifference, find_scale
 from raykd.report.comparisons.results import ArmResult, ComparisonReport
-from raykd.report.comparisons.tables import summarize_costs
 from raykd.report.drawing import (
     COLOURS,
     GREY,

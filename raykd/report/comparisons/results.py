@@ -27,6 +27,7 @@ from raykd.report.comparisons.statistics import (
     compute_t_interval,
     correct_p_values,
 )
+from raykd.report.results import Role
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class TrainedStudent:
         megabytes: Of its weights on disk.
         ms_per_1000: Milliseconds for 1,000 texts on the threads of one worker; None was not measured.
         cpu_s: Processor seconds of its training, without the teachers'.
+        timed_on: Threads and device of that time, in words; None is not known.
         right_N: Whether each unit of the rows was answered rightly; None where the main metric is no share of units.
     """
 
@@ -50,6 +52,7 @@ class TrainedStudent:
     ms_per_1000: float | None = None
     cpu_s: float = 0.0
     right_N: NDArray[np.bool_] | None = None
+    timed_on: str | None = None
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,29 @@ class ArmResult:
 
 
 @dataclass(frozen=True)
+class ReferenceSystem:
+    """A teacher, or all together, measured once on the rows that the arms are compared on.
+
+    Attributes:
+        name: As tables show it.
+        role: What it is.
+        scores: As of `TrainedStudent`. The mean of a teacher is over its own languages.
+        parameters: Of the model; the sum over an ensemble.
+        megabytes: Of its weights on disk; None is not known.
+        ms_per_1000: Milliseconds for 1,000 texts; None was not measured.
+        timed_on: Threads and device of that time, in words; None is not known.
+    """
+
+    name: str
+    role: Role
+    scores: Mapping[str, float] = field(default_factory=dict)
+    parameters: int = 0
+    megabytes: float | None = None
+    ms_per_1000: float | None = None
+    timed_on: str | None = None
+
+
+@dataclass(frozen=True)
 class ArmScore:
     """Mean of a score over an arm's seeds, in raw units (a rate is in [0, 1]).
 
@@ -104,6 +130,7 @@ class ComparisonReport:
         baseline: The arm that most others are compared with; None where each names its own.
         unit_languages: Language of each unit of `TrainedStudent.right_N`.
         notes: What a reader must know.
+        references: Teachers and ensemble, beside which the arms are shown.
     """
 
     arms: tuple[ArmResult, ...]
@@ -117,6 +144,12 @@ class ComparisonReport:
     environment: Mapping[str, str] = field(default_factory=dict)
     created: str = ""
     yaml: str = ""
+    references: tuple[ReferenceSystem, ...] = ()
+
+    @property
+    def ensemble(self) -> ReferenceSystem | None:
+        """The teachers together; None where they were not measured."""
+        return next((one for one in self.references if one.role == "ensemble"), None)
 
     @cached_property
     def split(self) -> str:

@@ -5,21 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from raykd.parse import JsonObject
+from raykd.report.comparisons.costs import (
+    ArmCost,
+    find_reference_cost,
+    format_cost,
+    format_cost_ratios,
+    summarize_costs,
+)
 from raykd.report.comparisons.differences import MACRO, PairedDifference, find_scale
-from raykd.report.comparisons.results import ArmResult, ArmScore, ComparisonReport
+from raykd.report.comparisons.results import ArmResult, ArmScore, ComparisonReport, ReferenceSystem
 from raykd.report.comparisons.statistics import Interval
 from raykd.report.fitted_table import FittedTable, build_form
 from raykd.report.formats import (
     ABSENT,
-    format_count,
     format_metric_name,
     render_markdown_table,
     use_minus_sign,
 )
-from raykd.report.table import Row
+from raykd.report.table import RATIO_HEADS, RATIO_REMARK, Row
 from raykd.tasks.scores.metrics import find_metric_title
 
 WITH = "compared with"
@@ -79,7 +83,17 @@ class ComparisonTables:
             d, (mean, interval) = differences.get(arm.name), self._score(report.average(arm))
             cells = _difference_cells(d)
             lines.append([arm.name, mean, cells[0], *([] if one else [cells[1]]), *cells[2:], interval])
-        return heads, lines
+        dashes = [ABSENT] * (len(heads) - 2)
+        return heads, [*lines, *([one.name, self._reference_mean(one), *dashes] for one in report.references)]
+
+    def _reference_mean(self, one: ReferenceSystem) -> str:
+        """Return a reference's score, with its languages behind it where it is measured on some alone."""
+        report, found = self.report, one.scores.get(self.report.main_name)
+        if found is None:
+            return ABSENT
+        measured = [x for x in report.languages if f"{report.split}/{x}/{report.metric}" in one.scores]
+        mark = "" if measured == report.languages else f" ({','.join(measured)})"
+        return f"{_format_score(report.metric, found)}{mark}"
 
     def language_cells(self) -> Cells:
         """Return every arm's mean in each language, with its difference to its partner."""
@@ -116,22 +130,37 @@ class ComparisonTables:
                     cell += f" ({d.format(d.mean)}{'*' if d.is_significant else ''})"
                 line.append(cell)
             lines.append(line)
+        for one in self.report.references:
+            scores = [one.scores.get(name) for name in names]
+            cells = [ABSENT if score is None else _format_score(metric, score) for score in scores]
+            if any(score is not None for score in scores):
+                lines.append([one.name, *cells])
         return ["arm", *heads], lines
 
     def cost_cells(self) -> Cells:
-        """Return what each arm's student costs beside its score; beside the baseline's where sizes differ."""
+        """Return what each arm's student costs beside its score, and how much smaller and faster it is.
+
+        Than the teachers together; without teachers, where sizes differ, than the baseline's student.
+        """
         report, costs = self.report, summarize_costs(self.report)
         heads = ["arm", find_metric_title(report.metric), "parameters", "MB", "texts/s", "training CPU s"]
-        base = costs.get(report.baseline or "")
-        compared = base is not None and len({cost.parameters for cost in costs.values()}) > 1
+        together = report.ensemble
+        base = costs.get(report.baseline or "") if together is None else find_reference_cost(together)
+        compared = base is not None and (
+            together is not None or len({cost.parameters for cost in costs.values()}) > 1
+        )
         lines = []
         for arm in report.arms:
             score, cost = report.average(arm), costs.get(arm.name)
             mean = ABSENT if score is None else _format_score(report.metric, score.mean)
-            cells = [ABSENT] * 4 if cost is None else _format_cost(cost)
-            times = _format_times(base, cost) if compared else []
+            cells = [ABSENT] * 4 if cost is None else format_cost(cost)
+            times = format_cost_ratios(base, cost) if compared else []
             lines.append([arm.name, mean, *cells, *times])
-        return [*heads, *(["x smaller", "x faster"] if compared else [])], lines
+        for one in report.references:
+            cost = find_reference_cost(one)
+            times = format_cost_ratios(base, cost) if compared else []
+            lines.append([one.name, self._reference_mean(one), *format_cost(cost), *times])
+        return [*heads, *(RATIO_HEADS if compared else [])], lines
 
     def all_cells(self) -> Cells:
         """Return every paired difference: splits, languages and metrics."""
@@ -172,7 +201,8 @@ class ComparisonTables:
         if len(self.report.languages) > 1:
             note = "In brackets the difference to the arm's partner; * is below 0.05 by Holm over this table."
             tables.append(_fit(self.language_cells(), baseline, (note,)))
-        tables.append(_fit(self.cost_cells(), baseline, ()))
+        beside = () if self.report.ensemble is None else (RATIO_REMARK,)
+        tables.append(_fit(self.cost_cells(), baseline, beside))
         return tuple(tables)
 
     def to_markdown(self) -> str:
@@ -183,6 +213,7 @@ class ComparisonTables:
         if self.report.classes:
             parts.append(render_markdown_table(*self.class_cells()))
         parts.append(render_markdown_table(*self.cost_cells()))
+        parts += [] if self.report.ensemble is None else [RATIO_REMARK]
         return "\n\n".join(parts) + "\n"
 
     def to_rows(self) -> list[Row]:
@@ -204,59 +235,12 @@ class ComparisonTables:
             "environment": dict(report.environment),
             "notes": list(report.notes),
             "conclusion": self.describe(),
+            "references": [vars(one) | {"scores": dict(one.scores)} for one in report.references],
             "arms": [_dump_arm(arm, report.average(arm), costs.get(arm.name)) for arm in report.arms],
             "differences": self.to_rows(),
             "language_differences": [_build_row(d) for d in report.language_differences],
             "class_differences": [_build_row(d) for d in report.class_differences],
         }
-
-
-@dataclass(frozen=True)
-class ArmCost:
-    """What an arm's students cost, as means over its seeds; see `TrainedStudent`."""
-
-    parameters: int
-    megabytes: float
-    texts_s: float | None
-    cpu_s: float
-
-
-def summarize_costs(report: ComparisonReport) -> dict[str, ArmCost]:
-    """Return the mean costs of every arm's students, by arm; one without a trained seed is missing.
-
-    The time of a text is the least over all students with as many parameters, since a busy machine only ever makes it
-    longer.
-    """
-    least: dict[int, float] = {}
-    for arm in report.arms:
-        for one in arm.students.values():
-            if one.ms_per_1000:
-                least[one.parameters] = min(one.ms_per_1000, least.get(one.parameters, one.ms_per_1000))
-    found = {}
-    for arm in report.arms:
-        students = list(arm.students.values())
-        if students:
-            times = [least[one.parameters] for one in students if one.parameters in least]
-            found[arm.name] = ArmCost(
-                round(float(np.mean([one.parameters for one in students]))),
-                float(np.mean([one.megabytes for one in students])),
-                1e6 / float(np.mean(times)) if times else None,
-                float(np.mean([one.cpu_s for one in students])),
-            )
-    return found
-
-
-def _format_cost(cost: ArmCost) -> list[str]:
-    texts_s = ABSENT if cost.texts_s is None else f"{cost.texts_s:,.0f}"
-    return [format_count(cost.parameters), f"{cost.megabytes:.2f}", texts_s, f"{cost.cpu_s:.1f}"]
-
-
-def _format_times(base: ArmCost | None, cost: ArmCost | None) -> list[str]:
-    """Return how many times an arm's student is smaller and faster than the baseline's."""
-    if base is None or cost is None or not cost.parameters:
-        return [ABSENT, ABSENT]
-    faster = ABSENT if not (base.texts_s and cost.texts_s) else f"{cost.texts_s / base.texts_s:.2g}"
-    return [f"{base.parameters / cost.parameters:.2g}", faster]
 
 
 def _format_score(metric: str, value: float) -> str:

@@ -1,1 +1,1 @@
-"""What a person reads after a sweep or a confirmation: trials, plots, pages."""
+"""What a person reads after a sweep: trials, plots, pages."""

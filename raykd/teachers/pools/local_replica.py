@@ -91,7 +91,7 @@ class LocalReplica:
             self._teachers.close()
 
     def _measure_times(
-        self, samples: Mapping[str, TextBatch], student: TeacherSpec
+        self, samples: Mapping[str, TextBatch], student: TeacherSpec | None
     ) -> dict[str, tuple[Timing | None, Timing | None]]:
         if all(spec.device == "cpu" for spec in self.specs):
             found: dict[str, tuple[Timing | None, Timing | None]] = self._run(

@@ -164,7 +164,7 @@ class ReplicaClient:
         return find_lost_teachers(self._handle)
 
     def measure_times(
-        self, samples: Mapping[str, TextBatch], student: TeacherSpec
+        self, samples: Mapping[str, TextBatch], student: TeacherSpec | None
     ) -> dict[str, tuple[Timing | None, Timing | None]]:
         """Measure what a text takes each teacher, and the student beside it in the same process.
 
@@ -172,7 +172,7 @@ class ReplicaClient:
 
         Args:
             samples: The texts by teacher.
-            student: Its saved model, as a teacher's.
+            student: Its saved model, as a teacher's; None times the teachers alone.
 
         Returns:
             Each teacher's time and the student's; None where it is not known (see `Teacher.measure_time`).
@@ -181,9 +181,13 @@ class ReplicaClient:
         for group, actors in zip(self._handle.groups, self._handle.replicas, strict=True):
             for actor in actors:
                 # Another replica is asked where the one before has no weights in memory.
-                names = [
-                    s.name for s in group.specs if s.name in samples and None in found.get(s.name, (None,))
+                lacking = [
+                    s.name
+                    for s in group.specs
+                    if found.get(s.name, (None, None))[0] is None
+                    or (student is not None and found[s.name][1] is None)
                 ]
+                names = [name for name in lacking if name in samples]
                 if not names:
                     break
                 texts = {name: samples[name] for name in names}
