@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from raykd.api import check, compare, confirm, label, label_sequences, plan, sweep, train
-    from raykd.results import ComparisonResult, Explanation, Run, SweepResult
+    from raykd.results import ComparisonResult, EvaluationResult, Explanation, Run, SweepResult
     from raykd.saved_models import evaluate, explain, load, predict
 
 __version__ = "0.1.0"
 __all__ = [
     "ComparisonResult",
+    "EvaluationResult",
     "Explanation",
     "Run",
     "SweepResult",

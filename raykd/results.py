@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from raykd.errors import DataError
 from raykd.keys import make_key_part
+from raykd.report.evaluations.result import EvaluationResult as EvaluationResult  # noqa: PLC0414 (public here)
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

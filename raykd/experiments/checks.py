@@ -8,16 +8,14 @@ from pathlib import Path
 
 from raykd.config import Run
 from raykd.config.loading import ConfigSource, Override, read_source
-from raykd.driver.jobs import Job, load_rows, make_jobs
+from raykd.driver.jobs import load_rows, make_jobs
 from raykd.errors import RaykdError
 from raykd.experiments.arms import ExperimentPlan
 from raykd.experiments.config import is_experiment, load_experiment
 from raykd.experiments.resume import compare_arms, explain_arm_changes
-from raykd.folders.earlier_start import EarlierStart
-from raykd.folders.folder import check_rows, check_run_folder
 from raykd.preflight.check import collect_findings
 from raykd.preflight.finding import Finding
-from raykd.preflight.folder_check import describe
+from raykd.preflight.folder_check import describe_trials_folder
 from raykd.preflight.model_check import NOTE
 from raykd.preflight.plan import (
     compute_trial_disk,
@@ -70,7 +68,9 @@ def check_experiment(asked: ExperimentPlan) -> list[Finding]:
     base = collect_findings(
         plan.base,
         together=plan.label == "on_demand",
-        folder=partial(_describe_folder, plan),
+        folder=partial(
+            describe_trials_folder, plan, partial(compare_arms, plan), explain_arm_changes, "--resume"
+        ),
         asked_alike=_asks_as_the_base(plan),
     )
     alone = len(plan.seeds) < 2
@@ -137,18 +137,3 @@ def _check_arms(plan: ExperimentPlan) -> Finding:
     except RaykdError as error:
         return Finding("arms", error=error)
     return Finding("arms", f"all {len(plan.arms)} can be trained: {', '.join(arm.name for arm in plan.arms)}")
-
-
-def _describe_folder(plan: ExperimentPlan, jobs: Sequence[Job]) -> tuple[str, str]:
-    """Do for an experiment what `raykd.preflight.folder_check.describe_folder` does for a run."""
-
-    def go_on(path: Path) -> EarlierStart:
-        compare = partial(compare_arms, plan)
-        earlier = check_run_folder(
-            plan, resume=True, overwrite=False, compare=compare, explain=explain_arm_changes
-        )
-        if jobs:
-            check_rows(path, earlier.state, jobs[-1].fingerprints())
-        return earlier
-
-    return describe(plan, go_on, "--resume")

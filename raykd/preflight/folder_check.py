@@ -9,8 +9,9 @@ from raykd.config import Run
 from raykd.driver.growth import plan_growth
 from raykd.driver.jobs import Job
 from raykd.errors import ConfigError
+from raykd.folders.changes import Changes
 from raykd.folders.earlier_start import EarlierStart
-from raykd.folders.folder import Owner, check_rows, check_run_folder, find_run_path, read_status
+from raykd.folders.folder import Compare, Owner, check_rows, check_run_folder, find_run_path, read_status
 
 
 def describe_folder(config: Run, jobs: Sequence[Job] = ()) -> tuple[str, str]:
@@ -32,6 +33,32 @@ def describe_folder(config: Run, jobs: Sequence[Job] = ()) -> tuple[str, str]:
         return earlier
 
     return describe(config, go_on, "--resume")
+
+
+def describe_trials_folder(
+    owner: Owner,
+    compare: Compare,
+    explain: Callable[[Path, Changes], ConfigError],
+    option: str,
+    jobs: Sequence[Job],
+) -> tuple[str, str]:
+    """Do for a sweep or an experiment what `describe_folder` does for a run.
+
+    Args:
+        owner: The sweep or experiment.
+        compare: Compares its settings with those in the folder.
+        explain: Says which changed settings stop the resume.
+        option: The option that continues it.
+        jobs: The student; () if its data could not be read.
+    """
+
+    def go_on(path: Path) -> EarlierStart:
+        earlier = check_run_folder(owner, resume=True, overwrite=False, compare=compare, explain=explain)
+        if jobs:
+            check_rows(path, earlier.state, jobs[-1].fingerprints())
+        return earlier
+
+    return describe(owner, go_on, option)
 
 
 def describe(owner: Owner, go_on: Callable[[Path], EarlierStart], option: str) -> tuple[str, str]:

@@ -22,8 +22,9 @@ from raykd.driver.jobs import load_rows
 from raykd.driver.pool import make_teacher_spec
 from raykd.errors import ConfigError, DataError, TeacherError
 from raykd.report.ensembles.page import FILE, PAGE
-from raykd.report.ensembles.report import EnsembleReport, read_ensemble_report
+from raykd.report.ensembles.report import Effect, EnsembleReport, read_ensemble_report
 from raykd.report.ensembles.tables import build_sections
+from raykd.scoring.ensembles.comparison import add_retrained
 from raykd.scoring.ensembles.inputs import EnsembleInputs
 from raykd.scoring.ensembles.measure import make_ensemble_report
 from raykd.teachers.teacher import Teacher
@@ -225,16 +226,37 @@ def test_a_student_that_is_gone_is_said(run: Path, tmp_path: Path) -> None:
 
 
 def test_retrained_students_stand_beside_the_estimate(run: Path, tmp_path: Path) -> None:
-    rows = [
-        {"arm": f"without_{name}", "against": "base", "difference": d, "low": d - 0.01, "high": d + 0.01}
-        for name, d in (("one", -0.03), ("two", 0.02))
+    def row(name: str, d: float, **keys: str) -> dict[str, Any]:
+        place = {"split": "test", "language": "macro", "metric": "accuracy", **keys}
+        return {
+            "arm": f"without_{name}",
+            "against": "base",
+            **place,
+            "difference": d,
+            "low": d - 0.01,
+            "high": d + 0.01,
+        }
+
+    rows = [row("one", -0.03), row("two", 0.02)]
+    # What a comparison holds beside: other splits, languages and metrics of the same arms.
+    rows += [
+        row("one", 0.4, split="validation"),
+        row("one", 0.4, language="en"),
+        row("two", 0.4, metric="ece"),
     ]
-    found = {"metric": "accuracy", "baseline": "base", "differences": rows}
+    found = {"metric": "accuracy", "baseline": "base", "split": "test", "differences": rows}
     (tmp_path / "comparison.json").write_text(json.dumps(found), encoding="utf-8")
     report = only(raykd.explain(run, comparison=tmp_path).tasks)
     assert report.retrained is not None and set(report.retrained) == {"one", "two"}
     table = next(section for section in build_sections(report) if section.name == "contributions")
     assert [line[-1] for line in table.lines] == ["−3.0 [−4.0, −2.0]", "+2.0 [+1.0, +3.0]", "–"]
+    assert "of 2 teachers; the teacher that is missed most is one" in table.remarks[-1]
+    worse = {**row("one", 0.2, language="names mean", metric="nll"), "low": 0.1, "high": 0.3}
+    (tmp_path / "comparison.json").write_text(
+        json.dumps({**found, "metric": "score", "differences": [worse]}), encoding="utf-8"
+    )
+    of_task = add_retrained(replace(report, metric="nll"), tmp_path, "names")
+    assert of_task.retrained == {"one": Effect(-0.2, -0.3, -0.1)}, "more NLL is worse"
     (tmp_path / "comparison.json").write_text(json.dumps({**found, "metric": "f1"}), encoding="utf-8")
     with pytest.raises(DataError, match="does not say how students change"):
         raykd.explain(run, comparison=tmp_path)

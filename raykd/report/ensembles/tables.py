@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from raykd.ensemble.contributions import Contribution
 from raykd.report.ensembles.cost_tables import lay_out_prices, lay_out_sizes, lay_out_weights
-from raykd.report.ensembles.report import Departure, EnsembleReport
+from raykd.report.ensembles.report import Departure, Effect, EnsembleReport
 from raykd.report.ensembles.sections import Section, format_interval, format_points
 from raykd.report.formats import (
     ABSENT,
@@ -97,6 +97,7 @@ def _lay_out_contributions(report: EnsembleReport) -> Section | None:
             (
                 "dropped, retrained: how students change that were trained without it (raykd compare), with the "
                 "interval over their seeds",
+                _compare_with_retrained(means, retrained, metric),
             )
             if retrained
             else ()
@@ -105,6 +106,21 @@ def _lay_out_contributions(report: EnsembleReport) -> Section | None:
     return Section(
         "contributions", f"{what.capitalize()} per teacher and language", heads, lines, remarks=remarks
     )
+
+
+def _compare_with_retrained(
+    means: Sequence[Contribution], retrained: Mapping[str, Effect], metric: str
+) -> str:
+    """Return how far the estimate and leave-one-out with retrained students agree, in a sentence."""
+    both = [(c, retrained[c.teacher]) for c in means if c.teacher in retrained]
+    inside = sum(effect.low <= c.without <= effect.high for c, effect in both)
+    text = f"the two compared: the estimate lies in the interval of retraining for {inside} of {len(both)} teachers"
+    if len(both) > 1:
+        estimated = min(both, key=lambda pair: pair[0].without)[0].teacher
+        trained = min(both, key=lambda pair: pair[1].value)[0].teacher
+        by_both = f"{estimated} by both" if estimated == trained else f"{estimated} and {trained}"
+        text += f"; the teacher that is missed most is {by_both}"
+    return f"{text}. The estimate is of the teachers on validation rows, retraining of the student on held-out rows"
 
 
 def _lay_out_classes(report: EnsembleReport) -> Section | None:

@@ -8,18 +8,21 @@ from pathlib import Path
 
 from raykd.errors import DataError
 from raykd.parse import JsonObject
+from raykd.report.comparisons.differences import MACRO
 from raykd.report.ensembles.report import Effect, EnsembleReport
+from raykd.tasks.scores.metrics import is_higher_better
 
 FILE = "comparison.json"
 """What `raykd compare` writes into its folder."""
 
 
-def add_retrained(report: EnsembleReport, folder: Path) -> EnsembleReport:
+def add_retrained(report: EnsembleReport, folder: Path, task: str = "") -> EnsembleReport:
     """Return the report with how students change that were trained without each teacher.
 
     Args:
         report: The report of a run.
         folder: Of a finished experiment whose arms leave its teachers out.
+        task: Name of the report's task, in a run of several.
 
     Raises:
         DataError: The folder holds no such comparison, or one by another metric.
@@ -27,8 +30,13 @@ def add_retrained(report: EnsembleReport, folder: Path) -> EnsembleReport:
     file = folder / FILE
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-        metric, base = found["metric"], found["baseline"]
-        rows = [row for row in found["differences"] if row["against"] == base]
+        metric, base, split = found["metric"], found["baseline"], found["split"]
+        # The comparison's own metric is the mean of all tasks; that of a single task is among its differences.
+        language, metric = (f"{task} mean", report.metric) if task else (MACRO, metric)
+        wanted = {"against": base, "split": split, "language": language, "metric": metric}
+        rows = [
+            row for row in found["differences"] if all(row[key] == value for key, value in wanted.items())
+        ]
         # With one seed there is no interval.
         effects = {row["arm"]: _read_effect(row) for row in rows if row["low"] is not None}
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -61,4 +69,8 @@ def _list_arms(name: str, teachers: tuple[str, ...]) -> list[str]:
 
 
 def _read_effect(row: JsonObject) -> Effect:
-    return Effect(float(row["difference"]), float(row["low"]), float(row["high"]))
+    """Return a difference as an effect, which is above 0 for the better: of NLL its negative."""
+    ends = sorted(float(row[key]) for key in ("low", "high"))
+    if is_higher_better(str(row["metric"])):
+        return Effect(float(row["difference"]), *ends)
+    return Effect(-float(row["difference"]), -ends[1], -ends[0])

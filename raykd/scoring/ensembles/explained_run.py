@@ -93,7 +93,7 @@ def explain_folder(run: Path, comparison: Path | None = None) -> list[ExplainedT
         except RaykdError as error:
             report = _read_earlier(place, error)
         if comparison is not None:
-            report = add_retrained(report, find_folder(comparison).resolve())
+            report = add_retrained(report, find_folder(comparison).resolve(), task)
         page = write_ensemble_page(report, place)
         explained.append(ExplainedTask(task, report, page, folder))
     return explained

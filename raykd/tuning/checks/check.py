@@ -6,17 +6,13 @@ every trial begins with, and whether a trial fits beside the teachers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
-from raykd.driver.jobs import Job, load_rows
+from raykd.driver.jobs import load_rows
 from raykd.errors import RaykdError
-from raykd.folders.earlier_start import EarlierStart
-from raykd.folders.folder import check_rows, check_run_folder
 from raykd.preflight.check import collect_findings
 from raykd.preflight.finding import Finding
-from raykd.preflight.folder_check import describe
+from raykd.preflight.folder_check import describe_trials_folder
 from raykd.preflight.model_check import NOTE
 from raykd.tuning.checks.plan import plan_concurrent_trials
 from raykd.tuning.checks.resume import compare_sweep, explain_sweep
@@ -32,7 +28,10 @@ def check_sweep(sweep: Sweep) -> list[Finding]:
         f"{sweep.trials:,} trials over {names}; search {config.search.kind}, scheduler {config.scheduler.kind}, "
         f"by validation {sweep.metric}"
     )
-    base = collect_findings(sweep.base, together=not ahead, folder=partial(_describe_folder, sweep))
+    folder = partial(
+        describe_trials_folder, sweep, partial(compare_sweep, sweep), explain_sweep, "--continue"
+    )
+    base = collect_findings(sweep.base, together=not ahead, folder=folder)
     return [
         Finding("space", summary),
         *(Finding("space", f"{NOTE}{note}") for note in sweep.notes),
@@ -54,18 +53,3 @@ def _check_trials(sweep: Sweep) -> Finding:
             "settings drawn from the space can all be trained; each trial is checked when its turn comes",
         )
     return Finding("trials", f"all {sweep.trials:,} can be trained")
-
-
-def _describe_folder(sweep: Sweep, jobs: Sequence[Job]) -> tuple[str, str]:
-    """Do for a sweep what `raykd.preflight.folder_check.describe_folder` does for a run."""
-
-    def go_on(path: Path) -> EarlierStart:
-        compare = partial(compare_sweep, sweep)
-        earlier = check_run_folder(
-            sweep, resume=True, overwrite=False, compare=compare, explain=explain_sweep
-        )
-        if jobs:
-            check_rows(path, earlier.state, jobs[-1].fingerprints())
-        return earlier
-
-    return describe(sweep, go_on, "--continue")
