@@ -291,7 +291,7 @@ def test_the_cost_of_students_of_several_sizes_is_set_beside_the_baselines() -> 
     assert "x smaller" not in heads and {line[4] for line in lines} == {"500,000"}, "one model has one speed"
 
 
-def test_teachers_and_their_ensemble_stand_below_the_arms() -> None:
+def test_teachers_and_their_ensemble_stand_below_the_arms(tmp_path: Path) -> None:
     def arm(name: str, timed_on: str = "1 thread, cpu") -> ArmResult:
         scores = {"test/macro/accuracy": 0.8, "test/zh/accuracy": 0.7, "test/en/accuracy": 0.9}
         one = {s: TrainedStudent(scores, {}, 1000, 1.0, 2.0, 3.0, timed_on=timed_on) for s in (1, 2)}
@@ -329,3 +329,6 @@ def test_teachers_and_their_ensemble_stand_below_the_arms() -> None:
     ]
     assert "x smaller, x faster: than the teachers together" in tables.to_markdown()
     assert [one["name"] for one in tables.to_json()["references"]] == ["teacher zh", "teachers' ensemble"]
+    page = write_comparison_page(report, tmp_path / "report.html", draw_comparison_figures(report))
+    text = page.read_text(encoding="utf-8")
+    assert text.count('<td class="left">teacher zh</td>') == 3, "arms, languages and costs"

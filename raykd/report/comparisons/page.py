@@ -31,7 +31,10 @@ def write_comparison_page(report: ComparisonReport, path: Path, pictures: Pictur
         ),
         notes=[*report.notes, *([f"Not measured: {missing}; its partner is left out."] if missing else [])],
         main=tables.main_cells(),
-        roles=["student" if arm.name == report.baseline else "" for arm in report.arms],
+        roles=[
+            *("student" if arm.name == report.baseline else "" for arm in report.arms),
+            *(one.role for one in report.references),
+        ],
         languages=tables.language_cells() if len(report.languages) > 1 else None,
         classes=tables.class_cells() if report.classes else None,
         costs=tables.cost_cells(),
