@@ -15,7 +15,6 @@ from raykd.tracking import Tracker, redact
 def record_report(
     tracker: Tracker,
     page: Path,
-    pictures: Mapping[str, tuple[str, str]],
     *,
     tables: Mapping[str, Sequence[Mapping[str, object]]],
     texts: Mapping[str, str],
@@ -27,7 +26,6 @@ def record_report(
     Args:
         tracker: The MLflow run.
         page: The report.
-        pictures: SVG and caption, by name.
         tables: Rows, by name.
         texts: Contents, by name.
         environment: Where the command ran; None is not logged.
@@ -41,8 +39,6 @@ def record_report(
     for name, text in texts.items():
         tracker.log_text(text, f"{place}{name}")
     tracker.log_file(page, task or None)
-    for name, (svg, _) in pictures.items():
-        tracker.log_figure(svg, f"{place}plots/{name}.svg")
 
 
 def describe_results(

@@ -15,7 +15,6 @@ from raykd.point import Point
 from raykd.report.comparisons.differences import MACRO, PairedDifference
 from raykd.report.comparisons.results import ComparisonReport, TrainedStudent
 from raykd.report.comparisons.tables import ComparisonTables
-from raykd.report.html import Pictures
 from raykd.tuning.journal import Journal
 from raykd.tuning.messages import format_trial_errors
 
@@ -58,7 +57,7 @@ def name_scores(student: TrainedStudent) -> dict[str, float]:
 
 
 def record_comparison(
-    report: ComparisonReport, page: Path, pictures: Pictures, session: Session, journal: Journal, role: str
+    report: ComparisonReport, page: Path, session: Session, journal: Journal, role: str
 ) -> tuple[str, ...]:
     """Record differences, page and tables with the experiment's own run; return the last lines for the terminal."""
     tracker, tables = session.open_tracker(), ComparisonTables(report)
@@ -69,7 +68,6 @@ def record_comparison(
     record_report(
         tracker,
         page,
-        pictures,
         tables={f"{role}.json": tables.to_rows()},
         texts={f"{role}.md": tables.to_markdown(), "result.json": json.dumps(tables.to_json())},
         environment=report.environment,

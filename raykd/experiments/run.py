@@ -32,7 +32,6 @@ from raykd.folders.earlier_start import EarlierStart
 from raykd.folders.folder import RunFolder
 from raykd.preflight.check import preflight
 from raykd.report.comparisons.page import write_comparison_page
-from raykd.report.comparisons.plots import draw_comparison_figures
 from raykd.report.comparisons.results import ComparisonReport
 from raykd.report.comparisons.tables import ComparisonTables
 from raykd.runs.label_progress import show_progress
@@ -227,12 +226,11 @@ class CompareCommand(Command[ComparisonOutcome]):
     def _conclude(self, report: ComparisonReport, session: Session, journal: Journal) -> ComparisonOutcome:
         """Write page, tables and JSON, and record them."""
         path, tables = session.folder.path, ComparisonTables(report)
-        pictures = draw_comparison_figures(report)
-        page = write_comparison_page(report, path / "report.html", pictures)
+        page = write_comparison_page(report, path / "report.html")
         (path / "results.md").write_text(tables.to_markdown(), encoding="utf-8")
         (path / RESULT).write_text(json.dumps(tables.to_json(), indent=1), encoding="utf-8")
         record_students(report, journal, session)
-        lines = record_comparison(report, page, pictures, session, journal, self.experiment.role)
+        lines = record_comparison(report, page, session, journal, self.experiment.role)
         failed = sum(t.status in ("failed", "diverged") for t in journal.trials.values())
         tracker = session.open_tracker()
         return ComparisonOutcome(report, tables.to_rich(), lines, failed, page, tracker.run_id)

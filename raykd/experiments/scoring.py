@@ -26,7 +26,6 @@ from raykd.report.comparisons.results import (
 from raykd.report.results import Predictions, Score
 from raykd.scoring.ensembles.agreement import describe_agreement, name_score
 from raykd.scoring.score import System, score_student
-from raykd.tasks import Classification
 from raykd.tasks.scores.metrics import name_agreement
 from raykd.tracking import describe_environment
 from raykd.tuning.journal import Journal, Trial
@@ -164,7 +163,7 @@ def _score_training(
     units = tuple(np.asarray(last.languages, dtype=object)[counted_N].tolist()) if has_units else ()
     return TrainedStudent(
         scores=values,
-        by_class=score_classes(config, last),
+        classes=last.classes,
         parameters=last.parameters,
         megabytes=sum(file.stat().st_size for file in folder.rglob("*.safetensors")) / 1e6,
         ms_per_1000=last.ms_per_1000,
@@ -233,18 +232,3 @@ def _join_ensembles(parts: Sequence[Predictions], scores: Mapping[str, float]) -
     megabytes = sum(sizes) if len(sizes) == len(parts) else None
     parameters = sum(p.parameters for p in parts)
     return ReferenceSystem("teachers' ensembles", "ensemble", scores, parameters, megabytes)
-
-
-def score_classes(config: Run, answers: Predictions) -> dict[str, float]:
-    """Return the F1 of each class that occurs, over all languages; empty in tasks that do not classify texts."""
-    if not (isinstance(config, RunConfig) and isinstance(config.task, Classification)):
-        return {}
-    counted_N = (answers.labels_N != UNLABELLED) & answers.covered_N
-    gold_N, chosen_N = answers.labels_N[counted_N], answers.logits_NC[counted_N].argmax(axis=1)
-    found = {}
-    for at, label in enumerate(config.data.labels):
-        both = int(((gold_N == at) & (chosen_N == at)).sum())
-        either = int((gold_N == at).sum() + (chosen_N == at).sum())
-        if (gold_N == at).any():
-            found[label] = 2 * both / either
-    return found

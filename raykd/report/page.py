@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-from pydantic_core import to_jsonable_python
-
-from raykd.parse import JsonObject
-from raykd.report.costs import COST_TITLE, CostTable
+from raykd.report.charts import Charts, add_captions
+from raykd.report.classes import (
+    draw_confusions,
+    list_class_cells,
+    list_frequent_confusions,
+    name_classes,
+)
+from raykd.report.costs import COST_TITLE
 from raykd.report.ensembles.page import build_page_values
-from raykd.report.ensembles.report import EnsembleReport
 from raykd.report.formats import ABSENT, format_count, format_metric, format_metric_name
-from raykd.report.html import Pictures, add_captions, write_html
+from raykd.report.html import write_html
 from raykd.report.plots import (
-    History,
     draw_agreement_map,
     draw_evaluation_curves,
     draw_language_bars,
@@ -27,9 +27,9 @@ from raykd.report.plots import (
     draw_weight_bars,
     draw_weight_curves,
 )
-from raykd.report.results import Predictions, Score, compute_agreement
+from raykd.report.run_report import FILE, RunReport
 from raykd.report.table import ResultTable, format_system
-from raykd.report.time_bar import TIME_TITLE, TimeBar
+from raykd.report.time_bar import TIME_TITLE
 from raykd.tasks.scores.metrics import AGREEMENT, find_metric_title, is_rate, name_agreement
 
 CAPTIONS: Mapping[str, str] = {
@@ -41,98 +41,14 @@ CAPTIONS: Mapping[str, str] = {
     "reliability": "Above: how often a system is right, over how sure it is. On the dotted line it is right as "
     "often as it is sure. Below: how often it is that sure.",
     "agreement": "How often two systems choose the same label, right or wrong. A dash: they share no row.",
+    "confusions": "Which class of gold (down) is taken for which (across). Colours are shares of each row.",
     "weights": "How much each teacher counted in each language, on average.",
     "weights_over_steps": "How much each teacher counted, over all languages of a step.",
 }
 
 
-@dataclass(frozen=True)
-class TeacherFacts:
-    """What is known about one teacher. Written by `scoring`.
-
-    Attributes:
-        languages: Languages it was declared for; () is all.
-        path: Where its weights are.
-        fingerprint: Of its weights.
-        validation: Metrics over its own languages.
-        latency_ms: Mean milliseconds for a batch that was answered by a forward pass.
-        store_hit_rate: Share of rows answered from the store, in [0, 1].
-        weights: Mean weight in each language.
-    """
-
-    name: str
-    languages: tuple[str, ...] = ()
-    path: str = ""
-    fingerprint: str = ""
-    parameters: int | None = None
-    validation: Mapping[str, float] = field(default_factory=dict)
-    latency_ms: float | None = None
-    store_hit_rate: float | None = None
-    weights: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class RunReport:
-    """Everything the page shows, as plain data. Written by `scoring`, read by `write_run_page`.
-
-    Attributes:
-        summary: One sentence that says what was run.
-        systems: Answers and scores on the test rows.
-        history: Curves by the name of their metric.
-        data: Headings and rows of a table, for example rows by split and language.
-        config: The resolved YAML.
-        facts: Short named values, for example duration, steps, where MLflow recorded it.
-        notes: What a reader must know, for example uncovered units or skipped rows.
-        metric: The metric by which the run is judged.
-        costs: The student beside its teachers; None in a run without teachers.
-        times: Where the time went; None where it was not recorded.
-        ensemble: What each teacher adds; None where it was not measured.
-    """
-
-    title: str
-    summary: str
-    systems: tuple[tuple[Predictions, Score], ...]
-    history: History = field(default_factory=dict)
-    teachers: tuple[TeacherFacts, ...] = ()
-    data: tuple[tuple[str, ...], ...] = ()
-    config: str = ""
-    environment: Mapping[str, str] = field(default_factory=dict)
-    facts: Mapping[str, str] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-    created: str = ""
-    metric: str | None = None
-    costs: CostTable | None = None
-    times: TimeBar | None = None
-    ensemble: EnsembleReport | None = None
-
-    @property
-    def table(self) -> ResultTable:
-        """The results as a table."""
-        return ResultTable(self.systems, self.metric)
-
-    def to_json(self) -> JsonObject:
-        """Return scores and agreement, without the answers to each row, as plain data. NaN becomes null."""
-        table, matrix = self.table, compute_agreement([p for p, _ in self.systems])
-        elsewhere = ("systems", "ensemble")  # the latter is ensemble.json
-        fields = {name: value for name, value in vars(self).items() if name not in elsewhere}
-        tree = {
-            **fields,
-            "results": table.to_rows() if self.costs is None else self.costs.merge_into(table.to_rows()),
-            "costs": [] if self.costs is None else self.costs.to_rows(),
-            "gap": table.gap,
-            "agreement": {"names": matrix.names, "share": matrix.share_SS.tolist()},
-        }
-        plain: JsonObject = to_jsonable_python(tree, inf_nan_mode="null", fallback=_unpack_scalar)
-        return plain
-
-
-def _unpack_scalar(value: np.generic) -> object:
-    return value.item()
-
-
-def draw_run_figures(report: RunReport) -> Pictures:
-    """Draw every plot that this run has data for."""
-    systems = [p for p, _ in report.systems]
+def draw_run_figures(report: RunReport) -> Charts:
+    """Draw every chart that this run has data for."""
     metrics = report.table.metrics
     # The validation rows may have gold labels where the held-out rows have none, and the other way round.
     first = metrics[0].removeprefix(f"{AGREEMENT}_") if metrics and metrics[0] != AGREEMENT else "accuracy"
@@ -143,43 +59,78 @@ def draw_run_figures(report: RunReport) -> Pictures:
         ),
         "training": draw_training_curves(report.history),
         "schedules": draw_schedule_curves(report.history),
-        "reliability": draw_reliability([p for p in systems if p.role != "teacher"]),
-        "agreement": draw_agreement_map(compute_agreement(systems), [format_system(p) for p in systems]),
+        "reliability": draw_reliability(report.calibration),
+        "agreement": None
+        if report.agreement is None
+        else draw_agreement_map(report.agreement, {p.name: format_system(p) for p, _ in report.systems}),
+        "confusions": draw_confusions(next(iter(report.classes.values()), None)),
         "weights": draw_weight_bars({t.name: t.weights for t in report.teachers if t.weights}),
         "weights_over_steps": draw_weight_curves(report.history),
     }
     return add_captions(drawn, CAPTIONS)
 
 
-def write_run_page(report: RunReport, path: Path, pictures: Pictures) -> Path:
-    """Write the page to ``path``, with what `draw_run_figures` drew, and ``report.json`` beside it.
+def write_run_page(report: RunReport, path: Path) -> Path:
+    """Write the page to ``path``, and ``report.json`` beside it.
 
     Returns:
         The path of the page.
     """
-    table = report.table
+    table, charts = report.table, draw_run_figures(report)
     write_html(
         path,
         "page.html.j2",
-        pictures,
+        charts,
         report=report,
         headline=summarize_run(table),
         table=table,
         costs_title=COST_TITLE,
         times_title=TIME_TITLE,
-        ensemble=None if report.ensemble is None else build_page_values(report.ensemble),
+        ensemble=None
+        if report.ensemble is None
+        else build_page_values(report.ensemble, with_sizes=report.costs is None),
         monolingual=any(
             s.by_language and len(s.by_language) < len(table.languages) for _, s in table.systems
         ),
-        teacher_metrics=list(dict.fromkeys(m for t in report.teachers for m in t.validation)),
-        title_of=find_metric_title,
-        shown=format_metric,
-        count=format_count,
-        absent=ABSENT,
+        teachers=_list_teacher_cells(report),
+        **_list_class_values(report, drawn="confusions" in charts),
     )
     text = json.dumps(report.to_json(), ensure_ascii=False, indent=1, allow_nan=False)
-    (path.parent / "report.json").write_text(text, encoding="utf-8")
+    (path.parent / FILE).write_text(text, encoding="utf-8")
     return path
+
+
+def _list_class_values(report: RunReport, *, drawn: bool) -> dict[str, object]:
+    """Return what the template shows of single classes: those of the student, other systems' F1 beside them."""
+    if not report.classes:
+        return {"classes": None, "classes_title": "", "confusions": None}
+    (name, scores), *others = report.classes.items()
+    return {
+        "classes": list_class_cells(scores, dict(others[::-1])),
+        "classes_title": f"By {name_classes(scores)}: {name}",
+        "confusions": None if drawn else list_frequent_confusions(scores)[1],
+    }
+
+
+def _list_teacher_cells(report: RunReport) -> tuple[list[str], list[list[str]]]:
+    """Return headings and rows of what is known of each teacher."""
+    metrics = list(dict.fromkeys(m for t in report.teachers for m in t.validation))
+    heads = [
+        "teacher", "languages", "parameters", *(f"validation {find_metric_title(m)}" for m in metrics),
+        "ms per forward batch", "from store %", "fingerprint",
+    ]  # fmt: skip
+    lines = [
+        [
+            t.name, " ".join(t.languages) or "all",
+            ABSENT if t.parameters is None else format_count(t.parameters),
+            *(format_metric(m, t.validation.get(m)) for m in metrics),
+            ABSENT if t.latency_ms is None else f"{t.latency_ms:.1f}",
+            ABSENT if t.store_hit_rate is None else f"{100 * t.store_hit_rate:.0f}",
+            t.fingerprint[:16] or ABSENT,
+        ]
+        for t in report.teachers
+    ]  # fmt: skip
+    return heads, lines
 
 
 def summarize_run(table: ResultTable) -> list[tuple[str, str, str]]:

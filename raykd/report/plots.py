@@ -1,6 +1,6 @@
-"""Draw the plots of a run, each as an SVG text, or None where there is nothing to draw.
+"""Draw the charts of a run, each as a Vega-Lite specification, or None where there is nothing to draw.
 
-Decision record: teachers, ensemble, baseline and student keep their colours through all plots. Bars start at zero and
+Decision record: teachers, ensemble, baseline and student keep their colours through all charts. Bars start at zero and
 carry their number, since the differences that matter are small. Languages are panels, not groups of bars, so that eight
 systems in many languages stay readable. Texts are codes and names, never words of a language.
 """
@@ -9,33 +9,29 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from raykd.distill.signals import UNLABELLED
 from raykd.point import Point
-from raykd.report.drawing import (
+from raykd.report.charts import (
     COLOURS,
+    DASHES,
     GREY,
     INK,
-    STYLES,
-    draw_legend,
-    draw_line,
-    escape_math,
-    make_panels,
-    render_svg,
-    write_beside,
+    Spec,
+    choose_colours,
+    draw_lines,
+    encode,
+    join_panels,
+    list_tips,
+    name_rows,
+    place_legend,
+    round_number,
 )
-from raykd.report.formats import ABSENT
-from raykd.report.results import Agreement, Predictions, Role
+from raykd.report.classes import draw_heat_map
+from raykd.report.formats import ABSENT, format_metric
+from raykd.report.results import Agreement, CalibrationCurve, Role
 from raykd.report.table import ResultTable, format_system
-from raykd.tasks.scores.classification import (
-    ECE_BINS,
-    compute_calibration_bins,
-    log_softmax,
-)
 from raykd.tasks.scores.metrics import find_metric_title, is_rate
 
 History = Mapping[str, Sequence[tuple[int, float]]]
@@ -45,6 +41,8 @@ ROLE_COLOURS: Mapping[Role, str] = {
 }  # fmt: skip
 LEAST_LABELLED = 8
 """Per cent of a stacked bar below which its number does not fit into it."""
+PANELS_A_ROW = 6
+"""Languages beside one another."""
 
 
 def collect_curves(points: Sequence[Point]) -> dict[str, list[tuple[int, float]]]:
@@ -56,122 +54,181 @@ def collect_curves(points: Sequence[Point]) -> dict[str, list[tuple[int, float]]
     return {name: sorted(values.items()) for name, values in curves.items()}
 
 
-def draw_training_curves(curves: History) -> str | None:
+def draw_training_curves(curves: History) -> Spec | None:
     """Draw the training loss and its parts over steps."""
     names = _select(curves, "train/loss", "train/hard") + [n for n in curves if n.startswith("train/soft/")]
-    lines = {name.removeprefix("train/"): name for name in names}
-    panel = CurvePanel("loss / nats per unit", lines, thick="loss")
-    return _draw_curves(curves, [panel], width=6.4, height=3.4)
+    lines = {name.removeprefix("train/"): curves[name] for name in names}
+    return _draw_panels([("loss / nats per unit", lines)], (430, 230), thick="loss")
 
 
-def draw_evaluation_curves(curves: History, metrics: Sequence[str] = ("accuracy", "nll")) -> str | None:
+def draw_evaluation_curves(curves: History, metrics: Sequence[str] = ("accuracy", "nll")) -> Spec | None:
     """Draw validation metrics over steps, a panel each: the mean over languages thick, each language thin."""
     panels = []
     for metric in metrics:
         names = [n for n in curves if n.startswith("eval/") and n.endswith(f"/{metric}")]
         # the mean comes first, so that it has the same colour in every panel
         names.sort(key=lambda name: name != f"eval/mean/{metric}")
-        lines = {name.split("/")[1]: name for name in names}
         scale = 100.0 if is_rate(metric) else 1.0
-        panels.append(CurvePanel(f"validation {find_metric_title(metric)}", lines, scale, thick="mean"))
-    return _draw_curves(curves, panels, width=4.4, height=3.4)
+        lines = {name.split("/")[1]: [(x, scale * y) for x, y in curves[name]] for name in names}
+        panels.append((f"validation {find_metric_title(metric)}", lines))
+    return _draw_panels(panels, (430, 240), thick="mean")
 
 
-def draw_schedule_curves(curves: History) -> str | None:
+def draw_schedule_curves(curves: History) -> Spec | None:
     """Draw alpha and lambda in one panel and the temperature in another, over steps."""
     shares = _select(curves, "train/alpha") + [n for n in curves if n.startswith("train/lambda/")]
-    lines = {name.removeprefix("train/").replace("lambda/", "lambda "): name for name in shares}
-    heat = {name.removeprefix("train/"): name for name in _select(curves, "train/temperature")}
-    panels = [CurvePanel("weight", lines, least=0.0), CurvePanel("temperature", heat, least=0.0)]
-    return _draw_curves(curves, panels, width=3.0, height=3.0)
+    lines = {name.removeprefix("train/").replace("lambda/", "lambda "): curves[name] for name in shares}
+    heat = {name.removeprefix("train/"): curves[name] for name in _select(curves, "train/temperature")}
+    return _draw_panels([("weight", lines), ("temperature", heat)], (190, 200), least=0.0)
 
 
-def draw_language_bars(table: ResultTable) -> str | None:
+def draw_weight_curves(curves: History) -> Spec | None:
+    """Draw the mean weight of each teacher over steps."""
+    names = [n for n in curves if n.startswith("teacher/") and n.endswith("/weight")]
+    lines = {n.split("/")[1]: [(x, 100 * y) for x, y in curves[n]] for n in names}
+    return _draw_panels([("mean weight %", lines)], (430, 200), least=0.0)
+
+
+def _draw_panels(
+    panels: Sequence[tuple[str, History]],
+    size: tuple[int, int],
+    *,
+    thick: str = "",
+    least: float | None = None,
+) -> Spec | None:
+    """Draw the panels that have a curve side by side."""
+    known = [(title, lines) for title, lines in panels if lines]
+    return join_panels([
+        draw_lines(lines, at=at, x="optimizer step", y=title, size=size, thick=thick, least=least)
+        for at, (title, lines) in enumerate(known)
+    ])  # fmt: skip
+
+
+def draw_language_bars(table: ResultTable) -> Spec | None:
     """Draw a panel for each language and for the mean, a bar for each system; what is not measured has no bar."""
     names, systems = table.languages, table.systems
     if not names:
         return None
     metric = table.metrics[0]
-    scale, digits = (100.0, 1) if is_rate(metric) else (1.0, 3)
-    panes = len(names) + 1
-    figure, panels = make_panels(
-        panes, width=2.6 + 1.75 * panes, height=1.0 + 0.32 * len(systems), sharey=True
-    )
-    for axes, name in zip(panels, [*names, "mean"], strict=True):
-        for at, (p, s) in enumerate(systems):
-            # a mean over fewer languages cannot be compared with the others
-            mean = s.macro if len(s.by_language) == len(names) else None
-            values = mean if name == "mean" else s.by_language.get(name)
-            value = 0.0 if values is None else scale * values[metric]
-            if values is not None:
-                axes.barh(at, value, color=ROLE_COLOURS[p.role], height=0.72)
-            write_beside(axes, ABSENT if values is None else f"{value:.{digits}f}", (value, at), (4, 0))
-        axes.set_title(name, fontsize=10, color=INK)
-        axes.margins(x=0.32)  # room for the numbers
-        axes.set_xlim(left=0)
-        if scale == 100:
-            axes.set(xlim=(0, 128), xticks=[0, 50, 100])
-        axes.grid(visible=False, axis="y")
-    panels[0].set_yticks(range(len(systems)), [escape_math(format_system(p)) for p, _ in systems])
-    panels[0].invert_yaxis()
-    figure.supxlabel(find_metric_title(metric), fontsize=10, color=INK)
-    return render_svg(figure)
+    scale = 100.0 if is_rate(metric) else 1.0
+    rows = []
+    for name, (p, s) in itertools.product([*names, "mean"], systems):
+        # a mean over fewer languages cannot be compared with the others
+        mean = s.macro if len(s.by_language) == len(names) else None
+        values = mean if name == "mean" else s.by_language.get(name)
+        value = None if values is None else values[metric]
+        rows.append({
+            "panel": name, "system": format_system(p), "role": p.role, "shown": format_metric(metric, value),
+            "value": 0.0 if value is None else round_number(scale * value),
+        })  # fmt: skip
+    title = find_metric_title(metric)
+    panels = [*names, "mean"]
+    domain = {"domain": [0, 100], "nice": False} if scale == 100 else {"domainMin": 0}
+    x = encode("value", None, scale=domain, axis={"tickCount": 3, "titleAnchor": "start"})
+    roles = list(ROLE_COLOURS)
+    return {
+        "data": {"values": rows},
+        "facet": {"field": "panel", "type": "nominal", "sort": panels, "title": title,
+                  "header": {"titleAnchor": "start", "titleFontWeight": "normal", "titleFontSize": 12}},
+        "columns": min(PANELS_A_ROW, len(panels)),
+        "spacing": {"column": 34, "row": 16},
+        "spec": {
+            "width": 118,
+            "height": {"step": 24},
+            "encoding": {"y": name_rows("system", [format_system(p) for p, _ in systems]), "x": x},
+            "layer": [
+                {
+                    "mark": {"type": "bar", "height": {"band": 0.76}},
+                    "encoding": {
+                        "color": encode("role", None, "nominal", legend=None,
+                                        scale=choose_colours(roles, list(ROLE_COLOURS.values()))),
+                        "tooltip": list_tips(system=" ", panel="language", shown=title),
+                    },
+                },
+                {
+                    "mark": {"type": "text", "align": "left", "dx": 4},
+                    "encoding": {"text": {"field": "shown"}},
+                },
+            ],
+        },
+    }  # fmt: skip
 
 
-def draw_reliability(systems: Sequence[Predictions]) -> str | None:
+def draw_reliability(curves: Sequence[CalibrationCurve]) -> Spec | None:
     """Draw accuracy over confidence in 15 bins (above) and how often each confidence occurs (below).
 
     The calibration error stands in the table, as a mean over languages; another one of all rows would contradict it.
     """
-    sure = [(p, confidence_N, right_N) for p in systems for confidence_N, right_N in [_confidence(p)]]
-    sure = [(p, confidence_N, right_N) for p, confidence_N, right_N in sure if len(confidence_N)]
-    if not sure:
+    if not curves:
         return None
-    figure, (upper, lower) = make_panels(2, width=5.4, height=5.4, rows=True)
-    upper.plot([0, 100], [0, 100], color=INK, lw=0.8, ls=":")
-    for at, (p, confidence_N, right_N) in enumerate(sure, 1):
-        colour, style = ROLE_COLOURS[p.role], STYLES[at % len(STYLES)]
-        bins = [row for row in compute_calibration_bins(confidence_N, right_N) if row[0]]
-        x, y = [100 * c for _, c, _ in bins], [100 * a for _, _, a in bins]
-        label = escape_math(format_system(p))
-        upper.plot(x, y, marker="o", ms=4, lw=1.6, label=label, color=colour, ls=style)
-        counts, edges = np.histogram(confidence_N, bins=ECE_BINS, range=(0, 1))
-        lower.stairs(100 * counts / len(confidence_N), 100 * edges, lw=1.6, color=colour, ls=style)
+    rows: list[Spec] = [
+        {
+            "system": c.system, "confidence": round_number(100 * b.confidence), "right": round_number(100 * b.accuracy),
+            "low": round_number(100 * b.low), "high": round_number(100 * b.high), "units": b.count,
+            "share": round_number(100 * b.count / c.units),
+        }
+        for c in curves
+        for b in c.bins
+    ]  # fmt: skip
+    names = [c.system for c in curves]
     # No prediction is less sure than chance, so the axis begins there.
-    least = 100 / max(p.logits_NC.shape[1] for p, _, _ in sure)
-    upper.set(ylabel="accuracy %", xlim=(least - 2, 101), ylim=(0, 102))
-    confidence = f"confidence % ({ECE_BINS} bins)"
-    lower.set(xlabel=confidence, ylabel="rows %", xlim=(least - 2, 101), ylim=(0, None))
-    draw_legend(upper)
-    return render_svg(figure)
+    least = max(0.0, min(row["low"] for row in rows if row["units"]))
+    scale = {"domain": [least, 100], "nice": False}
+    colour = encode("system", None, "nominal", legend=place_legend(3),
+                    scale=choose_colours(names, [ROLE_COLOURS[c.role] for c in curves]))  # fmt: skip
+    dash = encode("system", None, "nominal", legend=place_legend(3),
+                  scale={"domain": names, "range": [DASHES[at % len(DASHES)] for at in range(len(names))]})  # fmt: skip
+    tips = list_tips(system=" ", confidence="mean confidence %", right="accuracy %", units="units")
+    known = {"transform": [{"filter": "datum.units > 0"}]}
+    upper: Spec = {
+        "width": 430, "height": 250, **known,
+        "encoding": {"x": encode("confidence", None, scale=scale), "color": colour,
+                     "y": encode("right", "accuracy %", scale={"domain": [0, 100]})},
+        "layer": [
+            {"data": {"values": [{"confidence": least, "right": least}, {"confidence": 100, "right": 100}]},
+             "mark": {"type": "line", "color": INK, "strokeWidth": 1, "strokeDash": [2, 3]},
+             "encoding": {"color": {"value": INK}}},
+            {"mark": {"type": "line", "strokeWidth": 2}, "encoding": {"strokeDash": dash}},
+            {"mark": {"type": "point", "filled": True, "size": 55, "opacity": 1}, "encoding": {"tooltip": tips}},
+        ],
+    }  # fmt: skip
+    lower: Spec = {
+        "width": 430, "height": 70,
+        "mark": {"type": "line", "interpolate": "step-after", "strokeWidth": 2, "tooltip": None},
+        "encoding": {"x": encode("low", "confidence %", scale=scale), "color": colour, "strokeDash": dash,
+                     "y": encode("share", "units %", axis={"tickCount": 3})},
+    }  # fmt: skip
+    return {"data": {"values": rows}, "vconcat": [upper, lower], "spacing": 14}
 
 
-def draw_agreement_map(matrix: Agreement, titles: Sequence[str]) -> str | None:
-    """Draw a heat map of how often two systems choose the same label; a dash where they share no row."""
-    size = len(matrix.names)
-    if size < 2:
+def draw_agreement_map(matrix: Agreement, titles: Mapping[str, str]) -> Spec | None:
+    """Draw a heat map of how often two systems choose the same label; a dash where they share no row.
+
+    Args:
+        matrix: The shares.
+        titles: How tables call each system.
+    """
+    names = [titles.get(name, name) for name in matrix.names]
+    if len(names) < 2:
         return None
-    figure, (axes,) = make_panels(1, width=2.4 + 0.72 * size, height=1.7 + 0.5 * size)
     share_SS = 100 * matrix.share_SS
+    rows = [
+        {
+            "first": names[a], "second": names[b],
+            "share": None if np.isnan(share_SS[a, b]) else round_number(float(share_SS[a, b])),
+            "shown": ABSENT if np.isnan(share_SS[a, b]) else f"{share_SS[a, b]:.0f}",
+        }
+        for a, b in itertools.product(range(len(names)), repeat=2)
+    ]  # fmt: skip
     # at least five points of the scale, else systems that nearly agree would look far apart
     low = min(float(np.nanmin(share_SS)), 95.0)
-    image = axes.imshow(share_SS, cmap="cividis", vmin=low, vmax=100, aspect="auto")
-    for a, b in itertools.product(range(size), repeat=2):
-        share = share_SS[a, b]
-        unknown, dark = np.isnan(share), share < (low + 100) / 2
-        text, colour = (ABSENT, INK) if unknown else (f"{share:.0f}", "white" if dark else "black")
-        axes.text(b, a, text, ha="center", va="center", color=colour, fontsize=9)
-    names = [escape_math(name) for name in titles]
-    axes.set_xticks(range(size), names, rotation=35, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(size), names)
-    axes.grid(visible=False)
-    bar = figure.colorbar(image, ax=axes, fraction=0.05)
-    bar.set_label("same label, % of shared rows", color=INK)
-    bar.ax.tick_params(colors=INK)
-    return render_svg(figure)
+    tips = list_tips(first="first", second="second", shown="same label %")
+    return draw_heat_map(
+        rows, ("first", "second"), names, shown="shown", domain=(low, 100.0), tips=tips, titled=False
+    )  # fmt: skip
 
 
-def draw_weight_bars(weights: Mapping[str, Mapping[str, float]]) -> str | None:
+def draw_weight_bars(weights: Mapping[str, Mapping[str, float]]) -> Spec | None:
     """Draw the mean weight of each teacher in each language, stacked to 100 %.
 
     Args:
@@ -180,78 +237,43 @@ def draw_weight_bars(weights: Mapping[str, Mapping[str, float]]) -> str | None:
     languages = list(dict.fromkeys(language for by in weights.values() for language in by))
     if not languages:
         return None
-    figure, (axes,) = make_panels(1, width=6.4, height=1.3 + 0.42 * len(languages))
-    left = np.zeros(len(languages))
-    for at, (teacher, by) in enumerate(weights.items()):
-        share = np.asarray([100 * by.get(language, 0.0) for language in languages])
-        axes.barh(range(len(languages)), share, left=left, color=COLOURS[at % len(COLOURS)], height=0.7,
-                  label=escape_math(teacher), hatch="//" if at >= len(COLOURS) else None)  # fmt: skip
-        for row, value in enumerate(share):
-            if value >= LEAST_LABELLED:
-                middle = left[row] + value / 2
-                axes.text(middle, row, f"{value:.0f}", ha="center", va="center", fontsize=9, color="black")
-        left += share
-    axes.set_yticks(range(len(languages)), languages)
-    axes.invert_yaxis()
-    axes.set(xlabel="mean weight %", ylabel="language", xlim=(0, 100))
-    axes.grid(visible=False, axis="y")
-    draw_legend(axes, outside=True)
-    return render_svg(figure)
-
-
-def draw_weight_curves(curves: History) -> str | None:
-    """Draw the mean weight of each teacher over steps."""
-    lines = {n.split("/")[1]: n for n in curves if n.startswith("teacher/") and n.endswith("/weight")}
-    panel = CurvePanel("mean weight %", lines, scale=100.0, least=0.0)
-    return _draw_curves(curves, [panel], width=5.8, height=2.8, outside=True)
-
-
-@dataclass(frozen=True)
-class CurvePanel:
-    """One panel of curves over optimizer steps.
-
-    Attributes:
-        title: Of the y axis.
-        lines: Label to the name of the curve.
-        scale: Factor of the values.
-        least: Where the y axis begins; None lets the curves decide.
-        thick: Label of the curve that stands out.
-    """
-
-    title: str
-    lines: Mapping[str, str]
-    scale: float = 1.0
-    least: float | None = None
-    thick: str = ""
-
-
-def _draw_curves(
-    curves: History, panels: Sequence[CurvePanel], *, width: float, height: float, outside: bool = False
-) -> str | None:
-    """Draw the panels that have a curve side by side, each ``width`` x ``height`` inches."""
-    panels = [panel for panel in panels if panel.lines]
-    if not panels:
-        return None
-    figure, axes_list = make_panels(len(panels), width=width * len(panels) + 0.6, height=height)
-    for axes, panel in zip(axes_list, panels, strict=True):
-        for at, (label, name) in enumerate(panel.lines.items()):
-            thickness = 2.2 if label == panel.thick else 1.3
-            draw_line(axes, curves[name], label, at, scale=panel.scale, width=thickness)
-        axes.set(xlabel="optimizer step", ylabel=panel.title)
-        axes.set_ylim(bottom=panel.least)
-        draw_legend(axes, outside)
-    return render_svg(figure)
+    rows = []
+    for language in languages:
+        left = 0.0
+        for teacher, by in weights.items():
+            share = 100 * by.get(language, 0.0)
+            rows.append({
+                "teacher": teacher, "language": language, "low": round_number(left),
+                "high": round_number(left + share), "middle": round_number(left + share / 2),
+                "shown": f"{share:.1f}", "inside": f"{share:.0f}" if share >= LEAST_LABELLED else "",
+            })  # fmt: skip
+            left += share
+    x = encode("low", "mean weight %", scale={"domain": [0, 100]}, axis={"tickCount": 5})
+    return {
+        "data": {"values": rows},
+        "width": 430,
+        "height": {"step": 28},
+        "encoding": {
+            "y": name_rows("language", languages),
+            "tooltip": list_tips(teacher="teacher", language="language", shown="mean weight %"),
+        },
+        "layer": [
+            {
+                "mark": {"type": "bar", "height": {"band": 0.78}},
+                "encoding": {
+                    "x": x, "x2": {"field": "high"},
+                    "color": encode("teacher", None, "nominal", scale=choose_colours(list(weights), COLOURS),
+                                    legend=place_legend()),
+                },
+            },
+            {
+                "mark": {"type": "text"},
+                "encoding": {"x": encode("middle"), "text": {"field": "inside"}, "color": {"value": "black"}},
+            },
+        ],
+    }  # fmt: skip
 
 
 def _select(curves: History, *names: str) -> list[str]:
     """Return which of these curves have a point."""
     return [name for name in names if curves.get(name)]
-
-
-def _confidence(p: Predictions) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Return confidence and correctness of the covered, labelled units; empty where there are no labels."""
-    counted_N = p.covered_N & (p.labels_N != UNLABELLED)
-    if not counted_N.any() or not p.logits_NC.shape[1]:
-        return np.zeros(0), np.zeros(0, dtype=bool)
-    logp_NC = log_softmax(p.logits_NC[counted_N])
-    return np.exp(logp_NC.max(axis=1)), logp_NC.argmax(axis=1) == p.labels_N[counted_N]

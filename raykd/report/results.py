@@ -10,10 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+
+from raykd.distill.signals import UNLABELLED
+from raykd.report.evaluations.result import CalibrationBin
+from raykd.tasks.scores.classes import ClassScores
+from raykd.tasks.scores.classification import ECE_BINS, compute_calibration_bins, log_softmax
 
 Role = Literal["teacher", "ensemble", "baseline", "student"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -37,6 +42,7 @@ class Predictions:
         ms_per_1000: Milliseconds for 1,000 texts; None was not measured.
         megabytes: Of the weights on disk; the sum over an ensemble; None is not known.
         timed_on: Threads and device of `ms_per_1000`, in words; None is not known.
+        classes: Scores by class and the confusion table, over all languages; None for a task without classes.
         plain: Whether it is a student that no teacher taught.
         constant: The one answer it gives to every row although the gold labels differ, in words ("label negative");
             None where its answers differ.
@@ -54,6 +60,7 @@ class Predictions:
     constant: str | None = None
     megabytes: float | None = None
     timed_on: str | None = None
+    classes: ClassScores | None = None
 
     def __post_init__(self) -> None:
         units = {len(self.logits_NC), len(self.covered_N), len(self.labels_N), len(self.languages)}
@@ -89,6 +96,51 @@ class Agreement:
 
     names: tuple[str, ...]
     share_SS: NDArray[np.float64]
+
+    def to_json(self) -> dict[str, object]:
+        """Return plain data. NaN becomes None."""
+        known = [[None if np.isnan(share) else share for share in line] for line in self.share_SS.tolist()]
+        return {"names": list(self.names), "share": known}
+
+    @classmethod
+    def from_json(cls, tree: Mapping[str, Any]) -> Agreement:
+        """Return what `to_json` gave."""
+        return cls(tuple(tree["names"]), np.asarray(tree["share"], dtype=np.float64))
+
+
+@dataclass(frozen=True)
+class CalibrationCurve:
+    """How often a system is right, over how sure it is.
+
+    Attributes:
+        system: How tables call it.
+        units: Labelled units that it answered.
+        bins: 15 equal ranges of probability.
+    """
+
+    system: str
+    role: Role
+    units: int
+    bins: tuple[CalibrationBin, ...]
+
+
+def measure_calibration(system: Predictions, title: str) -> CalibrationCurve | None:
+    """Return a system's calibration over all languages; None where nothing it answered has a label to choose.
+
+    Args:
+        system: What it answered.
+        title: How tables call it.
+    """
+    counted_N = system.covered_N & (system.labels_N != UNLABELLED)
+    if not counted_N.any() or not system.logits_NC.shape[1]:
+        return None
+    logp_NC = log_softmax(system.logits_NC[counted_N])
+    right_N = logp_NC.argmax(axis=1) == system.labels_N[counted_N]
+    bins = compute_calibration_bins(np.exp(logp_NC.max(axis=1)), right_N)
+    return CalibrationCurve(
+        title, system.role, int(counted_N.sum()),
+        tuple(CalibrationBin(at / ECE_BINS, (at + 1) / ECE_BINS, *values) for at, values in enumerate(bins)),
+    )  # fmt: skip
 
 
 def score_by_language(languages: Sequence[str], counted_B: NDArray[np.bool_], measure: Measure) -> Score:

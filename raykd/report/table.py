@@ -44,6 +44,10 @@ RATIO_REMARK = (
     "x smaller, x faster: than the teachers together, where a text goes to the teachers of its language; a ratio of "
     "times needs equal threads and devices"
 )
+MACRO = "macro"
+"""Language of a row of results that holds the mean over languages."""
+COST_KEYS = ("parameters", "megabytes", "ms_per_1000")
+"""Keys of such a row that say what the system costs."""
 CONSTANT_MARK = "(!)"
 """Mark of a system that gives the same answer to every row."""
 Row = dict[str, object]
@@ -182,8 +186,8 @@ class ResultTable:
                 {**head, "language": x, "rows": s.rows[x], **values} for x, values in s.by_language.items()
             ]
             if s.macro is not None:
-                mean = {"language": "macro", "covers": ",".join(s.by_language), "rows": sum(s.rows.values())}
-                cost = {"parameters": p.parameters, "megabytes": p.megabytes, "ms_per_1000": p.ms_per_1000}
+                mean = {"language": MACRO, "covers": ",".join(s.by_language), "rows": sum(s.rows.values())}
+                cost = {key: getattr(p, key) for key in COST_KEYS}
                 flat.append({**head, **mean, **s.macro, **cost})
         return flat
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from raykd.report.drawing import COLOURS, GREY
+from raykd.report.charts import COLOURS, GREY
 from raykd.timeline import OTHER, Share, Span, compute_shares, get_active
 
 TIME_TITLE = "Where the time went"

@@ -42,7 +42,7 @@ from raykd.student.overrides import describe_overruled_keys
 from raykd.timeline import stage
 
 log = logging.getLogger("raykd.runs")
-SCORING = ("transformers.modeling_utils", "mlflow.pyfunc", "matplotlib.backends.backend_svg")
+SCORING = ("transformers.modeling_utils", "mlflow.pyfunc")
 """Modules that scoring, the report and the record of the student's model need, and that take seconds to import."""
 
 

@@ -27,9 +27,11 @@ from raykd.report.costs import CostTable
 from raykd.report.ensembles.page import FILE as ENSEMBLE_FILE
 from raykd.report.ensembles.page import write_ensemble_page
 from raykd.report.fitted_table import FittedTable
-from raykd.report.page import RunReport, draw_run_figures, write_run_page
+from raykd.report.page import write_run_page
 from raykd.report.plots import collect_curves
-from raykd.report.table import ResultTable
+from raykd.report.results import compute_agreement, measure_calibration
+from raykd.report.run_report import RunReport
+from raykd.report.table import ResultTable, format_system
 from raykd.report.time_bar import make_time_bar
 from raykd.scoring.ensembles.agreement import name_score
 from raykd.scoring.notes import collect_notes
@@ -124,15 +126,14 @@ def conclude_task(
     if student.data.held_out in student.data.judged:
         systems = [(predictions, name_score(scores)) for predictions, scores in systems]
     report = _make_report(student, tuple(systems), teachers, curve, ending, tracker)
-    pictures = draw_run_figures(report)
-    page = write_run_page(report, folder.path / "report.html", pictures)
+    page = write_run_page(report, folder.path / "report.html")
     if report.ensemble is not None:
         write_ensemble_page(report.ensemble, folder.path)
     last_step = max((p.step for p in curve), default=0)
     metrics = {**teachers.to_metrics(), **_list_table_metrics(report.table)}
     tracker.log_points([Point(last_step, metrics).with_task(task)])
     _set_tags(tracker, task, student, teachers)
-    _record(tracker, task, student, report, page, pictures)
+    _record(tracker, task, student, report, page)
     logged = _log_student(tracker, student)
     places = [f"student  {student.output}"]
     return Outcome(
@@ -169,6 +170,7 @@ def _make_report(
     for name, count in teachers.counters.items():
         key = f"teacher {name} rows answered / forwarded"
         facts[key] = f"{count['answered']:,.0f} / {count['forwarded']:,.0f}"
+    calibration = [measure_calibration(p, format_system(p)) for p, _ in systems if p.role != "teacher"]
     facts |= {f"teacher {name} restarts": f"{count}" for name, count in teachers.restarts.items() if count}
     return RunReport(
         title=config.name,
@@ -186,6 +188,8 @@ def _make_report(
         costs=teachers.costs,
         times=make_time_bar(),
         ensemble=teachers.ensemble,
+        agreement=compute_agreement([p for p, _ in systems]),
+        calibration=tuple(curve for curve in calibration if curve is not None),
     )
 
 
@@ -234,14 +238,12 @@ def _record(
     student: TaskJob,
     report: RunReport,
     page: Path,
-    pictures: Mapping[str, tuple[str, str]],
 ) -> None:
     rows, costs = report.table.to_rows(), report.costs
     markdown = report.table.to_markdown() + ("" if costs is None else f"\n{costs.to_markdown()}")
     record_report(
         tracker,
         page,
-        pictures,
         tables={"results.json": rows if costs is None else costs.merge_into(rows)},
         texts={"results.md": markdown, "run.yaml": dump_run(student.config), **_dump_ensemble(report)},
         environment=report.environment,

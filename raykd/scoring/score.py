@@ -111,7 +111,10 @@ def measure_system(
         ms_per_1000,
         plain,
     )
-    return replace(predictions, constant=_find_constant_label(config, predictions)), scores
+    counted = np.flatnonzero(asked_B & rows.labelled)
+    classes = config.task.score_classes(answers.take(counted), rows.take(counted), config.data.labels)
+    constant = _find_constant_label(config, predictions)
+    return replace(predictions, constant=constant, classes=classes), scores
 
 
 def _find_constant_label(config: RunConfig, answers: Predictions) -> str | None:

@@ -23,7 +23,7 @@ from raykd.errors import LabelMismatchError
 from raykd.head import Head
 from raykd.spec import Spec
 from raykd.tasks.forms import RowForm
-from raykd.tasks.scores.classes import ClassAnswers
+from raykd.tasks.scores.classes import ClassAnswers, ClassScores, compute_class_scores
 from raykd.tasks.scores.intervals import RowShares
 from raykd.tasks.signature import Signature
 from raykd.text.batch import TextBatch
@@ -270,6 +270,13 @@ class TaskBase(Spec):
     ) -> ClassAnswers | None:
         """Return gold and prediction of labelled rows by class; None for a task whose answers are of no class."""
         return None
+
+    def score_classes(
+        self, answers: SystemAnswers, rows: TextBatch, labels: Sequence[str]
+    ) -> ClassScores | None:
+        """Score each class on labelled rows; None for a task without classes, or where no class occurs."""
+        compared = self.compare_classes(answers, rows, labels)
+        return compute_class_scores(compared) if compared is not None and len(compared.gold_X) else None
 
     def measure_confidence(
         self, answers: SystemAnswers, rows: TextBatch, labels: Sequence[str]

@@ -8,7 +8,7 @@ read here. Population based training finds a schedule and not one setting, so it
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from raykd.driver.teacher_counts import count_finished_starts
 from raykd.folders.folder import RunFolder
 from raykd.parse import JsonObject
 from raykd.point import Point
-from raykd.report.sweeps.page import draw_sweep_figures, write_sweep_page
+from raykd.report.sweeps.page import write_sweep_page
 from raykd.report.sweeps.trial_table import TrialTable
 from raykd.report.sweeps.trials import SweepReport
 from raykd.spaces.domains import LogUniformDomain
@@ -83,12 +83,11 @@ def conclude_sweep(
     if report.best is not None:
         report = replace(report, best_yaml=dump_run(build_best_run(plan, journal.trials[report.best.name])))
         best_path.write_text(report.best_yaml, encoding="utf-8")
-    pictures = draw_sweep_figures(report)
-    page = write_sweep_page(report, folder.path / "report.html", pictures)
+    page = write_sweep_page(report, folder.path / "report.html")
     table = TrialTable(report)
     (folder.path / "trials.csv").write_text(table.to_csv(), encoding="utf-8")
     (folder.path / "results.md").write_text(table.to_markdown(), encoding="utf-8")
-    _log(tracker, report, table, page, pictures, journal)
+    _log(tracker, report, table, page, journal)
     failed = report.by_status.get("failed", 0)
     return SweepOutcome(
         report=report,
@@ -206,7 +205,6 @@ def _log(
     report: SweepReport,
     table: TrialTable,
     page: Path,
-    pictures: Mapping[str, tuple[str, str]],
     journal: Journal,
 ) -> None:
     values: dict[str, float] = {f"sweep/{status}": float(n) for status, n in report.by_status.items()}
@@ -226,7 +224,6 @@ def _log(
     record_report(
         tracker,
         page,
-        pictures,
         tables={"trials.json": table.to_rows()},
         texts={"trials.csv": table.to_csv(), "space.yaml": report.space_yaml},
         environment=report.environment,

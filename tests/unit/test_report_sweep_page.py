@@ -1,10 +1,7 @@
 """The page of a sweep is one file, safe, whole, and says the same numbers as the trials."""
 
-import base64
 import dataclasses
-import hashlib
 import re
-from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -20,6 +17,7 @@ from raykd.report.sweeps.page import (
     write_sweep_page,
 )
 from raykd.report.sweeps.trial_table import TrialTable
+from tests.charts import NODE, draw_in_node, read_rows, strip_scripts
 from tests.made_trials import made_sweep, report_of, row
 from tests.unit.test_report_page import Reader
 
@@ -31,9 +29,7 @@ TEACHERS = {
 
 
 def page_of(report, path):
-    html = write_sweep_page(report, path / "out" / "sweep.html", draw_sweep_figures(report)).read_text(
-        encoding="utf-8"
-    )
+    html = write_sweep_page(report, path / "out" / "sweep.html").read_text(encoding="utf-8")
     reader = Reader()
     reader.feed(html)
     return html, reader
@@ -53,15 +49,12 @@ def page(report, tmp_path_factory):
     return page_of(report, tmp_path_factory.mktemp("page"))
 
 
-def test_nothing_is_loaded_and_only_the_sorting_script_may_run(page):
+def test_nothing_is_loaded_from_anywhere(page):
     html, read = page
-    without_namespaces = re.sub(r'xmlns(:\w+)?="[^"]*"', "", html)
-    assert not re.search(r"https?:|//[a-z]|@import|url\((?!#)", without_namespaces)
+    assert not re.search(r"https?:|//[a-z]|@import|url\((?!#)", strip_scripts(html))
     assert all(link.startswith("#") for link in read.links)
-    assert not {"link", "iframe", "object"} & set(read.tags) and read.tags.count("script") == 1
-    script = re.search(r"<script>(.*?)</script>", html, re.DOTALL)[1]
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    assert f"script-src 'sha256-{digest}'\"" in html and "default-src 'none'" in html
+    assert not {"link", "iframe", "object"} & set(read.tags)
+    assert len(re.findall("<script>", html)) == 2 and "default-src 'none'" in html
 
 
 def test_names_are_escaped_and_the_page_is_well_formed(page):
@@ -117,7 +110,7 @@ def test_counters_of_teachers_are_shown_as_they_are(report):
     assert lines[1] == ["multi", "3,000", "87,000", "3,200", "–"]
 
 
-def test_every_plot_is_drawn_and_is_valid_svg(report):
+def test_every_chart_is_drawn_from_the_trials(report):
     drawn = draw_sweep_figures(report)
     assert set(drawn) == {
         "objective",
@@ -127,11 +120,19 @@ def test_every_plot_is_drawn_and_is_valid_svg(report):
         "slices",
         "rungs",
     }
-    for svg, caption in drawn.values():
-        assert ElementTree.fromstring(svg).tag.endswith("svg")
-        assert caption and "currentColor" in svg
-        assert "nan" not in re.sub(r'd="[^"]*"', "", svg).lower()
-        assert len(svg) < 400_000
+    assert all(caption for _, caption in drawn.values())
+    shown = {row["trial"]: row for row in read_rows(drawn["objective"][0]) if "trial" in row}
+    for t in report.trials:
+        if t.score is not None:
+            assert shown[t.name]["shown"] == f"{100 * t.score:.2f}" and shown[t.name]["status"] == t.status
+    shares = {row["key"]: row["share"] for row in read_rows(drawn["importance"][0]) if "key" in row}
+    assert shares == {k.label: pytest.approx(100 * k.share, rel=1e-5) for k in report.importance.keys}
+
+
+@pytest.mark.skipif(NODE is None, reason="needs node")
+def test_the_library_draws_every_chart(report):
+    for name, found in draw_in_node(draw_sweep_figures(report)).items():
+        assert found["warnings"] == [] and "NaN" not in found["svg"], (name, found["warnings"])
 
 
 def test_plots_without_data_are_none():

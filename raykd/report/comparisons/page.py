@@ -5,24 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 
 from raykd.report.comparisons.differences import PairedDifference
+from raykd.report.comparisons.plots import draw_comparison_figures
 from raykd.report.comparisons.results import ComparisonReport
 from raykd.report.comparisons.tables import ComparisonTables
 from raykd.report.formats import format_metric_name
-from raykd.report.html import Pictures, render_sort_script, write_html
+from raykd.report.html import write_html
 from raykd.tasks.scores.metrics import is_higher_better
 
 MOST_CARDS = 3
 """Differences that are shown above the tables."""
 
 
-def write_comparison_page(report: ComparisonReport, path: Path, pictures: Pictures) -> Path:
-    """Write the page, with what `draw_comparison_figures` drew, and return its path."""
+def write_comparison_page(report: ComparisonReport, path: Path) -> Path:
+    """Write the page and return its path."""
     tables = ComparisonTables(report)
     missing = "; ".join(report.list_missing())
     return write_html(
         path,
         "comparison.html.j2",
-        pictures,
+        draw_comparison_figures(report),
         report=report,
         conclusions=tables.conclusions(),
         headline=_list_cards(report),
@@ -40,7 +41,6 @@ def write_comparison_page(report: ComparisonReport, path: Path, pictures: Pictur
         costs=tables.cost_cells(),
         everything=tables.all_cells(),
         arms=tables.arm_cells(),
-        **render_sort_script(),
     )
 
 

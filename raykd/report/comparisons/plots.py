@@ -1,225 +1,249 @@
 """Draw a comparison: every seed of every arm, the differences, quality against cost, and curves over labelled rows.
 
 Decision record: every seed is drawn, not only means and intervals. With five seeds a reader can see the one that makes
-the difference. Arms keep their order in all plots, so that the eye finds them again.
+the difference. Arms keep their order in all charts, so that the eye finds them again.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
-from raykd.report.comparisons.costs import summarize_costs
-from raykd.report.comparisons.differences import PairedDifference, find_scale
-from raykd.report.comparisons.results import ArmResult, ComparisonReport
-from raykd.report.drawing import (
+from raykd.report.charts import (
     COLOURS,
     GREY,
     INK,
-    add_halo,
-    draw_legend,
-    escape_math,
-    make_panels,
-    render_svg,
+    Charts,
+    Spec,
+    add_captions,
+    choose_colours,
+    draw_rule,
+    encode,
+    join_panels,
+    list_tips,
+    name_rows,
+    place_legend,
+    round_number,
 )
-from raykd.report.formats import choose_unit, format_count, format_metric_name
-from raykd.report.html import Pictures, add_captions
+from raykd.report.classes import draw_confusions
+from raykd.report.comparisons.costs import summarize_costs
+from raykd.report.comparisons.differences import PairedDifference, find_scale
+from raykd.report.comparisons.results import ArmResult, ArmScore, ComparisonReport
+from raykd.report.comparisons.tables import format_score
+from raykd.report.formats import ABSENT, choose_unit, format_count
 from raykd.tasks.scores.metrics import find_metric_title, is_higher_better
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-SEED, MEAN = COLOURS[1], INK
-"""Colours of one seed and of a mean with its interval."""
-BELOW = 0.22
-"""How far below its mean a seed is drawn, in rows, so that the interval does not hide it."""
+SEED = COLOURS[1]
+"""Colour of one seed."""
+BELOW = 6
+"""How far below its mean a seed is drawn, in pixels, so that the interval does not hide it."""
 WIDE = 3.0
 """Costs that differ by this factor have a logarithmic axis."""
-LONGEST_NAME = 30
-"""Characters of an arm's name on an axis."""
 CAPTIONS = {
     "arms": "Left: each arm's score, a dot for each seed. Right: the difference to the arm's partner, seed by seed. "
-    "The black mark is the mean with Student's t 95 % interval.",
+    "The dark mark is the mean with Student's t 95 % interval.",
     "cost": "Quality against what a student costs, means over the seeds with 95 % intervals. The line joins the arms "
     "that no other arm beats in both; these and the baseline are named.",
+    "confusions": "Arm {}, the one with the best mean, over all its seeds: which class of gold (down) is taken for "
+    "which (across). Colours are shares of each row.",
     "budget": "Quality over the number of labelled rows per language, means over the seeds with 95 % intervals.",
 }
 
 
-def draw_comparison_figures(report: ComparisonReport) -> Pictures:
-    """Draw all plots that there is data for."""
-    drawn = {"arms": draw_arms(report), "cost": draw_costs(report), "budget": draw_budget(report)}
-    return add_captions(drawn, CAPTIONS)
+def draw_comparison_figures(report: ComparisonReport) -> Charts:
+    """Draw all charts that there is data for."""
+    best = find_best_arm(report)
+    drawn = {
+        "arms": draw_arms(report),
+        "cost": draw_costs(report),
+        "budget": draw_budget(report),
+        "confusions": None if best is None else draw_confusions(best.sum_classes()),
+    }
+    captions = {**CAPTIONS, "confusions": CAPTIONS["confusions"].format(best.name if best else "")}
+    return add_captions(drawn, captions)
 
 
-def draw_arms(report: ComparisonReport) -> str | None:
+def find_best_arm(report: ComparisonReport) -> ArmResult | None:
+    """Return the arm with the best mean; None where nothing was measured."""
+    sign = 1 if is_higher_better(report.metric) else -1
+    known = [(arm, score) for arm in report.arms if (score := report.average(arm)) is not None]
+    return max(known, key=lambda one: sign * one[1].mean)[0] if known else None
+
+
+def draw_arms(report: ComparisonReport) -> Spec | None:
     """Draw the scores of all arms, and beside them the paired differences."""
     arms = [arm for arm in report.arms if report.average(arm) is not None]
     if not arms:
         return None
-    scale = find_scale(report.metric)
-    figure, (left, right) = make_panels(2, width=10.5, height=max(2.6, 1.1 + 0.34 * len(arms)), sharey=True)
-    found = {d.arm: d for d in report.main_differences}
-    for at, arm in enumerate(arms):
+    names, scale = [arm.name for arm in arms], find_scale(report.metric)
+    means, seeds = [], []
+    for arm in arms:
         score = report.average(arm)
-        values = list(arm.read_scores(report.main_name).values())
         if score is not None:
-            _draw_row(
-                left, at, [scale * v for v in values], scale * score.mean, _scaled(score.interval, scale)
-            )
-        if arm.name in found:
-            _draw_difference(right, at, report, arm, found[arm.name])
-    left.set_yticks(range(len(arms)), [_shorten(arm.name) for arm in arms])
-    left.invert_yaxis()
-    left.set_xlabel(f"{report.split} {find_metric_title(report.metric)}")
+            means.append(_describe_mean(report, arm.name, score))
+        seeds += [
+            {"arm": arm.name, "seed": seed, "value": round_number(scale * value),
+             "shown": format_score(report.metric, value)}
+            for seed, value in arm.read_scores(report.main_name).items()
+        ]  # fmt: skip
+    title = f"{report.split} {find_metric_title(report.metric)}"
+    left = _draw_rows(names, means, seeds, title, "mean")
+    found = [d for d in report.main_differences if d.arm in names]
+    if not found:
+        return left
+    apart = [
+        {"arm": d.arm, "seed": seed, "value": round_number(scale * (one - two)), "shown": d.format(one - two)}
+        for d in found
+        for seed, one, two in report.list_pairs(report.find_arm(d.arm), report.main_name)
+    ]
     unit = choose_unit(report.metric)
-    right.set_xlabel(f"difference {unit}".rstrip())
-    right.axvline(0, color=INK, lw=0.8, ls=":")
-    if scale == 100:
-        left.set_xlim(*_within_rates(left.get_xlim()))
-    for axes in (left, right):
-        axes.margins(x=0.08)
-        axes.grid(visible=False, axis="y")
-    return render_svg(figure)
+    right = _draw_rows(
+        names, [_describe_difference(d) for d in found], apart, f"difference {unit}".rstrip(), "mean difference"
+    )  # fmt: skip
+    right["layer"].insert(0, draw_rule("x", 0.0))
+    right["encoding"]["y"]["axis"] = {"labels": False, "ticks": False, "domain": False, "grid": False}
+    return join_panels([left, right])
 
 
-def _draw_difference(
-    axes: Axes, at: int, report: ComparisonReport, arm: ArmResult, d: PairedDifference
-) -> None:
-    scale = d.scale
-    apart = [scale * (one - two) for _, one, two in report.list_pairs(arm, report.main_name)]
-    _draw_row(axes, at, apart, scale * d.mean, _scaled(d.interval, scale))
+def _describe_mean(report: ComparisonReport, name: str, score: ArmScore) -> Spec:
+    scale = find_scale(report.metric)
+    low, high = score.interval or (score.mean, score.mean)
+    return {
+        "arm": name, "value": round_number(scale * score.mean), "low": round_number(_bound(scale * low, scale)),
+        "high": round_number(_bound(scale * high, scale)), "shown": format_score(report.metric, score.mean),
+        "interval": ABSENT if score.interval is None else
+        f"{format_score(report.metric, low)} to {format_score(report.metric, high)}",
+    }  # fmt: skip
 
 
-def _draw_row(
-    axes: Axes, at: int, values: list[float], mean: float, interval: tuple[float, float] | None
-) -> None:
-    axes.scatter(values, [at + BELOW] * len(values), color=SEED, s=16, alpha=0.7, zorder=2, linewidths=0)
-    if interval is not None:
-        axes.plot(interval, [at, at], color=MEAN, lw=1.6, zorder=3)
-    axes.scatter([mean], [at], marker="D", s=24, c=MEAN, zorder=4)
+def _describe_difference(d: PairedDifference) -> Spec:
+    low, high = d.interval or (d.mean, d.mean)
+    return {
+        "arm": d.arm, "value": round_number(d.scale * d.mean), "low": round_number(d.scale * low),
+        "high": round_number(d.scale * high), "shown": d.format(d.mean),
+        "interval": d.format_interval(d.interval) or ABSENT,
+    }  # fmt: skip
 
 
-def draw_costs(report: ComparisonReport) -> str | None:
+def _draw_rows(names: Sequence[str], means: list[Spec], seeds: list[Spec], title: str, what: str) -> Spec:
+    """Draw a line for each arm: its mean with the interval, and each seed a little below."""
+    x = encode("value", title, scale={"zero": False})
+    tips = list_tips(arm="arm", shown=what, interval="95 % interval")
+    return {
+        "width": 360,
+        "height": {"step": 30},
+        "encoding": {"y": name_rows("arm", names), "x": x},
+        "layer": [
+            {
+                "data": {"values": seeds},
+                "mark": {"type": "point", "filled": True, "size": 26, "color": SEED, "opacity": 0.75, "yOffset": BELOW},
+                "encoding": {"tooltip": list_tips(arm="arm", seed="seed", shown=title)},
+            },
+            {
+                "data": {"values": means},
+                "mark": {"type": "rule", "strokeWidth": 1.6},
+                "encoding": {"x": encode("low", title), "x2": {"field": "high"}},
+            },
+            {
+                "data": {"values": means},
+                "mark": {"type": "point", "filled": True, "shape": "diamond", "size": 75, "color": INK, "opacity": 1},
+                "encoding": {"tooltip": tips},
+            },
+        ],
+    }  # fmt: skip
+
+
+def draw_costs(report: ComparisonReport) -> Spec | None:
     """Draw quality against parameters, where they differ, and against the processor seconds of the training."""
     known_costs = summarize_costs(report)
     costs = [(arm, known_costs.get(arm.name)) for arm in report.arms if report.average(arm) is not None]
     known = [(arm, cost) for arm, cost in costs if cost is not None]
-    sizes = {cost.parameters for _, cost in known}
     panels = []
-    if len(sizes) > 1:
+    if len({cost.parameters for _, cost in known}) > 1:
         panels.append(("parameters", [(arm, float(cost.parameters)) for arm, cost in known]))
     if len(known) > 1 and all(cost.cpu_s > 0 for _, cost in known):
         panels.append(("CPU seconds of a training", [(arm, cost.cpu_s) for arm, cost in known]))
-    if not panels:
-        return None
-    figure, axes_list = make_panels(len(panels), width=5.25 * max(2, len(panels)), height=3.6, sharey=True)
-    for axes, (label, points) in zip(axes_list, panels, strict=True):
-        _draw_front(axes, report, points)
-        _scale_costs(axes, label, [cost for _, cost in points])
-        axes.margins(x=0.25, y=0.15)
-    axes_list[0].set_ylabel(f"{report.split} {find_metric_title(report.metric)}")
-    if find_scale(report.metric) == 100:
-        axes_list[0].set_ylim(*_within_rates(axes_list[0].get_ylim()))
-    return render_svg(figure)
+    return join_panels([_draw_front(report, label, points) for label, points in panels])
 
 
-def _scale_costs(axes: Axes, label: str, costs: list[float]) -> None:
-    """Scale the axis of a cost: logarithmic where arms differ much, with plain numbers."""
-    from matplotlib.ticker import LogLocator, NullLocator
-
-    is_wide = max(costs) >= WIDE * min(costs)
-    if is_wide:
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(
-        lambda value, at: format_count(round(value)) if value >= 1000 else f"{value:g}"
-    )
-    axes.set_xlabel(f"{label} (logarithmic)" if is_wide else label)
-
-
-def _draw_front(axes: Axes, report: ComparisonReport, points: list[tuple[ArmResult, float]]) -> None:
-    scale, sign = find_scale(report.metric), 1 if is_higher_better(report.metric) else -1
-    placed = []
+def _draw_front(report: ComparisonReport, label: str, points: list[tuple[ArmResult, float]]) -> Spec:
+    """Draw arms over a cost, and the line of those that no other arm beats in both."""
+    sign = 1 if is_higher_better(report.metric) else -1
+    rows = []
     for arm, cost in points:
         score = report.average(arm)
         if score is not None:
-            placed.append((cost, scale * score.mean, _scaled(score.interval, scale), arm.name))
-    placed.sort(key=lambda p: (p[0], -sign * p[1]))
-    front, best = [], float("-inf")
-    for cost, mean, _, _ in placed:
-        if sign * mean > best:
-            best = sign * mean
-            front.append((cost, mean))
-    axes.step(*zip(*front, strict=True), where="post", color=GREY, lw=1.0, zorder=1)
-    for cost, mean, interval, name in placed:
-        if interval is not None:
-            axes.plot([cost, cost], interval, color=GREY, lw=1.0, zorder=2)
-        on_front = (cost, mean) in front
-        axes.scatter([cost], [mean], s=26, color=SEED if on_front else GREY, zorder=3)
-        if not on_front and name != report.baseline:
-            continue  # arms of one cost lie upon one another, and the table names them
-        offset = (5, 3) if on_front else (5, -11)
-        text = axes.annotate(
-            escape_math(_shorten(name)),
-            (cost, mean),
-            offset,
-            textcoords="offset points",
-            fontsize=8,
-            color=INK,
-        )
-        add_halo(text)
+            shown = format_count(round(cost)) if cost >= 1000 else f"{cost:.3g}"
+            rows.append(
+                {**_describe_mean(report, arm.name, score), "cost": round_number(cost), "paid": shown}
+            )
+    rows.sort(key=lambda row: (row["cost"], -sign * row["value"]))
+    best = float("-inf")
+    for row in rows:
+        row["front"] = sign * row["value"] > best
+        best = max(best, sign * row["value"])
+        # arms of one cost lie upon one another, and the table names them
+        row["named"] = row["arm"] if row["front"] or row["arm"] == report.baseline else ""
+    costs = [row["cost"] for row in rows]
+    is_wide = max(costs) >= WIDE * min(costs)
+    x = encode("cost", f"{label} (logarithmic)" if is_wide else label, axis={"format": "~s", "tickCount": 5},
+               scale={"type": "log" if is_wide else "linear", "zero": False, "nice": False, "padding": 40})  # fmt: skip
+    title = f"{report.split} {find_metric_title(report.metric)}"
+    y = encode("value", title, scale={"zero": False, "padding": 16})
+    colour = {"condition": {"test": "datum.front", "value": SEED}, "value": GREY}
+    return {
+        "width": 410,
+        "height": 260,
+        "data": {"values": rows},
+        "encoding": {"x": x, "y": y},
+        "layer": [
+            {"transform": [{"filter": "datum.front"}],
+             "mark": {"type": "line", "interpolate": "step-after", "color": GREY, "strokeWidth": 1}},
+            {"mark": {"type": "rule", "color": GREY}, "encoding": {"y": encode("low", title), "y2": {"field": "high"}}},
+            {"mark": {"type": "point", "filled": True, "size": 55, "opacity": 1}, "encoding": {
+                "color": colour,
+                "tooltip": list_tips(arm="arm", paid=label, shown=title, interval="95 % interval")}},
+            {"mark": {"type": "text", "align": "left", "dx": 7, "dy": -7, "fontSize": 11, "limit": 180},
+             "encoding": {"text": {"field": "named"}}},
+        ],
+    }  # fmt: skip
 
 
-def draw_budget(report: ComparisonReport) -> str | None:
+def draw_budget(report: ComparisonReport) -> Spec | None:
     """Draw quality over the number of labelled rows, a curve for each way to learn; None without such arms."""
-    counts = {arm.labelled for arm in report.arms if arm.labelled is not None}
+    counts = sorted({arm.labelled for arm in report.arms if arm.labelled is not None})
     if len(counts) < 2:
         return None
-    scale = find_scale(report.metric)
-    figure, (axes,) = make_panels(1, width=6.4, height=3.8)
-    curves: dict[str, list[ArmResult]] = {}
+    rows = []
     for arm in report.arms:
-        if arm.labelled is not None:
+        score = report.average(arm)
+        if arm.labelled is not None and score is not None:
             kind = arm.name.removeprefix(f"labelled_{arm.labelled}").strip("_").replace("_", " ")
-            curves.setdefault(kind or "teachers of the run", []).append(arm)
-    for at, (label, arms) in enumerate(curves.items()):
-        points = []
-        for arm in sorted(arms, key=lambda arm: arm.labelled or 0):
-            score = report.average(arm)
-            if score is not None and arm.labelled is not None:
-                points.append((arm.labelled, scale * score.mean))
-                if score.interval is not None:
-                    ends = _scaled(score.interval, scale)
-                    axes.plot([arm.labelled] * 2, ends or (), color=COLOURS[at], lw=1.4, alpha=0.7)
-        if points:
-            axes.plot(*zip(*points, strict=True), marker="o", ms=4, lw=1.3, color=COLOURS[at], label=label)
-    axes.set_xscale("log")
-    axes.set_xticks(
-        sorted(c for c in counts if c is not None), [f"{c:,}" for c in sorted(c for c in counts if c)]
-    )
-    axes.minorticks_off()
-    axes.set_xlabel("labelled rows per language (logarithmic)")
-    axes.set_ylabel(
-        f"{report.split} {format_metric_name(report.metric)} {choose_axis_unit(report.metric)}".rstrip()
-    )
-    draw_legend(axes)
-    return render_svg(figure)
+            group = kind or "teachers of the run"
+            rows.append({**_describe_mean(report, arm.name, score), "group": group, "labelled": arm.labelled})
+    title = f"{report.split} {find_metric_title(report.metric)}"
+    groups = list(dict.fromkeys(row["group"] for row in rows))
+    scale = {"type": "log", "nice": False, "padding": 20}
+    axis = {"values": counts, "format": ",d", "grid": False}
+    x = encode("labelled", "labelled rows per language (logarithmic)", scale=scale, axis=axis)
+    return {
+        "width": 430,
+        "height": 270,
+        "data": {"values": rows},
+        "encoding": {
+            "x": x,
+            "y": encode("value", title, scale={"zero": False}),
+            "color": encode("group", None, "nominal", scale=choose_colours(groups, COLOURS), legend=place_legend()),
+        },
+        "layer": [
+            {"mark": {"type": "rule", "strokeWidth": 1.5, "opacity": 0.7},
+             "encoding": {"y": encode("low", title), "y2": {"field": "high"}}},
+            {"mark": {"type": "line", "strokeWidth": 1.6}},
+            {"mark": {"type": "point", "filled": True, "size": 55, "opacity": 1}, "encoding": {"tooltip": list_tips(
+                arm="arm", labelled="labelled rows per language", shown=title, interval="95 % interval")}},
+        ],
+    }  # fmt: skip
 
 
-def choose_axis_unit(metric: str) -> str:
-    """Return the unit of a metric on an axis."""
-    return "%" if find_scale(metric) == 100 else ""
-
-
-def _scaled(interval: tuple[float, float] | None, scale: float) -> tuple[float, float] | None:
-    return None if interval is None else (scale * interval[0], scale * interval[1])
-
-
-def _within_rates(ends: tuple[float, float]) -> tuple[float, float]:
-    """Return the ends of an axis of per cent: a wide interval may reach where no rate is."""
-    return max(ends[0], -2.0), min(ends[1], 102.0)
-
-
-def _shorten(name: str) -> str:
-    return escape_math(name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…")
+def _bound(value: float, scale: float) -> float:
+    """Return an end of an interval as it is drawn: a wide one may reach where no rate is."""
+    return min(max(value, 0.0), 100.0) if scale == 100 else value

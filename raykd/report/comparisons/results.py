@@ -28,6 +28,7 @@ from raykd.report.comparisons.statistics import (
     correct_p_values,
 )
 from raykd.report.results import Role
+from raykd.tasks.scores.classes import ClassScores
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class TrainedStudent:
 
     Attributes:
         scores: By ``split/language/metric`` (language ``macro`` is the mean): ``test/macro/accuracy``.
-        by_class: F1 of each class on the rows that arms are compared on; empty where there are no classes.
+        classes: Scores by class on the rows that arms are compared on; None where there are no classes.
         parameters: Of the student.
         megabytes: Of its weights on disk.
         ms_per_1000: Milliseconds for 1,000 texts on the threads of one worker; None was not measured.
@@ -46,13 +47,19 @@ class TrainedStudent:
     """
 
     scores: Mapping[str, float]
-    by_class: Mapping[str, float] = field(default_factory=dict)
+    classes: ClassScores | None = None
     parameters: int = 0
     megabytes: float = 0.0
     ms_per_1000: float | None = None
     cpu_s: float = 0.0
     right_N: NDArray[np.bool_] | None = None
     timed_on: str | None = None
+
+    @property
+    def by_class(self) -> dict[str, float]:
+        """F1 of each class that occurs in gold."""
+        found = () if self.classes is None else self.classes.classes
+        return {one.name: one.f1 for one in found if one.support}
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,14 @@ class ArmResult:
             for seed, one in self.students.items()
         }
         return {seed: value for seed, value in found.items() if value is not None and math.isfinite(value)}
+
+    def sum_classes(self) -> ClassScores | None:
+        """Return the confusions summed over the seeds, with the class scores of one; None without classes."""
+        known = [one.classes for one in self.students.values() if one.classes is not None]
+        if not known:
+            return None
+        total = np.sum([one.confusion for one in known], axis=0)
+        return replace(known[0], confusion=tuple(map(tuple, total.tolist())))
 
 
 @dataclass(frozen=True)

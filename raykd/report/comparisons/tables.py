@@ -93,7 +93,7 @@ class ComparisonTables:
             return ABSENT
         measured = [x for x in report.languages if f"{report.split}/{x}/{report.metric}" in one.scores]
         mark = "" if measured == report.languages else f" ({','.join(measured)})"
-        return f"{_format_score(report.metric, found)}{mark}"
+        return f"{format_score(report.metric, found)}{mark}"
 
     def language_cells(self) -> Cells:
         """Return every arm's mean in each language, with its difference to its partner."""
@@ -125,14 +125,14 @@ class ComparisonTables:
             line = [arm.name]
             for name, head in zip(names, heads, strict=True):
                 score, d = self.report.average(arm, name), differences.get((arm.name, head))
-                cell = ABSENT if score is None else _format_score(metric, score.mean)
+                cell = ABSENT if score is None else format_score(metric, score.mean)
                 if d is not None:
                     cell += f" ({d.format(d.mean)}{'*' if d.is_significant else ''})"
                 line.append(cell)
             lines.append(line)
         for one in self.report.references:
             scores = [one.scores.get(name) for name in names]
-            cells = [ABSENT if score is None else _format_score(metric, score) for score in scores]
+            cells = [ABSENT if score is None else format_score(metric, score) for score in scores]
             if any(score is not None for score in scores):
                 lines.append([one.name, *cells])
         return ["arm", *heads], lines
@@ -152,7 +152,7 @@ class ComparisonTables:
         lines = []
         for arm in report.arms:
             score, cost = report.average(arm), costs.get(arm.name)
-            mean = ABSENT if score is None else _format_score(report.metric, score.mean)
+            mean = ABSENT if score is None else format_score(report.metric, score.mean)
             cells = [ABSENT] * 4 if cost is None else format_cost(cost)
             times = format_cost_ratios(base, cost) if compared else []
             lines.append([arm.name, mean, *cells, *times])
@@ -169,7 +169,7 @@ class ComparisonTables:
         return heads, [
             [
                 d.arm, d.against, d.split, "mean" if d.language == MACRO else d.language,
-                find_metric_title(d.metric), *(_format_score(d.metric, mean) for mean in d.means),
+                find_metric_title(d.metric), *(format_score(d.metric, mean) for mean in d.means),
                 d.format(d.mean), d.format_interval(d.interval) or ABSENT, d.score_of_wins,
             ]
             for d in self.report.all_differences
@@ -189,7 +189,7 @@ class ComparisonTables:
         if score is None:
             return [ABSENT, ABSENT]
         metric = self.report.metric
-        return [_format_score(metric, score.mean), _format_ends(metric, score.interval)]
+        return [format_score(metric, score.mean), _format_ends(metric, score.interval)]
 
     def to_rich(self) -> tuple[FittedTable, ...]:
         """Return the tables for the terminal: how good each arm is, then where and what it costs."""
@@ -243,7 +243,8 @@ class ComparisonTables:
         }
 
 
-def _format_score(metric: str, value: float) -> str:
+def format_score(metric: str, value: float) -> str:
+    """Return a mean over seeds: rates in per cent with two decimals, others with three."""
     scale = find_scale(metric)
     return use_minus_sign(f"{scale * value:.{2 if scale == 100 else 3}f}")
 
@@ -251,7 +252,7 @@ def _format_score(metric: str, value: float) -> str:
 def _format_ends(metric: str, interval: Interval | None) -> str:
     if interval is None:
         return ABSENT
-    return " to ".join(_format_score(metric, end) for end in interval)
+    return " to ".join(format_score(metric, end) for end in interval)
 
 
 def _difference_cells(d: PairedDifference | None) -> list[str]:

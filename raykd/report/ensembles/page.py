@@ -15,10 +15,15 @@ PAGE = "ensemble.html"
 """The page, beside it."""
 
 
-def build_page_values(report: EnsembleReport) -> dict[str, object]:
-    """Return what the template `ensemble.html.j2` shows."""
+def build_page_values(report: EnsembleReport, *, with_sizes: bool = True) -> dict[str, object]:
+    """Return what the template `ensemble.html.j2` shows.
+
+    Args:
+        report: The report.
+        with_sizes: Whether sizes and speeds are shown; a run's page has them in another table.
+    """
     return {
-        "sections": build_sections(report),
+        "sections": [s for s in build_sections(report) if with_sizes or s.name != "sizes"],
         "advice": list_advice(report),
         "comparisons": report.comparisons,
         "missing": report.missing,

@@ -6,15 +6,18 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from rich.table import Table
 
+from raykd.report.classes import (
+    MOST_CLASSES,
+    list_class_cells,
+    list_confusion_cells,
+    list_frequent_confusions,
+)
 from raykd.report.evaluations.result import EvaluationResult, Reliability, Slice
 from raykd.report.fitted_table import FittedTable, build_form
 from raykd.report.formats import ABSENT, format_metric
 from raykd.tasks.scores.classes import ClassScores
 from raykd.tasks.scores.metrics import find_metric_title
 
-MOST_CLASSES = 10
-"""Classes whose confusion table is shown whole; of more the most frequent confusions are."""
-MOST_CONFUSIONS = 10
 _BY = {"language": "language", "length": "characters", "cut": "cut"}
 
 
@@ -23,7 +26,7 @@ def build_evaluation_tables(evaluation: EvaluationResult) -> list[FittedTable]:
     tables = [_build_score_table(evaluation)]
     if evaluation.classes is not None:
         tables += [
-            _build_class_table(evaluation.classes, evaluation.task),
+            _build_class_table(evaluation.classes),
             _build_confusions(evaluation.classes),
         ]
     if evaluation.calibration is not None:
@@ -67,44 +70,21 @@ def _format_interval(part: Slice, metric: str) -> str:
     return f"{format_metric(metric, part.interval.low)} to {format_metric(metric, part.interval.high)}"
 
 
-def _build_class_table(scores: ClassScores, task: str) -> FittedTable:
+def _build_class_table(scores: ClassScores) -> FittedTable:
     """Return precision, recall, F1 and support of each class, and their averages."""
-    first = "entity type" if task == "token_classification" else "label"
-    heads = [first, "precision %", "recall %", "F1 %", "support", "predicted"]
-    rates = ("precision", "recall", "f1")
-    lines = [
-        [
-            one.name,
-            *(format_metric(name, getattr(one, name)) for name in rates),
-            f"{one.support:,}",
-            f"{one.predicted:,}",
-        ]
-        for one in (*scores.classes, *scores.averages)
-    ]
+    heads, lines = list_class_cells(scores)
     return _build_table(
-        f"By {first}", heads, lines, left=1, bold=range(len(scores.classes), len(lines)),
+        f"By {heads[0]}", heads, lines, left=1, bold=range(len(scores.classes), len(lines)),
         remarks=["averages are over the classes that occur"],
     )  # fmt: skip
 
 
 def _build_confusions(scores: ClassScores) -> FittedTable:
     """Return the confusion table, or of many classes the most frequent confusions."""
-    names = scores.names
-    if len(names) <= MOST_CLASSES:
-        lines = [[name, *(f"{n:,}" for n in row)] for name, row in zip(names, scores.confusion, strict=True)]
-        if len(names) > len(scores.classes):
-            lines[-1][-1] = ABSENT  # what is no entity on both sides is not counted
-        return _build_table("Confusions", ["gold", *(f"as {name}" for name in names)], lines, left=1)
-    found = [
-        (n, gold, predicted)
-        for gold, row in zip(names, scores.confusion, strict=True)
-        for predicted, n in zip(names, row, strict=True)
-        if n and gold != predicted
-    ]
-    found.sort(key=lambda one: -one[0])
-    lines = [[gold, predicted, f"{n:,}"] for n, gold, predicted in found[:MOST_CONFUSIONS]]
-    title = f"Most frequent confusions of {len(found):,}; --json has the whole table"
-    return _build_table(title, ["gold", "predicted", "count"], lines, left=2)
+    if len(scores.names) <= MOST_CLASSES:
+        return _build_table("Confusions", *list_confusion_cells(scores), left=1)
+    count, cells = list_frequent_confusions(scores)
+    return _build_table(f"Most frequent confusions of {count:,}; --json has the whole table", *cells, left=2)
 
 
 def _build_calibration_table(calibration: Reliability) -> FittedTable:

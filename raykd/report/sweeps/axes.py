@@ -15,6 +15,7 @@ from typing import TypeGuard
 
 import numpy as np
 
+from raykd.report.charts import choose_ticks
 from raykd.report.formats import ABSENT, format_value
 from raykd.report.key_names import is_number_of_choice, shorten_names
 from raykd.report.sweeps.trials import SweepReport
@@ -82,14 +83,15 @@ class SearchAxis:
 
     def _round_values(self, most: int) -> list[float]:
         """Round numbers inside the range; its ends where there are fewer than two."""
-        from matplotlib.ticker import LogLocator, MaxNLocator
-
         if self.low == self.high:
             return [self.low]
-        locator = LogLocator(subs=(1.0,)) if self.log else MaxNLocator(most, steps=[1, 2, 2.5, 5, 10])
+        if self.log:
+            powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+            ticks = [10.0**power for power in powers]
+        else:
+            ticks = choose_ticks(self.low, self.high, most)
         slack = 1e-9 * (self.high - self.low)  # a tick at the very end may miss it by rounding
-        inside = [float(v) for v in locator.tick_values(self.low, self.high)]
-        inside = [v for v in inside if self.low - slack <= v <= self.high + slack]
+        inside = [v for v in ticks if self.low - slack <= v <= self.high + slack]
         return inside if len(inside) > 1 else [self.low, self.high]
 
 

@@ -1,8 +1,7 @@
 """Write the page about one sweep.
 
 Decision record: the page answers in the order in which a reader asks: what won and how to run it again, how the trials
-went, which key mattered, whether stopping early was right, then everything. Its one script sorts the table. It is in
-the file, and the page's policy allows nothing but that text, by its hash, so a name with HTML in it cannot run.
+went, which key mattered, whether stopping early was right, then everything.
 """
 
 from __future__ import annotations
@@ -10,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from raykd.report.charts import Charts, add_captions
 from raykd.report.formats import ABSENT, format_metric, format_metric_name, format_value, use_minus_sign
-from raykd.report.html import Pictures, add_captions, render_sort_script, write_html
+from raykd.report.html import write_html
 from raykd.report.key_names import fold_sample, shorten_names
 from raykd.report.sweeps import plots, search_plots
 from raykd.report.sweeps.importance import explain_missing_importance
@@ -34,8 +34,8 @@ CAPTIONS: Mapping[str, str] = {
 }
 
 
-def draw_sweep_figures(report: SweepReport) -> Pictures:
-    """Draw every plot that this sweep has data for."""
+def draw_sweep_figures(report: SweepReport) -> Charts:
+    """Draw every chart that this sweep has data for."""
     drawn = {
         "objective": plots.draw_objective_by_trial(report),
         "learning_curves": plots.draw_learning_curves(report),
@@ -47,15 +47,15 @@ def draw_sweep_figures(report: SweepReport) -> Pictures:
     return add_captions(drawn, CAPTIONS)
 
 
-def write_sweep_page(report: SweepReport, path: Path, pictures: Pictures) -> Path:
-    """Write the page, with what `draw_sweep_figures` drew, and return its path."""
+def write_sweep_page(report: SweepReport, path: Path) -> Path:
+    """Write the page and return its path."""
     found = report.importance
     names, ranked = shorten_names(report.shown_keys), report.rank_trials()
     correlations = compute_rank_correlations(report)
     return write_html(
         path,
         "sweep.html.j2",
-        pictures,
+        draw_sweep_figures(report),
         report=report,
         headline=summarize_sweep(report),
         text=format_value,
@@ -69,7 +69,6 @@ def write_sweep_page(report: SweepReport, path: Path, pictures: Pictures) -> Pat
         paths={short: key for key, short in names.items()},
         errors=[(t, describe_sample(t.sample, names)) for t in ranked if t.status in BROKEN or t.error],
         teachers=build_teacher_cells(report),
-        **render_sort_script(),
     )
 
 

@@ -1,30 +1,33 @@
-"""Draw the plots of a sweep over trials, evaluations and rungs, each as an SVG text or None where nothing is to draw.
+"""Draw the charts of a sweep over trials, evaluations and rungs, as Vega-Lite or None where nothing is to draw.
 
-Decision record: a status is a marker and a colour, the same in all plots, because "stopped early" and "ran to the end"
-must never be read as one cloud. The best five trials keep their colours through all plots. Trials without a score are
+Decision record: a status is a marker and a colour, the same in all charts, because "stopped early" and "ran to the end"
+must never be read as one cloud. The best five trials keep their colours through all charts. Trials without a score are
 marked on the bad edge: that a setting breaks is a result. The axis of scores leaves out the worst scores if they lie so
-far away that nothing else could be told apart, and the picture says how many.
+far away that nothing else could be told apart, and the axis says how many. Pointing at a trial shows its whole sample.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from raykd.report.drawing import (
-    COLOURS,
+from raykd.report.charts import (
     GREY,
     INK,
-    STYLES,
-    draw_legend,
-    escape_math,
-    make_panels,
-    render_svg,
-    write_beside,
+    Spec,
+    choose_colours,
+    draw_lines,
+    draw_rule,
+    encode,
+    join_panels,
+    list_tips,
+    name_rows,
+    place_legend,
+    round_number,
 )
-from raykd.report.formats import use_minus_sign
+from raykd.report.formats import ABSENT, format_metric, use_minus_sign
+from raykd.report.key_names import shorten_names
 from raykd.report.sweeps.importance import LOW_R2, Importance
 from raykd.report.sweeps.rungs import (
     Survival,
@@ -32,12 +35,9 @@ from raykd.report.sweeps.rungs import (
     compute_survival,
     count_trials_by_evaluation,
 )
-from raykd.report.sweeps.trial_table import format_score_title, strip_metric_path
+from raykd.report.sweeps.trial_table import describe_sample, format_score_title, strip_metric_path
 from raykd.report.sweeps.trials import BROKEN, Status, SweepReport, TrialRow
 from raykd.tasks.scores.metrics import is_rate
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 MOST_LEADERS = 5
 """Trials that are drawn in colour."""
@@ -46,14 +46,15 @@ MOST_NUMBERED = 20
 MOST_KEYS = 20
 """Keys in the plot of their importance."""
 MARKS: Mapping[Status, tuple[str, str]] = {
-    "finished": ("o", "#0072B2"),
-    "stopped": ("v", "#E69F00"),
-    "failed": ("x", "#D55E00"),
-    "diverged": ("+", "#CC79A7"),
-    "cut off": (">", "#009E73"),
-    "waiting": ("_", GREY),
+    "finished": ("circle", "#0072B2"),
+    "stopped": ("triangle-down", "#E69F00"),
+    "failed": ("cross", "#D55E00"),
+    "diverged": ("diamond", "#CC79A7"),
+    "cut off": ("triangle-right", "#009E73"),
+    "waiting": ("stroke", GREY),
 }
 """Marker and colour of each status."""
+TRIAL_TIPS = list_tips(trial="trial", status="status", shown="score", sample="values")
 
 
 def choose_scale(report: SweepReport) -> float:
@@ -66,126 +67,157 @@ def list_leaders(report: SweepReport) -> list[TrialRow]:
     return [t for t in report.rank_trials() if t.is_eligible][:MOST_LEADERS]
 
 
-def draw_objective_by_trial(report: SweepReport) -> str | None:
+def draw_objective_by_trial(report: SweepReport) -> Spec | None:
     """Draw the best score of each trial in the order they were started, and the best so far."""
     scores = [choose_scale(report) * t.score for t in report.trials if t.score is not None]
     if not scores:
         return None
-    figure, (axes,) = make_panels(1, width=7.4, height=3.3)
-    so_far = _running_best(report)
+    axis = choose_score_axis(report, scores)
+    so_far = [{"x": x, "y": round_number(y)} for x, y in _running_best(report)]
     if so_far:
-        x, y = zip(*so_far, strict=True)
-        axes.step([*x, len(report.trials)], [*y, y[-1]], where="post", color=INK, lw=1.0, label="best so far")
-    set_limits(axes, report, scores)
-    draw_scatter(axes, report, [(float(at), t) for at, t in enumerate(report.trials, 1)])
-    axes.set(
-        xlabel="trial, in the order of starting",
-        ylabel=f"best validation {format_score_title(report.metric)}",
-        xlim=(0.4, len(report.trials) + 0.6),
-    )
-    _use_whole_numbers(axes)
-    draw_legend(axes, outside=True)
-    return render_svg(figure)
+        so_far.append({"x": len(report.trials), "y": so_far[-1]["y"]})
+    points = [(float(at), t) for at, t in enumerate(report.trials, 1)]
+    ends = {"domain": [0.4, len(report.trials) + 0.6], "nice": False}
+    x = encode("x", "trial, in the order of starting", scale=ends,
+               axis={"grid": False, "tickMinStep": 1, "format": "d"})  # fmt: skip
+    best = {"type": "line", "interpolate": "step-after", "color": INK, "strokeWidth": 1, "clip": True}
+    return {
+        "width": 560,
+        "height": 230,
+        "encoding": {"x": x, "y": encode("y", f"best validation {axis['title']}", scale=axis["scale"])},
+        "layer": [
+            {"data": {"values": so_far}, "mark": best},
+            draw_trials(place_trials(report, points, axis)),
+        ],
+    }
 
 
-def draw_learning_curves(report: SweepReport) -> str | None:
+def draw_learning_curves(report: SweepReport) -> Spec | None:
     """Draw the score over steps: the best five trials in colour, the others grey."""
     best = list_leaders(report)
     if not best:
         return None
+    scale = choose_scale(report)
     curves = {
-        t.name: [(e.step, choose_scale(report) * e.score) for e in t.evaluations if np.isfinite(e.score)]
+        t.name: [(e.step, scale * e.score) for e in t.evaluations if np.isfinite(e.score)]
         for t in report.trials
     }
-    figure, (axes,) = make_panels(1, width=7.4, height=3.4)
-    others = [t for t in report.trials if t not in best and curves[t.name]]
-    for at, t in enumerate(others):
-        x, y = zip(*curves[t.name], strict=True)
-        axes.plot(x, y, color=GREY, lw=0.7, alpha=0.55, marker="." if len(x) == 1 else None, ms=3,
-                  label=None if at else "others")  # fmt: skip
-    for at, t in enumerate(best):
-        x, y = zip(*curves[t.name], strict=True)
-        axes.plot(x, y, color=COLOURS[at], ls=STYLES[at % len(STYLES)], lw=2.0, marker="o", ms=3.5,
-                  label=escape_math(t.name), zorder=3)  # fmt: skip
-    set_limits(axes, report, [y for points in curves.values() for _, y in points])
-    title = f"validation {format_score_title(report.metric)}"
-    axes.set(xlabel="optimizer step", ylabel=title, xlim=(0, None))
-    draw_legend(axes, outside=True)
-    return render_svg(figure)
+    axis = choose_score_axis(report, [y for points in curves.values() for _, y in points])
+    others = [t.name for t in report.trials if t not in best and curves[t.name]]
+    grey = [{"trial": name, "x": x, "y": round_number(y)} for name in others for x, y in curves[name]]
+    x = "optimizer step"
+    y = f"validation {axis['title']}"
+    drawn = draw_lines({t.name: curves[t.name] for t in best}, at=0, x=x, y=y, size=(560, 240))
+    drawn["encoding"]["y"]["scale"] = axis["scale"]
+    behind: Spec = {
+        "data": {"values": grey},
+        "mark": {"type": "line", "strokeWidth": 0.8, "opacity": 0.6, "clip": True, "point": {"size": 8}},
+        "encoding": {"color": {"value": GREY}, "detail": encode("trial", None, "nominal")},
+    }
+    return {**drawn, "layer": [behind, *drawn["layer"]]} if grey else drawn
 
 
-def draw_rung_survival(report: SweepReport) -> str | None:
+def draw_rung_survival(report: SweepReport) -> Spec | None:
     """Draw how many trials reached each evaluation, and beside it the scores at each rung, survivors marked."""
     counts, rungs = count_trials_by_evaluation(report), compute_survival(report)
     if not report.rungs or not counts:
         return None
-    figure, (left, right) = make_panels(2, width=9.6, height=3.5)
-    x, n = zip(*counts, strict=True)
-    left.bar(x, n, color=["#E69F00" if e in report.rungs else "#56B4E9" for e in x], width=0.75)
-    for at, number in counts if len(counts) <= MOST_NUMBERED else []:
-        write_beside(left, str(number), (at, number), (0, 2))
-    left.set(xlabel="evaluation (rungs in orange)", ylabel="trials that reached it", ylim=(0, 1.12 * max(n)))
-    _use_whole_numbers(left)
-    set_limits(right, report, _draw_rung_scores(right, report, rungs))
-    taus = {
-        r.evaluation: use_minus_sign(f"τ {r.tau:.2f}, n {r.trials}")
-        for r in compute_rank_correlations(report)
-        if r.tau is not None
-    }
-    right.set_xticks(range(len(rungs)), [f"{s.evaluation}\n{taus.get(s.evaluation, '')}" for s in rungs])
-    title = f"{format_score_title(report.metric)} there"
-    right.set(xlabel="rung (evaluation)", ylabel=title, xlim=(-0.6, len(rungs) - 0.4))
-    for axes in (left, right):
-        axes.grid(visible=False, axis="x")
-    draw_legend(right, outside=True)
-    return render_svg(figure)
+    bars = [{"at": e, "trials": n, "what": "rung" if e in report.rungs else "evaluation"} for e, n in counts]
+    left: Spec = {
+        "width": 330,
+        "height": 230,
+        "data": {"values": bars},
+        "encoding": {
+            "x": encode("at", "evaluation", "ordinal", axis={"labelAngle": 0, "labelOverlap": True}),
+            "y": encode("trials", "trials that reached it"),
+        },
+        "layer": [
+            {"mark": "bar", "encoding": {
+                "color": encode("what", None, "nominal", legend=place_legend(),
+                                scale=choose_colours(("evaluation", "rung"), ("#56B4E9", "#E69F00"))),
+                "tooltip": list_tips(at="evaluation", trials="trials")}},
+            *([{"mark": {"type": "text", "dy": -7}, "encoding": {"text": {"field": "trials"}}}]
+              if len(counts) <= MOST_NUMBERED else []),
+        ],
+    }  # fmt: skip
+    return join_panels([left, _draw_rung_scores(report, rungs)])
 
 
-def draw_importance_bars(found: Importance | None) -> str | None:
+def draw_importance_bars(found: Importance | None) -> Spec | None:
     """Draw each key's share of the explained variance, with its 95 % interval; grey if little is explained."""
     if found is None or not found.keys:
         return None
-    keys = found.keys[:MOST_KEYS]
-    figure, (axes,) = make_panels(1, width=6.6, height=1.0 + 0.34 * len(keys))
-    share, low, high = 100 * np.asarray([(k.share, k.low, k.high) for k in keys]).T
-    rows = np.arange(len(keys))
-    axes.barh(rows, share, color="#56B4E9" if found.explained >= LOW_R2 else GREY, height=0.66)
-    axes.errorbar(
-        share, rows, xerr=[share - low, high - share], fmt="none", ecolor=INK, elinewidth=1.1, capsize=3
-    )
-    for row, value in enumerate(share):
-        text = use_minus_sign(f"{round(value):d}")
-        axes.annotate(text, (1.0, row), (6, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
-                      va="center", fontsize=9, color=INK)  # fmt: skip
-    axes.axvline(0, color=INK, lw=0.8)
-    axes.set_yticks(rows, [escape_math(k.label) for k in keys])
-    axes.invert_yaxis()
-    limits = (min(-10.0, low.min() - 3), max(100.0, high.max()))
-    axes.set(xlabel="share of the explained variance %", xlim=limits)
-    axes.grid(visible=False, axis="y")
-    return render_svg(figure)
+    rows: list[Spec] = [
+        {
+            "key": k.label, "share": round_number(100 * k.share), "low": round_number(100 * k.low),
+            "high": round_number(100 * k.high), "shown": use_minus_sign(f"{round(100 * k.share):d}"),
+            "interval": use_minus_sign(f"{100 * k.low:.0f} to {100 * k.high:.0f}"),
+        }
+        for k in found.keys[:MOST_KEYS]
+    ]  # fmt: skip
+    ends = [min(-10.0, *(row["low"] - 3 for row in rows)), max(100.0, *(row["high"] for row in rows))]
+    colour = "#56B4E9" if found.explained >= LOW_R2 else GREY
+    return {
+        "width": 400,
+        "height": {"step": 26},
+        "data": {"values": rows},
+        "encoding": {
+            "y": name_rows("key", [row["key"] for row in rows]),
+            "tooltip": list_tips(key="key", shown="share %", interval="95 % interval"),
+        },
+        "layer": [
+            {"mark": {"type": "bar", "color": colour, "height": {"band": 0.7}},
+             "encoding": {"x": encode("share", "share of the explained variance %",
+                                      scale={"domain": ends, "nice": False})}},
+            {"mark": {"type": "rule", "strokeWidth": 1.3}, "encoding": {"x": encode("low"), "x2": {"field": "high"}}},
+            {"mark": {"type": "text", "align": "left", "dx": 8},
+             "encoding": {"x": {"value": "width"}, "text": {"field": "shown"}}},
+            draw_rule("x", 0.0, strokeDash=[1, 0]),
+        ],
+    }  # fmt: skip
 
 
-def draw_scatter(axes: Axes, report: SweepReport, points: Sequence[tuple[float, TrialRow]]) -> None:
-    """Draw trials at (x, best score), a marker for each status.
+def place_trials(report: SweepReport, points: Sequence[tuple[float, TrialRow]], axis: Spec) -> list[Spec]:
+    """Return a row for each trial that has a place at (x, best score).
 
-    Those that lie outside the axis, and broken ones without a score, are drawn on its edge.
+    Those that lie outside the axis, and broken ones without a score, are placed on its edge.
+
+    Args:
+        report: The sweep.
+        points: Trials and their x.
+        axis: Of the scores (`choose_score_axis`).
     """
-    bottom, top = axes.get_ylim()
-    worst = 0.02 if report.higher_is_better else 0.98
-    for status, (marker, colour) in MARKS.items():
-        members = [(x, t.score) for x, t in points if t.status == status]
-        scored = [(x, choose_scale(report) * score) for x, score in members if score is not None]
-        inside = [(x, y) for x, y in scored if bottom <= y <= top]
-        edge = [(x, 0.02 if y < bottom else 0.98) for x, y in scored if not bottom <= y <= top]
-        edge += [(x, worst) for x, score in members if status in BROKEN and score is None]
-        # x of the edge in data, y as a share of the axis
-        for placed, transform in ((inside, axes.transData), (edge, axes.get_xaxis_transform())):
-            if placed:
-                x, y = zip(*placed, strict=True)
-                label = None if placed is edge and inside else status
-                axes.scatter(x, y, s=26, lw=1.3, zorder=3, marker=marker, c=colour, label=label,
-                             transform=transform, clip_on=placed is inside)  # fmt: skip
+    names, scale = shorten_names(report.shown_keys), choose_scale(report)
+    low, high = axis["scale"]["domain"]
+    rows = []
+    for x, t in points:
+        if t.score is None and t.status not in BROKEN:
+            continue
+        worst = low if report.higher_is_better else high
+        y = worst if t.score is None else min(max(scale * t.score, low), high)
+        rows.append({
+            "x": round_number(x), "y": round_number(y), "trial": t.name, "status": t.status,
+            "shown": format_metric(strip_metric_path(report.metric), t.score, compared=True),
+            "sample": describe_sample(t.sample, names) or ABSENT,
+        })  # fmt: skip
+    return rows
+
+
+def draw_trials(rows: Sequence[Spec]) -> Spec:
+    """Return the layer that draws trials, a marker and a colour for each status."""
+    statuses = [status for status in MARKS if any(row["status"] == status for row in rows)]
+    legend = place_legend(6)
+    return {
+        "data": {"values": list(rows)},
+        "mark": {"type": "point", "filled": True, "size": 50, "opacity": 0.9, "stroke": INK, "strokeWidth": 0.2},
+        "encoding": {
+            "color": encode("status", None, "nominal", legend=legend,
+                            scale=choose_colours(statuses, [MARKS[s][1] for s in statuses])),
+            "shape": encode("status", None, "nominal", legend=legend,
+                            scale={"domain": statuses, "range": [MARKS[s][0] for s in statuses]}),
+            "tooltip": TRIAL_TIPS,
+        },
+    }  # fmt: skip
 
 
 def choose_limits(report: SweepReport, scores: Sequence[float]) -> tuple[float, float]:
@@ -200,24 +232,13 @@ def choose_limits(report: SweepReport, scores: Sequence[float]) -> tuple[float, 
     return float(kept.min()) - room, float(kept.max()) + room
 
 
-def set_limits(axes: Axes, report: SweepReport, scores: Sequence[float]) -> None:
-    """Set these limits, and say in a corner how many values lie outside."""
+def choose_score_axis(report: SweepReport, scores: Sequence[float]) -> Spec:
+    """Return the title of an axis of scores, which says how many lie outside, and its scale."""
     finite = [s for s in scores if np.isfinite(s)]
-    if not finite:
-        return
     low, high = choose_limits(report, finite)
-    axes.set_ylim(low, high)
-    if outside := sum(not low <= s <= high for s in finite):
-        y, va = (0.02, "bottom") if report.higher_is_better else (0.98, "top")
-        text = f"{outside} worse outside"
-        axes.text(0.99, y, text, transform=axes.transAxes, fontsize=8, color=INK, va=va, ha="right")
-
-
-def _use_whole_numbers(axes: Axes) -> None:
-    """Put the ticks of the x axis at whole numbers."""
-    from matplotlib.ticker import MaxNLocator
-
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    outside = sum(not low <= s <= high for s in finite)
+    title = format_score_title(report.metric) + (f" ({outside} worse outside)" if outside else "")
+    return {"title": title, "scale": {"domain": [round_number(low), round_number(high)], "nice": False}}
 
 
 def _running_best(report: SweepReport) -> list[tuple[int, float]]:
@@ -232,24 +253,58 @@ def _running_best(report: SweepReport) -> list[tuple[int, float]]:
     return found
 
 
-def _draw_rung_scores(axes: Axes, report: SweepReport, rungs: Sequence[Survival]) -> list[float]:
-    """Draw the scores at each rung, survivors right of the tick and stopped ones left of it; return them."""
+def _draw_rung_scores(report: SweepReport, rungs: Sequence[Survival]) -> Spec:
+    """Draw the scores at each rung, survivors right of the tick and stopped ones left of it."""
     rng = np.random.default_rng(0)  # moves points apart that would lie on each other
-    groups = (
-        ("went on", [s.survived for s in rungs], "o", "#0072B2", 0.15),
-        ("stopped here", [s.stopped for s in rungs], "v", "#E69F00", -0.15),
-        ("open or broken", [s.open for s in rungs], "x", GREY, 0.0),
-    )
-    scores: list[float] = []
-    for label, members, marker, colour, shift in groups:
-        points = [
-            (at + shift + float(rng.uniform(-0.09, 0.09)), choose_scale(report) * score)
-            for at, (s, trials) in enumerate(zip(rungs, members, strict=True))
-            for t in trials
-            if (score := t.score_at(s.evaluation)) is not None
-        ]
-        if points:
-            x, y = zip(*points, strict=True)
-            axes.scatter(x, y, marker=marker, color=colour, s=20, alpha=0.85, label=label)
-            scores += y
-    return scores
+    taus = {
+        r.evaluation: use_minus_sign(f"τ {r.tau:.2f}, n {r.trials}")
+        for r in compute_rank_correlations(report)
+        if r.tau is not None
+    }
+    marks = {"went on": ("circle", "#0072B2", 0.15), "stopped here": ("triangle-down", "#E69F00", -0.15),
+             "open or broken": ("cross", GREY, 0.0)}  # fmt: skip
+    names, rows, scores = shorten_names(report.shown_keys), [], []
+    for at, rung in enumerate(rungs):
+        for (what, (_, _, shift)), trials in zip(
+            marks.items(), (rung.survived, rung.stopped, rung.open), strict=True
+        ):
+            for t in trials:
+                score = t.score_at(rung.evaluation)
+                if score is not None:
+                    scores.append(choose_scale(report) * score)
+                    rows.append({
+                        "x": round_number(at + shift + float(rng.uniform(-0.09, 0.09))), "y": round_number(scores[-1]),
+                        "trial": t.name, "status": what, "sample": describe_sample(t.sample, names) or ABSENT,
+                        "shown": format_metric(strip_metric_path(report.metric), score, compared=True),
+                    })  # fmt: skip
+    there = [what for what in marks if any(row["status"] == what for row in rows)]
+    axis = choose_score_axis(report, scores) if scores else {"title": "", "scale": {}}
+    ticks = [
+        {"x": at, "rung": str(rung.evaluation), "tau": taus.get(rung.evaluation, "")}
+        for at, rung in enumerate(rungs)
+    ]
+    ends = {"domain": [-0.6, len(rungs) - 0.4], "nice": False}
+    x = encode("x", None, scale=ends, axis=None)
+    legend = place_legend(3)
+    below: Spec = {"data": {"values": ticks}, "encoding": {"x": x, "y": {"value": "height"}}}
+    return {
+        "width": 430,
+        "height": 230,
+        "layer": [
+            {
+                "data": {"values": rows},
+                "mark": {"type": "point", "filled": True, "size": 40, "opacity": 0.85, "clip": True},
+                "encoding": {
+                    "x": x, "y": encode("y", f"{axis['title']} at the rung", scale=axis["scale"]),
+                    "color": encode("status", None, "nominal", legend=legend,
+                                    scale=choose_colours(there, [marks[w][1] for w in there])),
+                    "shape": encode("status", None, "nominal", legend=legend,
+                                    scale={"domain": there, "range": [marks[w][0] for w in there]}),
+                    "tooltip": TRIAL_TIPS,
+                },
+            },
+            {**below, "mark": {"type": "text", "dy": 14}, "encoding": {**below["encoding"], "text": {"field": "rung"}}},
+            {**below, "mark": {"type": "text", "dy": 30, "fontSize": 11},
+             "encoding": {**below["encoding"], "text": {"field": "tau"}}},
+        ],
+    }  # fmt: skip

@@ -25,7 +25,7 @@ from raykd.student.evaluate import join_system_answers
 from raykd.tasks import SystemAnswers, TaskBase
 from raykd.tasks.language import LanguageTask
 from raykd.tasks.scores.chance import compare_with_constant_label
-from raykd.tasks.scores.classes import ClassAnswers, ClassScores, compute_class_scores
+from raykd.tasks.scores.classes import ClassAnswers
 from raykd.tasks.scores.classification import ECE_BINS, compute_calibration_bins
 from raykd.tasks.scores.intervals import compute_bootstrap_interval
 from raykd.text.batch import TextBatch
@@ -83,7 +83,7 @@ def evaluate_model(model: models.TextModel, name: str, path: Path, options: File
         overall=_score_slice(asked, "all", "", np.arange(len(asked.rows))),
         mean_of_languages=_average_languages(asked),
         slices=(*_slice_by_language(asked), *_slice_by_length(asked), *_slice_by_cut(asked)),
-        classes=_score_classes(asked),
+        classes=asked.task.score_classes(asked.answers, asked.rows, asked.labels),
         calibration=_measure_calibration(asked),
         notes=(*found.notes, *_list_notes(asked)),
     )
@@ -171,11 +171,6 @@ def _slice_by_cut(asked: _Asked) -> list[Slice]:
 
 def _compare_classes(asked: _Asked) -> ClassAnswers | None:
     return asked.task.compare_classes(asked.answers, asked.rows, asked.labels)
-
-
-def _score_classes(asked: _Asked) -> ClassScores | None:
-    compared = _compare_classes(asked)
-    return compute_class_scores(compared) if compared is not None and len(compared.gold_X) else None
 
 
 def _measure_calibration(asked: _Asked) -> Reliability | None:
