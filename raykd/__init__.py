@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from raykd.api import check, compare, confirm, label, label_sequences, plan, sweep, train
-    from raykd.results import ComparisonResult, EvaluationResult, Explanation, Run, SweepResult
-    from raykd.saved_models import evaluate, explain, load, predict
+    from raykd.results import ComparisonResult, EvaluationResult, Explanation, Run, RunsReport, SweepResult
+    from raykd.saved_models import evaluate, explain, load, predict, write_report
 
 __version__ = "0.1.0"
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "EvaluationResult",
     "Explanation",
     "Run",
+    "RunsReport",
     "SweepResult",
     "check",
     "compare",
@@ -32,6 +33,7 @@ __all__ = [
     "predict",
     "sweep",
     "train",
+    "write_report",
 ]
 
 

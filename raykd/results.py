@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from raykd.report.comparisons.differences import PairedDifference
     from raykd.report.comparisons.results import ArmScore
     from raykd.report.ensembles.report import EnsembleReport
+    from raykd.report.runs_report import WrittenReport
     from raykd.scoring.ensembles.explained_run import ExplainedTask
     from raykd.scoring.model import Model
     from raykd.tuning.outcome import SweepOutcome
@@ -306,4 +307,35 @@ class Explanation(Result):
             lines=tuple(f"report   {one.page}" for one in explained),
             tasks={one.task: one.report for one in explained},
             advice=tuple(advice),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunsReport(Result):
+    """Runs side by side.
+
+    Its table has one row per run and language, and one with language ``macro`` that holds the costs, too. Rates are in
+    [0, 1], NLL is in nats.
+
+    Attributes:
+        differences: Key of the configuration to its value in each run, for each key that differs.
+        pictures: PNGs that were drawn.
+    """
+
+    differences: Mapping[str, list[str]] = field(repr=False)
+    pictures: tuple[Path, ...]
+
+    @classmethod
+    def of(cls, written: WrittenReport) -> RunsReport:
+        """Return what was written."""
+        runs = written.runs
+        return cls(
+            folder=written.page.parent,
+            report=written.page,
+            table=runs.to_rows(),
+            notes=tuple(runs.notes),
+            shown=runs.to_rich(),
+            lines=(f"report   {written.page}", *(f"picture  {picture}" for picture in written.pictures)),
+            differences=runs.list_differences(),
+            pictures=written.pictures,
         )

@@ -1,4 +1,4 @@
-"""Provide the public functions that ask a saved model, or a finished run: load, predict, evaluate and explain.
+"""Provide the public functions that ask a saved model, or finished runs: load, predict, evaluate, explain and more.
 
 Importing this module imports neither torch nor Ray.
 """
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from raykd.parse import JsonObject
     from raykd.report.evaluations.result import EvaluationResult
-    from raykd.results import Explanation, Run
+    from raykd.results import Explanation, Result, Run, RunsReport
     from raykd.scoring.model import Model
 
 
@@ -128,3 +128,32 @@ def explain(
     folder = run.folder if isinstance(run, Run) else Path(run)
     explained = explain_folder(folder, None if comparison is None else Path(comparison))
     return Explanation.of(explained[0].folder, explained)
+
+
+def write_report(
+    *runs: str | os.PathLike[str] | Result, page: str | os.PathLike[str] | None = None, png: bool = False
+) -> RunsReport:
+    """Write the page of one run again, or set any runs side by side: scores by language, costs, what differs.
+
+    Nothing is trained and no model is loaded.
+
+    Args:
+        *runs: Folders of runs, sweeps and comparisons, their names under ``runs``, or results. A sweep is shown by its
+            best trial, a comparison by its arms.
+        page: The file of a page about several; None is ``compared.html`` beside the first folder.
+        png: Whether to draw the main chart as a PNG beside the page, too; needs the extra ``raykd[png]``.
+
+    Returns:
+        The runs as a table, and the keys of their configurations that differ.
+
+    Raises:
+        ConfigError: A folder is none of raykd's, or a PNG cannot be drawn.
+        DataError: A folder holds no report.
+    """
+    from pathlib import Path
+
+    from raykd.report.runs_report import write_report_of
+    from raykd.results import Result, RunsReport
+
+    folders = [run.folder if isinstance(run, Result) else Path(run) for run in runs]
+    return RunsReport.of(write_report_of(folders, None if page is None else Path(page), png=png))

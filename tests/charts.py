@@ -57,6 +57,15 @@ def draw_in_node(figures: Mapping[str, tuple[dict[str, Any], str]]) -> dict[str,
     return found
 
 
+def run_in_node(body: str) -> Any:
+    """What a function with this body returns."""
+    assert NODE is not None
+    call = f"console.log(JSON.stringify((() => {{ {body} }})()))"
+    done = subprocess.run([NODE, "-e", call], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout)
+
+
 def strip_scripts(page: str) -> str:
     """A page without the text of its scripts and charts."""
     return re.sub(r"<script[^>]*>.*?</script>", "", page, flags=re.DOTALL)

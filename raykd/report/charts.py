@@ -64,8 +64,8 @@ def encode(field: str, title: str | None = None, kind: str = "quantitative", **m
 
 
 def name_rows(field: str, order: Iterable[str], title: str | None = None, **axis: object) -> Spec:
-    """Return the encoding of names that stand below one another, in this order."""
-    return encode(field, title, "nominal", sort=list(order), axis={**_QUIET, **axis})
+    """Return the encoding of names that stand below one another: all of these, in this order."""
+    return encode(field, title, "nominal", scale={"domain": list(order)}, axis={**_QUIET, **axis})
 
 
 def list_tips(**titles: str) -> list[Spec]:
@@ -157,7 +157,7 @@ def draw_lines(
                 "params": [{"name": hover, "select": {
                     "type": "point", "on": "pointerover", "nearest": True, "clear": "pointerout"}}],
                 "mark": {"type": "point", "filled": True, "size": 34},
-                "encoding": {"opacity": shown, "tooltip": list_tips(line=" ", x=x, y=y)},
+                "encoding": {"opacity": shown, "tooltip": list_tips(line="title", x=x, y=y)},
             },
         ],
     }  # fmt: skip
@@ -174,8 +174,13 @@ def join_panels(panels: Sequence[Spec], columns: int = 0) -> Spec | None:
         return None
     if len(panels) == 1:
         return panels[0]
-    apart = {"scale": {"color": "independent", "strokeDash": "independent"}}
+    apart = {"scale": {"color": "independent", "shape": "independent", "strokeDash": "independent"}}
     return {"concat": list(panels), "columns": columns or len(panels), "spacing": 36, "resolve": apart}
+
+
+def give_all(layers: Sequence[Spec], **encoding: object) -> list[Spec]:
+    """Return layers that share an encoding, where a layer beside them does not."""
+    return [{**layer, "encoding": {**encoding, **layer["encoding"]}} for layer in layers]
 
 
 def draw_rule(axis: str, value: float, **mark: object) -> Spec:

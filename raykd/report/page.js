@@ -67,7 +67,7 @@ function enableFilter(table) {
   });
 }
 
-const LEAST_SCALE = 0.72;  // a chart is scrolled sideways rather than drawn smaller than this
+const LEAST_SCALE = 0.68;  // a chart is scrolled sideways rather than drawn smaller than this
 
 function drawChart(figure, config, tooltip) {
   const data = figure.querySelector("script"), holder = figure.querySelector(".chart");

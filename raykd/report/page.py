@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -27,7 +26,8 @@ from raykd.report.plots import (
     draw_weight_bars,
     draw_weight_curves,
 )
-from raykd.report.run_report import FILE, RunReport
+from raykd.report.record import RUN, write_record
+from raykd.report.run_report import RunReport
 from raykd.report.table import ResultTable, format_system
 from raykd.report.time_bar import TIME_TITLE
 from raykd.tasks.scores.metrics import AGREEMENT, find_metric_title, is_rate, name_agreement
@@ -95,8 +95,7 @@ def write_run_page(report: RunReport, path: Path) -> Path:
         teachers=_list_teacher_cells(report),
         **_list_class_values(report, drawn="confusions" in charts),
     )
-    text = json.dumps(report.to_json(), ensure_ascii=False, indent=1, allow_nan=False)
-    (path.parent / FILE).write_text(text, encoding="utf-8")
+    write_record(path.parent / RUN, report.to_json())
     return path
 
 

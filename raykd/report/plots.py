@@ -121,28 +121,42 @@ def draw_language_bars(table: ResultTable) -> Spec | None:
             "panel": name, "system": format_system(p), "role": p.role, "shown": format_metric(metric, value),
             "value": 0.0 if value is None else round_number(scale * value),
         })  # fmt: skip
+    colours = choose_colours(list(ROLE_COLOURS), list(ROLE_COLOURS.values()))
+    order = [format_system(p) for p, _ in systems]
+    return draw_bar_panels(rows, order, [*names, "mean"], metric, colours)
+
+
+def draw_bar_panels(
+    rows: Sequence[Spec], systems: Sequence[str], panels: Sequence[str], metric: str, colours: Spec
+) -> Spec:
+    """Draw panels of bars side by side: `value` of each `system` in each `panel`, coloured by `role`.
+
+    Args:
+        rows: The bars.
+        systems: Their order from top to bottom.
+        panels: The order of the panels.
+        metric: What the values are.
+        colours: Scale of the colours.
+    """
     title = find_metric_title(metric)
-    panels = [*names, "mean"]
-    domain = {"domain": [0, 100], "nice": False} if scale == 100 else {"domainMin": 0}
-    x = encode("value", None, scale=domain, axis={"tickCount": 3, "titleAnchor": "start"})
-    roles = list(ROLE_COLOURS)
+    domain = {"domain": [0, 100], "nice": False} if is_rate(metric) else {"domainMin": 0}
     return {
-        "data": {"values": rows},
-        "facet": {"field": "panel", "type": "nominal", "sort": panels, "title": title,
+        "data": {"values": list(rows)},
+        "facet": {"field": "panel", "type": "nominal", "sort": list(panels), "title": title,
                   "header": {"titleAnchor": "start", "titleFontWeight": "normal", "titleFontSize": 12}},
         "columns": min(PANELS_A_ROW, len(panels)),
         "spacing": {"column": 34, "row": 16},
         "spec": {
             "width": 118,
             "height": {"step": 24},
-            "encoding": {"y": name_rows("system", [format_system(p) for p, _ in systems]), "x": x},
+            "encoding": {"y": name_rows("system", systems),
+                         "x": encode("value", None, scale=domain, axis={"tickCount": 3})},
             "layer": [
                 {
                     "mark": {"type": "bar", "height": {"band": 0.76}},
                     "encoding": {
-                        "color": encode("role", None, "nominal", legend=None,
-                                        scale=choose_colours(roles, list(ROLE_COLOURS.values()))),
-                        "tooltip": list_tips(system=" ", panel="language", shown=title),
+                        "color": encode("role", None, "nominal", legend=None, scale=colours),
+                        "tooltip": list_tips(system="title", panel="language", shown=title),
                     },
                 },
                 {
@@ -178,7 +192,7 @@ def draw_reliability(curves: Sequence[CalibrationCurve]) -> Spec | None:
                     scale=choose_colours(names, [ROLE_COLOURS[c.role] for c in curves]))  # fmt: skip
     dash = encode("system", None, "nominal", legend=place_legend(3),
                   scale={"domain": names, "range": [DASHES[at % len(DASHES)] for at in range(len(names))]})  # fmt: skip
-    tips = list_tips(system=" ", confidence="mean confidence %", right="accuracy %", units="units")
+    tips = list_tips(system="title", confidence="mean confidence %", right="accuracy %", units="units")
     known = {"transform": [{"filter": "datum.units > 0"}]}
     upper: Spec = {
         "width": 430, "height": 250, **known,

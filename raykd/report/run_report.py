@@ -7,7 +7,6 @@ there once, as the flat rows of the table.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,19 +17,17 @@ import numpy as np
 from pydantic import TypeAdapter
 from pydantic_core import to_jsonable_python
 
-from raykd.errors import DataError
 from raykd.parse import JsonObject
 from raykd.report.costs import CostTable, TeacherCost
 from raykd.report.ensembles.page import FILE as ENSEMBLE_FILE
 from raykd.report.ensembles.report import EnsembleReport, read_ensemble_report
 from raykd.report.plots import History
+from raykd.report.record import RUN, read_record
 from raykd.report.results import Agreement, CalibrationCurve, Predictions, Role, Score
 from raykd.report.table import COST_KEYS, MACRO, ResultTable, format_system
 from raykd.report.time_bar import TimeBar
 from raykd.tasks.scores.classes import ClassScores
 
-FILE = "report.json"
-"""The report as data, in a run's folder."""
 TEACHER_KEYS = tuple(TeacherCost("", (), 0, 0, 0.0).to_row())
 """Keys of a teacher's figures in the rows of results."""
 
@@ -143,24 +140,7 @@ def read_run_report(folder: Path) -> RunReport:
     Raises:
         DataError: There is none, or it is something else.
     """
-    path = folder / FILE
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-        report = _build_report(tree)
-    except FileNotFoundError:
-        raise DataError(
-            f"{folder} has no report",
-            got=f"no {FILE} in it",
-            wanted="the folder of a finished run",
-            next_step="raykd train --resume continues a run that was cut off",
-        ) from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(
-            f"{path} cannot be read",
-            got=f"{type(error).__name__}: {str(error).splitlines()[0]}",
-            wanted="the report as raykd wrote it",
-            next_step="train the run again under another name",
-        ) from None
+    report = read_record(folder / RUN, _build_report)
     ensemble = folder / ENSEMBLE_FILE
     if not ensemble.is_file():
         return report

@@ -6,42 +6,67 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
+from raykd.parse import JsonObject
 from raykd.report.html import write_html
+from raykd.report.record import TASKS as RECORD
+from raykd.report.record import read_record, write_record
+from raykd.report.run_report import read_run_report
 from raykd.report.table import ResultTable
 from raykd.report.time_bar import TIME_TITLE, TimeBar
 
+TASKS = "tasks"
+"""In the folder of a run of several tasks, the folder that holds the reports of the single tasks."""
+
 
 @dataclass(frozen=True)
-class TaskResult:
-    """What the page shows of one task.
+class TasksReport:
+    """What is known of the run as a whole.
 
     Attributes:
-        page: Path of the task's own page, relative to this one.
-        notes: What a reader must know of the task.
-    """
-
-    table: ResultTable
-    page: str
-    notes: tuple[str, ...] = ()
-
-
-def write_tasks_page(
-    title: str, summary: str, parts: Mapping[str, TaskResult], path: Path, times: TimeBar | None = None
-) -> Path:
-    """Write the page and return its path.
-
-    Args:
         title: Heading of the page.
         summary: One sentence that says what was run.
-        parts: What is shown of each task, by its name.
-        path: The file.
+        tasks: Names of the tasks, whose reports lie under `TASKS`.
+        created: When the page was first written.
         times: Where the time of the run went; None where it was not recorded.
     """
+
+    title: str
+    summary: str
+    tasks: tuple[str, ...]
+    created: str = ""
+    times: TimeBar | None = None
+
+
+def read_tasks_report(folder: Path) -> TasksReport:
+    """Read the report of a run of several tasks.
+
+    Raises:
+        DataError: There is none, or it is something else.
+    """
+
+    def build(tree: JsonObject) -> TasksReport:
+        return TypeAdapter(TasksReport).validate_python(tree)
+
+    return read_record(folder / RECORD, build)
+
+
+def write_tasks_page(report: TasksReport, path: Path) -> Path:
+    """Write the page, and ``tasks.json`` beside it; return the page's path.
+
+    Args:
+        report: The run. The pages of its tasks are there already.
+        path: The file.
+    """
+    write_record(path.parent / RECORD, report)
+    parts: Mapping[str, JsonObject] = {task: _show_task(path.parent, task) for task in report.tasks}
     return write_html(
-        path,
-        "tasks.html.j2",
-        report={"title": title, "summary": summary, "created": ""},
-        parts=parts,
-        times=times,
-        times_title=TIME_TITLE,
+        path, "tasks.html.j2", report=report, parts=parts, times=report.times, times_title=TIME_TITLE
     )
+
+
+def _show_task(folder: Path, task: str) -> JsonObject:
+    own = read_run_report(folder / TASKS / task)
+    table: ResultTable = own.table
+    return {"table": table, "notes": own.notes, "page": f"{TASKS}/{task}/report.html"}

@@ -7,6 +7,7 @@ table, a page and artifacts in a folder of its name. A run of several tasks adds
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from raykd.driver.jobs import Job
 from raykd.driver.recording import describe_results
 from raykd.folders.folder import RunFolder
 from raykd.point import Point
-from raykd.report.tasks_page import TaskResult, write_tasks_page
+from raykd.report.tasks_page import TASKS, TasksReport, write_tasks_page
 from raykd.report.time_bar import make_time_bar
 from raykd.scoring.outcome import Outcome, conclude_task
 from raykd.scoring.teacher_results import Counters
@@ -28,8 +29,6 @@ from raykd.teachers.spec import TeacherInfo
 from raykd.tracking import Tracker
 
 log = logging.getLogger("raykd.runs")
-TASKS = "tasks"
-"""In the folder of a run of several tasks, the folder that holds the reports of the single tasks."""
 Pools = Mapping[str, tuple[TeacherPool, list[TeacherInfo]]]
 """The pool of each task that has teachers, and what each teacher says of itself."""
 
@@ -132,11 +131,9 @@ def _conclude_run(
         f"One {config.student.kind} encoder learns {len(parts)} tasks ({names}) from {len(config.active_teachers)} "
         f"teachers; tasks are drawn by rows ** {config.task_power:g}."
     )
-    shown = {
-        task: TaskResult(part.table, f"{TASKS}/{task}/{part.report.name}", part.notes)
-        for task, part in parts.items()
-    }
-    page = write_tasks_page(config.name, summary, shown, folder.path / "report.html", make_time_bar())
+    created = time.strftime("%Y-%m-%d %H:%M:%S %Z")
+    whole = TasksReport(config.name, summary, tuple(parts), created, make_time_bar())
+    page = write_tasks_page(whole, folder.path / "report.html")
     tracker.log_file(page)
     tracker.log_text(dump_run(config), "run.yaml")
     notes = [f"{task}: {note}" for task, part in parts.items() for note in part.notes]

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from raykd.report.page import RunReport, write_run_page
-from raykd.report.tasks_page import write_tasks_page
+from raykd.report.page import write_run_page
+from raykd.report.run_report import RunReport
+from raykd.report.tasks_page import TasksReport, write_tasks_page
 from raykd.report.time_bar import MOST_STAGES, TIME_TITLE, format_times, make_time_bar
 from raykd.timeline import OTHER, Span
 
@@ -30,9 +31,7 @@ def read_bar(page: str) -> dict[str, tuple[float, str, str]]:
 
 def test_widths_equal_seconds_and_the_legend_has_the_same(tmp_path: Path) -> None:
     bar = make_time_bar(make_spans(2.0, 1.0, 5.0))
-    page = write_run_page(
-        RunReport("run", "It ran.", (), times=bar), tmp_path / "report.html", {}
-    ).read_text()
+    page = write_run_page(RunReport("run", "It ran.", (), times=bar), tmp_path / "report.html").read_text()
     pieces = read_bar(page)
     assert {name: (width, seconds) for name, (width, _, seconds) in pieces.items()} == {
         "stage 0": (25.0, "2.0"), "stage 1": (12.5, "1.0"), "stage 2": (62.5, "5.0"),
@@ -61,10 +60,10 @@ def test_short_stages_share_a_piece_and_every_piece_has_its_colour() -> None:
 def test_a_run_without_a_time_line_shows_none_and_one_of_two_starts_says_so(tmp_path: Path) -> None:
     assert make_time_bar([]) is None
     assert format_times([]) == []
-    assert TIME_TITLE not in write_run_page(RunReport("run", "", ()), tmp_path / "a.html", {}).read_text()
+    assert TIME_TITLE not in write_run_page(RunReport("run", "", ()), tmp_path / "a.html").read_text()
     spans = [*make_spans(1.0), *(s._replace(start=2, begin_s=50.0) for s in make_spans(3.0))]
     bar = make_time_bar(spans)
-    page = write_tasks_page("run", "", {}, tmp_path / "b.html", bar).read_text()
+    page = write_tasks_page(TasksReport("run", "", (), "", bar), tmp_path / "b.html").read_text()
     assert "4.0 s of wall time over 2 starts of the run" in page
     assert read_bar(page)["stage 0"][0] == 100.0
 

@@ -10,6 +10,7 @@ from raykd.report.comparisons.results import ComparisonReport
 from raykd.report.comparisons.tables import ComparisonTables
 from raykd.report.formats import format_metric_name
 from raykd.report.html import write_html
+from raykd.report.record import ARMS, write_record
 from raykd.tasks.scores.metrics import is_higher_better
 
 MOST_CARDS = 3
@@ -17,7 +18,8 @@ MOST_CARDS = 3
 
 
 def write_comparison_page(report: ComparisonReport, path: Path) -> Path:
-    """Write the page and return its path."""
+    """Write the page, and ``arms.json`` beside it; return the page's path."""
+    write_record(path.parent / ARMS, report)
     tables = ComparisonTables(report)
     missing = "; ".join(report.list_missing())
     return write_html(

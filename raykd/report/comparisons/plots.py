@@ -18,6 +18,7 @@ from raykd.report.charts import (
     choose_colours,
     draw_rule,
     encode,
+    give_all,
     join_panels,
     list_tips,
     name_rows,
@@ -95,12 +96,10 @@ def draw_arms(report: ComparisonReport) -> Spec | None:
         for d in found
         for seed, one, two in report.list_pairs(report.find_arm(d.arm), report.main_name)
     ]
-    unit = choose_unit(report.metric)
-    right = _draw_rows(
-        names, [_describe_difference(d) for d in found], apart, f"difference {unit}".rstrip(), "mean difference"
-    )  # fmt: skip
-    right["layer"].insert(0, draw_rule("x", 0.0))
-    right["encoding"]["y"]["axis"] = {"labels": False, "ticks": False, "domain": False, "grid": False}
+    means = [_describe_difference(d) for d in found]
+    title = f"difference {choose_unit(report.metric)}".rstrip()
+    right = _draw_rows(names, means, apart, title, "mean difference", labels=False)
+    right["layer"].append(draw_rule("x", 0.0))
     return join_panels([left, right])
 
 
@@ -124,15 +123,16 @@ def _describe_difference(d: PairedDifference) -> Spec:
     }  # fmt: skip
 
 
-def _draw_rows(names: Sequence[str], means: list[Spec], seeds: list[Spec], title: str, what: str) -> Spec:
+def _draw_rows(
+    names: Sequence[str], means: list[Spec], seeds: list[Spec], title: str, what: str, *, labels: bool = True
+) -> Spec:
     """Draw a line for each arm: its mean with the interval, and each seed a little below."""
     x = encode("value", title, scale={"zero": False})
     tips = list_tips(arm="arm", shown=what, interval="95 % interval")
     return {
         "width": 360,
         "height": {"step": 30},
-        "encoding": {"y": name_rows("arm", names), "x": x},
-        "layer": [
+        "layer": give_all([
             {
                 "data": {"values": seeds},
                 "mark": {"type": "point", "filled": True, "size": 26, "color": SEED, "opacity": 0.75, "yOffset": BELOW},
@@ -148,7 +148,7 @@ def _draw_rows(names: Sequence[str], means: list[Spec], seeds: list[Spec], title
                 "mark": {"type": "point", "filled": True, "shape": "diamond", "size": 75, "color": INK, "opacity": 1},
                 "encoding": {"tooltip": tips},
             },
-        ],
+        ], y=name_rows("arm", names, labels=labels), x=x),
     }  # fmt: skip
 
 
@@ -185,8 +185,9 @@ def _draw_front(report: ComparisonReport, label: str, points: list[tuple[ArmResu
         row["named"] = row["arm"] if row["front"] or row["arm"] == report.baseline else ""
     costs = [row["cost"] for row in rows]
     is_wide = max(costs) >= WIDE * min(costs)
-    x = encode("cost", f"{label} (logarithmic)" if is_wide else label, axis={"format": "~s", "tickCount": 5},
-               scale={"type": "log" if is_wide else "linear", "zero": False, "nice": False, "padding": 40})  # fmt: skip
+    scale = {"type": "log" if is_wide else "linear", "zero": False, "nice": False, "padding": 40}
+    axis = {"format": "~s", "tickCount": 5, "grid": False}
+    x = encode("cost", f"{label} (logarithmic)" if is_wide else label, scale=scale, axis=axis)
     title = f"{report.split} {find_metric_title(report.metric)}"
     y = encode("value", title, scale={"zero": False, "padding": 16})
     colour = {"condition": {"test": "datum.front", "value": SEED}, "value": GREY}

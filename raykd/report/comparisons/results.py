@@ -14,7 +14,9 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
+from raykd.parse import JsonObject
 from raykd.report.comparisons.differences import (
     MACRO,
     SPLITS,
@@ -286,3 +288,25 @@ class ComparisonReport:
         return [
             f"{arm.name}, seed {seed}" for arm in self.arms for seed in self.seeds if seed not in arm.students
         ]
+
+
+def build_comparison_report(tree: JsonObject) -> ComparisonReport:
+    """Return the report of its plain data (`raykd.report.record`)."""
+    arms = tuple(
+        ArmResult(**{
+            **arm, "students": {int(seed): _build_student(one) for seed, one in arm["students"].items()}
+        })
+        for arm in tree["arms"]
+    )  # fmt: skip
+    texts = {name: tuple(tree[name]) for name in ("seeds", "unit_languages", "notes")}
+    return ComparisonReport(**{**tree, "arms": arms, **texts})
+
+
+def _build_student(tree: JsonObject) -> TrainedStudent:
+    right = tree["right_N"]
+    return TrainedStudent(**{
+        **tree,
+        "scores": {name: float(value) for name, value in tree["scores"].items()},
+        "classes": TypeAdapter(ClassScores | None).validate_python(tree["classes"]),
+        "right_N": None if right is None else np.asarray([one == "1" for one in right], dtype=bool),
+    })  # fmt: skip

@@ -13,6 +13,7 @@ from raykd.report.charts import Charts, add_captions
 from raykd.report.formats import ABSENT, format_metric, format_metric_name, format_value, use_minus_sign
 from raykd.report.html import write_html
 from raykd.report.key_names import fold_sample, shorten_names
+from raykd.report.record import SWEEP, write_record
 from raykd.report.sweeps import plots, search_plots
 from raykd.report.sweeps.importance import explain_missing_importance
 from raykd.report.sweeps.rungs import RungAgreement, compute_rank_correlations, describe_rungs
@@ -48,7 +49,8 @@ def draw_sweep_figures(report: SweepReport) -> Charts:
 
 
 def write_sweep_page(report: SweepReport, path: Path) -> Path:
-    """Write the page and return its path."""
+    """Write the page, and ``sweep.json`` beside it; return the page's path."""
+    write_record(path.parent / SWEEP, report)
     found = report.importance
     names, ranked = shorten_names(report.shown_keys), report.rank_trials()
     correlations = compute_rank_correlations(report)

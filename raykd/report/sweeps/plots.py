@@ -20,6 +20,7 @@ from raykd.report.charts import (
     draw_lines,
     draw_rule,
     encode,
+    give_all,
     join_panels,
     list_tips,
     name_rows,
@@ -161,19 +162,16 @@ def draw_importance_bars(found: Importance | None) -> Spec | None:
         "width": 400,
         "height": {"step": 26},
         "data": {"values": rows},
-        "encoding": {
-            "y": name_rows("key", [row["key"] for row in rows]),
-            "tooltip": list_tips(key="key", shown="share %", interval="95 % interval"),
-        },
-        "layer": [
+        "layer": [*give_all([
             {"mark": {"type": "bar", "color": colour, "height": {"band": 0.7}},
              "encoding": {"x": encode("share", "share of the explained variance %",
                                       scale={"domain": ends, "nice": False})}},
             {"mark": {"type": "rule", "strokeWidth": 1.3}, "encoding": {"x": encode("low"), "x2": {"field": "high"}}},
             {"mark": {"type": "text", "align": "left", "dx": 8},
              "encoding": {"x": {"value": "width"}, "text": {"field": "shown"}}},
-            draw_rule("x", 0.0, strokeDash=[1, 0]),
-        ],
+        ], y=name_rows("key", [row["key"] for row in rows]),
+            tooltip=list_tips(key="key", shown="share %", interval="95 % interval"),
+        ), draw_rule("x", 0.0, strokeDash=[1, 0])],
     }  # fmt: skip
 
 
@@ -209,7 +207,7 @@ def draw_trials(rows: Sequence[Spec]) -> Spec:
     legend = place_legend(6)
     return {
         "data": {"values": list(rows)},
-        "mark": {"type": "point", "filled": True, "size": 50, "opacity": 0.9, "stroke": INK, "strokeWidth": 0.2},
+        "mark": {"type": "point", "filled": True, "size": 50, "opacity": 0.9},
         "encoding": {
             "color": encode("status", None, "nominal", legend=legend,
                             scale=choose_colours(statuses, [MARKS[s][1] for s in statuses])),

@@ -37,7 +37,9 @@ from raykd.report.sweeps.trials import SweepReport, TrialRow
 MOST_SLICES = 24
 """Keys that have a panel."""
 SLICES_A_ROW = 3
-LANE = 104
+LINE = 0.05
+"""Height of a line of text, as a share of an axis."""
+LANE = 112
 """Pixels from one vertical axis to the next; fewer where there are many."""
 
 
@@ -59,8 +61,12 @@ def draw_parallel_coordinates(report: SweepReport) -> Spec | None:
         for at, lane in enumerate(lanes)
         for place, label in lane.ticks()
     ]
-    heads = [{"lane": at, "label": _wrap(lane.label)} for at, lane in enumerate(lanes)]
-    width = max(70, min(LANE, 1020 // len(lanes)))
+    heads = [
+        {"lane": at, "label": part, "y": 1.06 + LINE * (len(parts) - line - 1)}
+        for at, parts in enumerate(_wrap(lane.label) for lane in lanes)
+        for line, part in enumerate(parts)
+    ]
+    width = max(70, min(LANE, 1080 // len(lanes)))
     ends = {"domain": [-0.55, len(lanes) - 0.7], "nice": False}
     x = encode("lane", None, scale=ends, axis=None)
     y = encode("y", None, axis=None, scale={"domain": [INACTIVE - 0.05, 1.02], "nice": False})
@@ -88,8 +94,7 @@ def draw_parallel_coordinates(report: SweepReport) -> Spec | None:
             {"data": {"values": ticks}, "mark": {**text, "stroke": "var(--paper, white)", "strokeWidth": 4},
              "encoding": {"text": {"field": "label"}}},
             {"data": {"values": ticks}, "mark": text, "encoding": {"text": {"field": "label"}}},
-            {"data": {"values": heads}, "mark": {"type": "text", "baseline": "bottom", "dy": -8, "lineBreak": "\n"},
-             "encoding": {"text": {"field": "label"}, "y": {"value": 0}}},
+            {"data": {"values": heads}, "mark": {"type": "text"}, "encoding": {"text": {"field": "label"}}},
         ],
     }  # fmt: skip
 
@@ -141,7 +146,7 @@ def _draw_slice(
         "width": 270,
         "height": 150,
         "title": {"text": axis.label + (" (log)" if axis.log else ""), "fontSize": 12, "fontWeight": "normal",
-                  "orient": "bottom", "anchor": "middle", "offset": 38 if slanted else 24},
+                  "orient": "bottom", "anchor": "middle", "offset": 30 if slanted else 16},
         "layer": [
             {**draw_trials(rows), "encoding": {
                 **draw_trials(rows)["encoding"], "x": x,
@@ -173,6 +178,6 @@ def _score_axis(report: SweepReport, scored: list[TrialRow]) -> SearchAxis:
     return SearchAxis("", format_score_title(report.metric), low=min(kept), high=max(kept), flipped=flipped)
 
 
-def _wrap(label: str) -> str:
+def _wrap(label: str) -> list[str]:
     """A label over several lines, since lanes are narrow."""
-    return label.replace(".", ".\n").replace("_", "_\n").replace(" ", "\n")
+    return label.replace(".", ".\n").replace("_", "_\n").replace(" ", "\n").split("\n")

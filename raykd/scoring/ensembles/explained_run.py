@@ -30,11 +30,12 @@ from raykd.report.ensembles.page import FILE as REPORT
 from raykd.report.ensembles.page import write_ensemble_page
 from raykd.report.ensembles.report import EnsembleReport, SystemSize, read_ensemble_report
 from raykd.report.plots import collect_curves
+from raykd.report.tasks_page import TASKS
 from raykd.scoring.costs import list_system_sizes
 from raykd.scoring.ensembles.comparison import add_retrained
 from raykd.scoring.ensembles.inputs import EnsembleInputs, ask_student, pick_rows
 from raykd.scoring.ensembles.measure import make_ensemble_report
-from raykd.scoring.several_tasks import TASKS, select_task_points
+from raykd.scoring.several_tasks import select_task_points
 from raykd.tasks import SystemAnswers
 from raykd.teachers.store import make_text_keys
 from raykd.teachers.teacher import Teacher
