@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from raykd.report.comparisons.differences import PairedDifference
     from raykd.report.comparisons.results import ArmScore
     from raykd.report.ensembles.report import EnsembleReport
-    from raykd.report.runs_report import WrittenReport
+    from raykd.report.side_by_side.write import WrittenReport
     from raykd.scoring.ensembles.explained_run import ExplainedTask
     from raykd.scoring.model import Model
     from raykd.tuning.outcome import SweepOutcome

@@ -152,7 +152,7 @@ def write_report(
     """
     from pathlib import Path
 
-    from raykd.report.runs_report import write_report_of
+    from raykd.report.side_by_side.write import write_report_of
     from raykd.results import Result, RunsReport
 
     folders = [run.folder if isinstance(run, Result) else Path(run) for run in runs]

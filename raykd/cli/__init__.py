@@ -55,7 +55,6 @@ from raykd.cli import planning  # noqa: E402, F401  # isort: skip
 from raykd.cli import sweeps  # noqa: E402, F401  # isort: skip
 from raykd.cli import comparisons  # noqa: E402, F401  # isort: skip
 from raykd.cli import answers  # noqa: E402, F401  # isort: skip
-from raykd.cli import explanation  # noqa: E402, F401  # isort: skip
 from raykd.cli import reports  # noqa: E402, F401  # isort: skip
 from raykd.cli import teachers  # noqa: E402, F401  # isort: skip
 from raykd.cli import records  # noqa: E402, F401  # isort: skip

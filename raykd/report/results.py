@@ -124,7 +124,7 @@ class CalibrationCurve:
     bins: tuple[CalibrationBin, ...]
 
 
-def measure_calibration(system: Predictions, title: str) -> CalibrationCurve | None:
+def build_calibration_curve(system: Predictions, title: str) -> CalibrationCurve | None:
     """Return a system's calibration over all languages; None where nothing it answered has a label to choose.
 
     Args:

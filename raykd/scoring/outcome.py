@@ -27,10 +27,10 @@ from raykd.report.costs import CostTable
 from raykd.report.ensembles.page import FILE as ENSEMBLE_FILE
 from raykd.report.ensembles.page import write_ensemble_page
 from raykd.report.fitted_table import FittedTable
-from raykd.report.page import write_run_page
 from raykd.report.plots import collect_curves
-from raykd.report.results import compute_agreement, measure_calibration
-from raykd.report.run_report import RunReport
+from raykd.report.results import build_calibration_curve, compute_agreement
+from raykd.report.runs.page import write_run_page
+from raykd.report.runs.report import RunReport
 from raykd.report.table import ResultTable, format_system
 from raykd.report.time_bar import make_time_bar
 from raykd.scoring.ensembles.agreement import name_score
@@ -170,7 +170,7 @@ def _make_report(
     for name, count in teachers.counters.items():
         key = f"teacher {name} rows answered / forwarded"
         facts[key] = f"{count['answered']:,.0f} / {count['forwarded']:,.0f}"
-    calibration = [measure_calibration(p, format_system(p)) for p, _ in systems if p.role != "teacher"]
+    calibration = [build_calibration_curve(p, format_system(p)) for p, _ in systems if p.role != "teacher"]
     facts |= {f"teacher {name} restarts": f"{count}" for name, count in teachers.restarts.items() if count}
     return RunReport(
         title=config.name,

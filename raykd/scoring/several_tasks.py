@@ -19,7 +19,7 @@ from raykd.driver.jobs import Job
 from raykd.driver.recording import describe_results
 from raykd.folders.folder import RunFolder
 from raykd.point import Point
-from raykd.report.tasks_page import TASKS, TasksReport, write_tasks_page
+from raykd.report.runs.tasks_page import TASKS, TasksReport, write_tasks_page
 from raykd.report.time_bar import make_time_bar
 from raykd.scoring.outcome import Outcome, conclude_task
 from raykd.scoring.teacher_results import Counters

@@ -19,7 +19,7 @@ from raykd.point import Point
 from raykd.report.costs import CostTable
 from raykd.report.ensembles.report import EnsembleReport
 from raykd.report.plots import collect_curves
-from raykd.report.run_report import TeacherFacts
+from raykd.report.runs.report import TeacherFacts
 from raykd.scoring.absent_teachers import describe_lost_teachers, drop_lost_teachers, find_loss_steps
 from raykd.scoring.costs import list_system_sizes, make_cost_table, time_teachers
 from raykd.scoring.ensembles.inputs import EnsembleInputs, ask_student, pick_rows

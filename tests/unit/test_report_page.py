@@ -15,9 +15,9 @@ from raykd.report import plots
 from raykd.report.ensembles.page import write_ensemble_page
 from raykd.report.ensembles.report import AdviceLine, EnsembleReport, HardRow, View
 from raykd.report.html import hash_script, list_contents, read_asset
-from raykd.report.page import draw_run_figures, write_run_page
-from raykd.report.results import Predictions, compute_agreement, measure_calibration
-from raykd.report.run_report import RunReport, TeacherFacts, read_run_report
+from raykd.report.results import Predictions, build_calibration_curve, compute_agreement
+from raykd.report.runs.page import draw_run_figures, write_run_page
+from raykd.report.runs.report import RunReport, TeacherFacts, read_run_report
 from raykd.report.table import format_system
 from raykd.tasks.scores.classes import ClassAnswers, compute_class_scores
 from tests.charts import NODE, draw_in_node, read_rows, strip_scripts
@@ -86,7 +86,7 @@ def report():
         ensemble=made_ensemble(),
         agreement=compute_agreement(systems),
         calibration=tuple(
-            curve for p in systems[2:] if (curve := measure_calibration(p, format_system(p))) is not None
+            curve for p in systems[2:] if (curve := build_calibration_curve(p, format_system(p))) is not None
         ),
     )
 
@@ -257,7 +257,7 @@ def test_plots_without_data_are_none():
     assert plots.draw_schedule_curves({}) is None
     assert plots.draw_weight_curves({}) is None
     assert plots.draw_weight_bars({}) is None
-    assert measure_calibration(nobody, "x") is None and plots.draw_reliability([]) is None
+    assert build_calibration_curve(nobody, "x") is None and plots.draw_reliability([]) is None
 
 
 def test_history_keeps_the_later_value_of_a_step_that_was_run_twice():

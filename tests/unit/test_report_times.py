@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from raykd.report.page import write_run_page
-from raykd.report.run_report import RunReport
-from raykd.report.tasks_page import TasksReport, write_tasks_page
+from raykd.report.runs.page import write_run_page
+from raykd.report.runs.report import RunReport
+from raykd.report.runs.tasks_page import TasksReport, write_tasks_page
 from raykd.report.time_bar import MOST_STAGES, TIME_TITLE, format_times, make_time_bar
 from raykd.timeline import OTHER, Span
 

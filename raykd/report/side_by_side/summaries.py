@@ -22,8 +22,8 @@ from raykd.report.comparisons.differences import MACRO
 from raykd.report.comparisons.results import ArmResult, ComparisonReport
 from raykd.report.comparisons.tables import summarize_costs
 from raykd.report.results import Predictions, Score
-from raykd.report.rewrite import read_reports
-from raykd.report.run_report import RunReport
+from raykd.report.runs.report import RunReport
+from raykd.report.side_by_side.rewrite import read_reports
 from raykd.report.sweeps.trial_table import strip_metric_path
 from raykd.report.sweeps.trials import SweepReport
 

@@ -30,7 +30,7 @@ from raykd.report.ensembles.page import FILE as REPORT
 from raykd.report.ensembles.page import write_ensemble_page
 from raykd.report.ensembles.report import EnsembleReport, SystemSize, read_ensemble_report
 from raykd.report.plots import collect_curves
-from raykd.report.tasks_page import TASKS
+from raykd.report.runs.tasks_page import TASKS
 from raykd.scoring.costs import list_system_sizes
 from raykd.scoring.ensembles.comparison import add_retrained
 from raykd.scoring.ensembles.inputs import EnsembleInputs, ask_student, pick_rows

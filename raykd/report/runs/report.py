@@ -28,6 +28,8 @@ from raykd.report.table import COST_KEYS, MACRO, ResultTable, format_system
 from raykd.report.time_bar import TimeBar
 from raykd.tasks.scores.classes import ClassScores
 
+SYSTEM_KEYS = ("plain", "constant", "timed_on", "classes")
+"""What is known of a system besides its scores and costs."""
 TEACHER_KEYS = tuple(TeacherCost("", (), 0, 0, 0.0).to_row())
 """Keys of a teacher's figures in the rows of results."""
 
@@ -124,7 +126,7 @@ class RunReport:
 
 
 def _dump_system(p: Predictions) -> JsonObject:
-    return {"system": p.name, "role": p.role, "plain": p.plain, "constant": p.constant, "classes": p.classes}
+    return {"system": p.name, "role": p.role, **{key: getattr(p, key) for key in SYSTEM_KEYS}}
 
 
 def _unpack_scalar(value: np.generic) -> object:
@@ -190,10 +192,11 @@ def _build_system(
     }
     mean = next((row for row in rows if row["language"] == MACRO), {})
     counts = {row["language"]: row["rows"] for row in rows if row["language"] != MACRO}
+    known = {**about, "classes": TypeAdapter(ClassScores | None).validate_python(about.get("classes"))}
     predictions = Predictions(
         name, role, np.empty((0, 0), np.float32), np.empty(0, bool), np.empty(0, np.int64), (),
-        mean.get("parameters", 0), mean.get("ms_per_1000"), about.get("plain", False), about.get("constant"),
-        mean.get("megabytes"), TypeAdapter(ClassScores | None).validate_python(about.get("classes")),
+        mean.get("parameters", 0), mean.get("ms_per_1000"), megabytes=mean.get("megabytes"),
+        **{key: known[key] for key in SYSTEM_KEYS if key in known},
     )  # fmt: skip
     macro = scores.pop(MACRO, None)
     return predictions, Score(scores, macro, counts)

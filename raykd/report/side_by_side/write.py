@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raykd.errors import ConfigError
-from raykd.report.png import write_png
-from raykd.report.rewrite import draw_figures, read_reports, rewrite_pages
+from raykd.report.runs.tasks_page import TASKS
 from raykd.report.side_by_side.page import SideBySide, write_runs_page
+from raykd.report.side_by_side.png import write_png
+from raykd.report.side_by_side.rewrite import draw_figures, read_reports, rewrite_pages
 from raykd.report.side_by_side.summaries import resolve_folder, summarize_folder
-from raykd.report.tasks_page import TASKS
 
 SEVERAL = "compared.html"
 """The page about several runs, in the folder that the first of them lies in."""

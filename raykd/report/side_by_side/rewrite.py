@@ -14,12 +14,12 @@ from raykd.report.comparisons.page import write_comparison_page
 from raykd.report.comparisons.plots import draw_comparison_figures
 from raykd.report.comparisons.results import ComparisonReport, build_comparison_report
 from raykd.report.ensembles.page import write_ensemble_page
-from raykd.report.page import draw_run_figures, write_run_page
 from raykd.report.record import read_record
-from raykd.report.run_report import RunReport, read_run_report
+from raykd.report.runs.page import draw_run_figures, write_run_page
+from raykd.report.runs.report import RunReport, read_run_report
+from raykd.report.runs.tasks_page import TASKS, read_tasks_report, write_tasks_page
 from raykd.report.sweeps.page import draw_sweep_figures, write_sweep_page
 from raykd.report.sweeps.trials import SweepReport
-from raykd.report.tasks_page import TASKS, read_tasks_report, write_tasks_page
 
 PAGE = "report.html"
 AnyReport = RunReport | SweepReport | ComparisonReport

@@ -27,7 +27,7 @@ from raykd.report.plots import (
     draw_weight_curves,
 )
 from raykd.report.record import RUN, write_record
-from raykd.report.run_report import RunReport
+from raykd.report.runs.report import RunReport
 from raykd.report.table import ResultTable, format_system
 from raykd.report.time_bar import TIME_TITLE
 from raykd.tasks.scores.metrics import AGREEMENT, find_metric_title, is_rate, name_agreement

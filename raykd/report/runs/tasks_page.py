@@ -12,7 +12,7 @@ from raykd.parse import JsonObject
 from raykd.report.html import write_html
 from raykd.report.record import TASKS as RECORD
 from raykd.report.record import read_record, write_record
-from raykd.report.run_report import read_run_report
+from raykd.report.runs.report import read_run_report
 from raykd.report.table import ResultTable
 from raykd.report.time_bar import TIME_TITLE, TimeBar
 

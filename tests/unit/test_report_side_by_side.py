@@ -14,15 +14,15 @@ from raykd.errors import ConfigError, DataError
 from raykd.report.comparisons.page import write_comparison_page
 from raykd.report.comparisons.results import build_comparison_report
 from raykd.report.html import read_asset
-from raykd.report.page import write_run_page
 from raykd.report.record import ARMS, read_record
-from raykd.report.rewrite import read_sweep_report, rewrite_pages
-from raykd.report.run_report import RunReport
+from raykd.report.runs.page import write_run_page
+from raykd.report.runs.report import RunReport
+from raykd.report.runs.tasks_page import TasksReport, write_tasks_page
+from raykd.report.side_by_side.rewrite import read_sweep_report, rewrite_pages
 from raykd.report.side_by_side.summaries import flatten_config
 from raykd.report.sweeps.page import write_sweep_page
 from raykd.report.sweeps.trials import Evaluation
 from raykd.report.table import ResultTable
-from raykd.report.tasks_page import TasksReport, write_tasks_page
 from tests.charts import NODE, run_in_node
 from tests.fakes import scored
 from tests.made_trials import made_sweep, row
