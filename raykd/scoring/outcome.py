@@ -128,7 +128,7 @@ def conclude_task(
     report = _make_report(student, tuple(systems), teachers, curve, ending, tracker)
     page = write_run_page(report, folder.path / "report.html")
     if report.ensemble is not None:
-        write_ensemble_page(report.ensemble, folder.path)
+        tracker.log_file(write_ensemble_page(report.ensemble, folder.path), task or None)
     last_step = max((p.step for p in curve), default=0)
     metrics = {**teachers.to_metrics(), **_list_table_metrics(report.table)}
     tracker.log_points([Point(last_step, metrics).with_task(task)])

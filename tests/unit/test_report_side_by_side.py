@@ -187,6 +187,17 @@ def test_a_png_is_drawn_from_the_same_chart(tmp_path):
     assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
+def test_folders_of_one_name_are_told_apart_and_a_teacher_of_one_run_is_one_line(tmp_path):
+    made_run(tmp_path / "x" / "a", teachers=[{"name": "zh", "kind": "model", "path": "p"}])
+    made_run(
+        tmp_path / "y" / "a",
+        teachers=[{"name": "zh", "kind": "model", "path": "q"}, {"name": "fr", "kind": "file"}],
+    )
+    found = raykd.write_report(tmp_path / "x" / "a", tmp_path / "y" / "a")
+    assert {line["run"] for line in found.table} == {"x/a", "y/a"}
+    assert found.differences == {"train.teachers.fr": ["–", "file"], "train.teachers.zh.path": ["p", "q"]}
+
+
 def test_configurations_are_flattened_by_name():
     tree = {
         "name": "x",

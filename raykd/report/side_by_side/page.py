@@ -36,6 +36,8 @@ from raykd.report.table import Row
 from raykd.tasks.scores.metrics import find_metric_title, is_higher_better, is_rate
 
 Cells = tuple[list[str], list[list[str]]]
+MOST_DIFFERENCES = 20
+"""Keys that differ, on the terminal; the page has all."""
 CAPTIONS = {
     "languages": "Each run in each language, and its mean over its languages.",
     "sizes": "Quality over the size of the student.",
@@ -128,9 +130,24 @@ class SideBySide:
         ]  # fmt: skip
 
     def list_differences(self) -> dict[str, list[str]]:
-        """Return each key of the configurations that differs, with its value in each run; a dash where it has none."""
-        keys = sorted({key for run in self.runs for key in run.config})
-        values = {key: [run.config.get(key, ABSENT) for run in self.runs] for key in keys}
+        """Return each key of the configurations that differs, with its value in each run; a dash where it has none.
+
+        Of a part that some run lacks, such as a teacher, the kind stands for all of its keys.
+        """
+        parts = [{part for key in run.config for part in _list_parts(key)} for run in self.runs]
+
+        def find_key(key: str) -> str:
+            return next((part for part in _list_parts(key) if not all(part in own for own in parts)), key)
+
+        def find_value(run: RunSummary, own: set[str], key: str) -> str:
+            kind = run.config.get(f"{key}.kind", "there") if key in own else ABSENT
+            return run.config.get(key, kind)
+
+        keys = sorted({find_key(key) for run in self.runs for key in run.config})
+        values = {
+            key: [find_value(run, own, key) for run, own in zip(self.runs, parts, strict=True)]
+            for key in keys
+        }
         return {key: own for key, own in values.items() if len(set(own)) > 1}
 
     def difference_cells(self) -> Cells:
@@ -140,21 +157,14 @@ class SideBySide:
 
     def to_rich(self) -> tuple[FittedTable, ...]:
         """Return the tables for the terminal."""
-        tables = [(self.to_cells(), "Runs side by side", 1)]
-        if len(self.runs) > 1:
-            tables.append(
-                (self.difference_cells(), "What differs in their configurations", len(self.runs) + 1)
-            )
-        return tuple(
-            FittedTable(
-                (build_form([head.replace(" ", "\n") for head in heads], lines, left=left, title=title),),
-                heads,
-                lines,
-                title=title,
-            )
-            for (heads, lines), title, left in tables
-            if lines
-        )
+        tables = [_build_table("Runs side by side", self.to_cells(), 1)]
+        heads, lines = self.difference_cells()
+        if lines:
+            title = "What differs in their configurations"
+            more = len(lines) - MOST_DIFFERENCES
+            remarks = (f"and {more} more, on the page",) if more > 0 else ()
+            tables.append(_build_table(title, (heads, lines[:MOST_DIFFERENCES]), len(heads), remarks))
+        return tuple(tables)
 
     def to_rows(self) -> list[Row]:
         """Return a flat row for each run and language, and one for its mean with the language ``macro``."""
@@ -212,6 +222,20 @@ class SideBySide:
                  "encoding": {"text": {"field": "run"}}},
             ],
         }  # fmt: skip
+
+
+def _list_parts(key: str) -> list[str]:
+    """Return what a key lies in, from the outside: a, then a.b, of a.b.c."""
+    names = key.split(".")
+    return [".".join(names[:at]) for at in range(1, len(names))]
+
+
+def _build_table(title: str, cells: Cells, left: int, remarks: tuple[str, ...] = ()) -> FittedTable:
+    heads, lines = cells
+    form = build_form(
+        [head.replace(" ", "\n") for head in heads], lines, left=left, title=title, remarks=remarks
+    )
+    return FittedTable((form,), heads, lines, title=title, remarks=remarks)
 
 
 def write_runs_page(runs: SideBySide, path: Path) -> Path:

@@ -27,8 +27,8 @@ from raykd.report.side_by_side.rewrite import read_reports
 from raykd.report.sweeps.trial_table import strip_metric_path
 from raykd.report.sweeps.trials import SweepReport
 
-OWN_KEYS = ("name", "output", "tracking")
-"""Keys of a configuration that differ between runs without a consequence for their results."""
+OWN_KEYS = ("name", "output", "tracking", "report", "teacher_defaults")
+"""Keys of a configuration that have no consequence for results of their own: each teacher holds the defaults, too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,11 +70,12 @@ class RunSummary:
     rows: str = ""
 
 
-def summarize_folder(folder: Path) -> list[RunSummary]:
+def summarize_folder(folder: Path, name: str) -> list[RunSummary]:
     """Return what a run, the best trial of a sweep, or each arm of a comparison scored and cost.
 
     Args:
         folder: That raykd made.
+        name: How it is called.
 
     Raises:
         DataError: It holds no report.
@@ -82,11 +83,11 @@ def summarize_folder(folder: Path) -> list[RunSummary]:
     found = []
     for task, report in read_reports(folder).items():
         if isinstance(report, SweepReport):
-            found += _summarize_best(folder, report)
+            found += _summarize_best(folder, name, report)
         elif isinstance(report, ComparisonReport):
-            found += _summarize_arms(folder, report)
+            found += _summarize_arms(folder, name, report)
         else:
-            found += _summarize_run(folder, task, report)
+            found += _summarize_run(folder, f"{name}: {task}" if task else name, task, report)
     return found
 
 
@@ -107,7 +108,7 @@ def resolve_folder(given: Path) -> Path:
     )
 
 
-def _summarize_run(folder: Path, task: str, report: RunReport) -> list[RunSummary]:
+def _summarize_run(folder: Path, name: str, task: str, report: RunReport) -> list[RunSummary]:
     student = _find_student(report)
     if student is None:
         return []
@@ -119,7 +120,7 @@ def _summarize_run(folder: Path, task: str, report: RunReport) -> list[RunSummar
     gain = ours[metric] - theirs[metric] if metric in ours and metric in theirs else None
     return [
         RunSummary(
-            name=f"{folder.name}: {task}" if task else folder.name,
+            name=name,
             folder=folder,
             metric=metric,
             split="test" if any(row[:1] == ("test",) for row in report.data) else "validation",
@@ -140,20 +141,20 @@ def _find_student(report: RunReport) -> tuple[Predictions, Score] | None:
     return next((pair for pair in report.table.systems if pair[0].role == "student"), None)
 
 
-def _summarize_best(folder: Path, report: SweepReport) -> list[RunSummary]:
+def _summarize_best(folder: Path, name: str, report: SweepReport) -> list[RunSummary]:
     best, metric = report.best, strip_metric_path(report.metric)
     if best is None or best.score is None:
         return []
     means = {metric: best.score, **({} if best.nll is None else {"nll": best.nll})}
     return [
         RunSummary(
-            name=f"{folder.name}: {best.name}", folder=folder, metric=metric, split="validation", scores={},
+            name=f"{name}: {best.name}", folder=folder, metric=metric, split="validation", scores={},
             means=means, seconds=best.seconds, config=flatten_config(yaml.safe_load(report.best_yaml) or {}),
         )
     ]  # fmt: skip
 
 
-def _summarize_arms(folder: Path, report: ComparisonReport) -> list[RunSummary]:
+def _summarize_arms(folder: Path, name: str, report: ComparisonReport) -> list[RunSummary]:
     configs = (yaml.safe_load((folder / ARMS).read_text(encoding="utf-8")) or {}).get("arms", {})
     costs, found = summarize_costs(report), []
     for arm in report.arms:
@@ -161,7 +162,7 @@ def _summarize_arms(folder: Path, report: ComparisonReport) -> list[RunSummary]:
         if cost is not None:
             found.append(
                 RunSummary(
-                    name=f"{folder.name}: {arm.name}", folder=folder, metric=report.metric, split=report.split,
+                    name=f"{name}: {arm.name}", folder=folder, metric=report.metric, split=report.split,
                     scores={language: own for language, own in means.items() if language != MACRO},
                     means=means.get(MACRO, {}), seeds=len(arm.students), parameters=cost.parameters,
                     megabytes=cost.megabytes, texts_s=cost.texts_s, cpu_s=cost.cpu_s,

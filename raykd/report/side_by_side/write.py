@@ -45,7 +45,10 @@ def write_report_of(given: Sequence[Path], page: Path | None = None, *, png: boo
         DataError: A folder holds no report.
     """
     folders = [resolve_folder(one) for one in given]
-    summaries = tuple(one for folder in folders for one in summarize_folder(folder))
+    names = _name_folders(folders)
+    summaries = tuple(
+        one for folder, name in zip(folders, names, strict=True) for one in summarize_folder(folder, name)
+    )
     if not summaries:
         raise ConfigError(
             f"nothing was scored in {', '.join(map(str, given))}",
@@ -73,6 +76,15 @@ def write_report_of(given: Sequence[Path], page: Path | None = None, *, png: boo
     )
 
 
+def _name_folders(folders: Sequence[Path]) -> list[str]:
+    """Return the name of each folder, with as much of its path as sets it apart."""
+    for depth in range(1, max(len(folder.parts) for folder in folders)):
+        names = ["/".join(folder.parts[-depth:]) for folder in folders]
+        if len(set(names)) == len(set(folders)):
+            return names
+    return [str(folder) for folder in folders]
+
+
 def _draw_pictures(folder: Path) -> tuple[Path, ...]:
     """Draw the first chart of each report in a folder."""
     drawn = []
@@ -80,6 +92,6 @@ def _draw_pictures(folder: Path) -> tuple[Path, ...]:
         place = folder / TASKS / task if task else folder
         charts = draw_figures(report)
         if charts:
-            chart, caption = next(iter(charts.values()))
-            drawn.append(write_png(chart, place / "report.png", report.title, caption))
+            chart, _ = next(iter(charts.values()))
+            drawn.append(write_png(chart, place / "report.png", report.title, report.summary))
     return tuple(drawn)
