@@ -12,7 +12,7 @@ import raykd
 from raykd.cli import app
 from raykd.errors import ConfigError, DataError
 from raykd.report.comparisons.page import write_comparison_page
-from raykd.report.comparisons.results import build_comparison_report
+from raykd.report.comparisons.results import ReferenceSystem, build_comparison_report
 from raykd.report.html import read_asset
 from raykd.report.record import ARMS, read_record
 from raykd.report.runs.page import write_run_page
@@ -51,7 +51,10 @@ def made_run(folder, right=0.8, rows="r1", **config):
 
 
 def made_comparison(folder):
-    report = made({"base": 0.0, "winner": 0.02})
+    teacher = ReferenceSystem(
+        "teacher zh", "teacher", {"test/zh/accuracy": 0.9, "test/macro/accuracy": 0.9}, 1000
+    )
+    report = made({"base": 0.0, "winner": 0.02}, references=(teacher,))
     write_comparison_page(report, state(folder) / "report.html")
     arms = {"base": {"train": {"epochs": 2}}, "winner": {"train": {"epochs": 3}}}
     (folder / "arms.yaml").write_text(yaml.safe_dump({"arms": arms}))

@@ -299,7 +299,8 @@ def build_comparison_report(tree: JsonObject) -> ComparisonReport:
         for arm in tree["arms"]
     )  # fmt: skip
     texts = {name: tuple(tree[name]) for name in ("seeds", "unit_languages", "notes")}
-    return ComparisonReport(**{**tree, "arms": arms, **texts})
+    references = TypeAdapter(tuple[ReferenceSystem, ...]).validate_python(tree["references"])
+    return ComparisonReport(**{**tree, "arms": arms, "references": references, **texts})
 
 
 def _build_student(tree: JsonObject) -> TrainedStudent:
