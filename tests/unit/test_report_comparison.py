@@ -306,7 +306,7 @@ def test_the_cost_of_students_of_several_sizes_is_set_beside_the_baselines() -> 
 def test_teachers_and_their_ensemble_stand_below_the_arms(tmp_path: Path) -> None:
     def arm(name: str, timed_on: str = "1 thread, cpu") -> ArmResult:
         scores = {"test/macro/accuracy": 0.8, "test/zh/accuracy": 0.7, "test/en/accuracy": 0.9}
-        one = {s: TrainedStudent(scores, {}, 1000, 1.0, 2.0, 3.0, timed_on=timed_on) for s in (1, 2)}
+        one = {s: TrainedStudent(scores, None, 1000, 1.0, 2.0, 3.0, timed_on=timed_on) for s in (1, 2)}
         return ArmResult(name, "", None if name == "base" else "base", None, one)
 
     zh = ReferenceSystem(

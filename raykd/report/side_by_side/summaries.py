@@ -18,9 +18,9 @@ import yaml
 from raykd.config.home import ARMS, find_folder, is_raykd_folder, read_folder_state
 from raykd.errors import ConfigError
 from raykd.parse import JsonObject
+from raykd.report.comparisons.costs import summarize_costs
 from raykd.report.comparisons.differences import MACRO
 from raykd.report.comparisons.results import ArmResult, ComparisonReport
-from raykd.report.comparisons.tables import summarize_costs
 from raykd.report.results import Predictions, Score
 from raykd.report.runs.report import RunReport
 from raykd.report.side_by_side.rewrite import read_reports
