@@ -171,10 +171,12 @@ class OwnPool:
             return ray.get(references, timeout=self._serving.timeout_s)
         except ray.exceptions.GetTimeoutError:
             raise ResourceError(
-                f"teacher {names} found no place on the cluster in {self._serving.timeout_s:g} s",
+                f"teacher {names} found no place on the cluster, or did not start there, in "
+                f"{self._serving.timeout_s:g} s",
                 got=f"asked for {g.replicas} x (CPU {g.num_cpus:g}, GPU {g.num_gpus:g}, {g.resources})",
-                wanted=f"free of {ray.cluster_resources()}",
-                next_step="ask for less in teachers.*.actor, or add nodes",
+                wanted=f"room in {ray.available_resources()}, which is free of {ray.cluster_resources()}",
+                next_step="where there is no room, ask for less in teachers.*.actor or add nodes; on a busy machine "
+                "raise serving.timeout_s",
             ) from None
         except ray.exceptions.RayTaskError as error:
             last = str(error).strip().splitlines()[-1]
