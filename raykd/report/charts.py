@@ -83,6 +83,12 @@ def place_legend(columns: int = 4, **more: object) -> Spec:
     return {"orient": "top", "direction": "horizontal", "columns": columns, "offset": 8, **more}
 
 
+def pick_nearest(name: str) -> Spec:
+    """Return the selection of the mark that lies nearest to the pointer, whose values are shown."""
+    select = {"type": "point", "on": "pointerover", "nearest": True, "clear": "pointerout"}
+    return {"name": name, "select": select}
+
+
 def thin_curve(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     """Return a curve without what is not finite, averaged down to `MOST_POINTS` points.
 
@@ -154,8 +160,7 @@ def draw_lines(
                 },
             },
             {
-                "params": [{"name": hover, "select": {
-                    "type": "point", "on": "pointerover", "nearest": True, "clear": "pointerout"}}],
+                "params": [pick_nearest(hover)],
                 "mark": {"type": "point", "filled": True, "size": 34},
                 "encoding": {"opacity": shown, "tooltip": list_tips(line="title", x=x, y=y)},
             },

@@ -67,8 +67,6 @@ function enableFilter(table) {
   });
 }
 
-const LEAST_SCALE = 0.68;  // a chart is scrolled sideways rather than drawn smaller than this
-
 function drawChart(figure, config, tooltip) {
   const data = figure.querySelector("script"), holder = figure.querySelector(".chart");
   if (holder.dataset.drawn) return;
@@ -79,9 +77,8 @@ function drawChart(figure, config, tooltip) {
     expr: charts.expressionInterpreter, renderer: "svg", container: holder, hover: true, tooltip, logLevel: 1});
   // The size is known when all panels are laid out, which takes a second pass.
   view.runAsync().then(() => view.runAsync()).then(() => {
-    const svg = holder.querySelector("svg"), width = svg.viewBox.baseVal.width;
-    svg.style.maxWidth = `${width}px`;
-    svg.style.minWidth = `${LEAST_SCALE * width}px`;
+    const svg = holder.querySelector("svg");
+    svg.style.setProperty("--width", `${svg.viewBox.baseVal.width}px`);
   });
 }
 

@@ -341,6 +341,6 @@ def test_teachers_and_their_ensemble_stand_below_the_arms(tmp_path: Path) -> Non
     ]
     assert "x smaller, x faster: than the teachers together" in tables.to_markdown()
     assert [one["name"] for one in tables.to_json()["references"]] == ["teacher zh", "teachers' ensemble"]
-    page = write_comparison_page(report, tmp_path / "report.html", draw_comparison_figures(report))
+    page = write_comparison_page(report, tmp_path / "report.html")
     text = page.read_text(encoding="utf-8")
     assert text.count('<td class="left">teacher zh</td>') == 3, "arms, languages and costs"

@@ -24,6 +24,7 @@ from raykd.report.charts import (
     join_panels,
     list_tips,
     name_rows,
+    pick_nearest,
     place_legend,
     round_number,
 )
@@ -201,12 +202,18 @@ def place_trials(report: SweepReport, points: Sequence[tuple[float, TrialRow]], 
     return rows
 
 
-def draw_trials(rows: Sequence[Spec]) -> Spec:
-    """Return the layer that draws trials, a marker and a colour for each status."""
+def draw_trials(rows: Sequence[Spec], at: int = 0) -> Spec:
+    """Return the layer that draws trials, a marker and a colour for each status. Pointing shows the nearest one.
+
+    Args:
+        rows: The trials (`place_trials`).
+        at: Number of the panel in its chart.
+    """
     statuses = [status for status in MARKS if any(row["status"] == status for row in rows)]
     legend = place_legend(6)
     return {
         "data": {"values": list(rows)},
+        "params": [pick_nearest(f"trial{at}")],
         "mark": {"type": "point", "filled": True, "size": 50, "opacity": 0.9},
         "encoding": {
             "color": encode("status", None, "nominal", legend=legend,

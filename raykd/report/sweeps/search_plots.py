@@ -139,7 +139,7 @@ def _draw_slice(
     x = encode("x", None, scale={"domain": [least, 1.13], "nice": False}, axis=None)
     rows = place_trials(report, [(_spread(axis, t, rng), t) for t in report.trials], score_axis)
     ticks = [{"x": round_number(place), "label": label} for place, label in axis.ticks(4)]
-    slanted = len(axis.categories) > 3
+    trials, slanted = draw_trials(rows, at), len(axis.categories) > 3
     label: Spec = {"type": "text", "dy": 10, "fontSize": 11, "align": "right" if slanted else "center",
                    "angle": 335 if slanted else 0}  # fmt: skip
     return {
@@ -148,8 +148,8 @@ def _draw_slice(
         "title": {"text": axis.label + (" (log)" if axis.log else ""), "fontSize": 12, "fontWeight": "normal",
                   "orient": "bottom", "anchor": "middle", "offset": 30 if slanted else 16},
         "layer": [
-            {**draw_trials(rows), "encoding": {
-                **draw_trials(rows)["encoding"], "x": x,
+            {**trials, "encoding": {
+                **trials["encoding"], "x": x,
                 "y": encode("y", None if at % SLICES_A_ROW else score_axis["title"], scale=score_axis["scale"])}},
             {"data": {"values": ticks}, "mark": label,
              "encoding": {"x": x, "y": {"value": "height"}, "text": {"field": "label"}}},
