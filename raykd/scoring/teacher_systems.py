@@ -92,10 +92,12 @@ def score_reference_systems(
         data: Its rows.
         pool: The opened teachers; they answer the held-out rows here.
         infos: What each teacher says of itself.
-        names: The teachers that are scored; arms of the experiment may have others.
+        names: The teachers that are scored; arms of the experiment may have others, which are left out.
     """
     others = {name for name in pool.handle.teachers if name not in names}
-    if others and len(others) < len(infos):
+    if len(others) == len(infos):
+        return []
+    if others:
         config, pool, infos = leave_out_teachers(config, pool, infos, others)
     rows = getattr(data, data.held_out)
     signals = ask_teachers(pool.handle, rows)

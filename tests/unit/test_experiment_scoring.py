@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from raykd.config import RunConfig
+from raykd.data.load import Dataset
+from raykd.data.rows import Rows
 from raykd.experiments.scoring import build_references
 from raykd.report.results import Predictions, Role, Score
+from raykd.scoring.teacher_systems import score_reference_systems
+from raykd.teachers.source import ReadyBatch
+from raykd.teachers.timing import describe_conditions
+from raykd.text.batch import TextBatch
+from tests.fakes import answer_slots
+from tests.worlds import run_config
 
 EMPTY = (np.zeros((0, 2), np.float32), np.zeros(0, bool), np.zeros(0, np.int64), ())
 
@@ -61,3 +71,58 @@ def test_the_ensembles_of_several_tasks_are_one_line_with_the_mean_over_tasks() 
     assert [one.role for one in only] == ["teacher"], (
         "a task without teachers leaves no ensemble of the whole run"
     )
+
+
+class TimedPool:
+    """Two teachers of two labels over rows whose text ends with the gold label; counts what it is asked."""
+
+    def __init__(self, names: tuple[str, ...] = ("good", "bad")) -> None:
+        teacher = SimpleNamespace(model_path=None)
+        specs = [SimpleNamespace(name=name, teacher=teacher) for name in names]
+        languages = dict.fromkeys(names)
+        self.handle: Any = SimpleNamespace(
+            teachers=names,
+            teacher_languages=list(languages.values()),
+            groups=[SimpleNamespace(specs=specs)],
+            submit=self.submit,
+        )
+        self.replicas: Any = self
+        self.asked: list[str] = []
+
+    def submit(self, batch: TextBatch) -> ReadyBatch:
+        self.asked += batch.ids
+        gold_B = np.asarray([int(text[-1]) for text in batch.texts])
+        signals = []
+        for name in self.handle.teachers:
+            logits = np.zeros((len(batch), 2), np.float32)
+            logits[np.arange(len(batch)), gold_B if name == "good" else 1 - gold_B] = (
+                5.0 if name == "good" else 1.0
+            )
+            signals.append(answer_slots(name, logits, np.ones(len(batch), bool)))
+        return ReadyBatch(signals)
+
+    def measure_times(self, samples: Any, student: object) -> dict[str, Any]:
+        assert student is None, "there is no student yet"
+        at = describe_conditions(["a"], 1, "cpu", "float32")
+        return {"good": (replace(at, ms=2.0), None), "bad": (replace(at, ms=6.0), None)}
+
+
+def test_references_are_measured_once_on_the_held_out_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raykd.scoring.score.PoolSource", lambda handle: handle)
+    texts = tuple(f"text {i}" for i in (0, 1, 10, 11))
+    rows = Rows(tuple("abcd"), texts, ("en",) * 4, np.asarray([0, 1, 0, 1]))
+    pool: Any = TimedPool()
+    infos: Any = [SimpleNamespace(name=name, parameters=100) for name in pool.handle.teachers]
+    teachers = [{"name": name, "languages": "all", "path": "x"} for name in pool.handle.teachers]
+    tree = run_config({"alpha": 0.1, "weighting": {"kind": "uniform"}}).model_dump(mode="json")
+    config = RunConfig.model_validate({**tree, "teachers": teachers})
+    found = score_reference_systems(config, Dataset(rows, rows, rows), pool, infos, ["good", "bad"])
+    macro = {p.name: (s.macro or {})["accuracy"] for p, s in found}
+    assert macro == {"good": 1.0, "bad": 0.0, "teacher ensemble": 1.0}, "the sure one decides"
+    assert pool.asked == list("abcd")
+    together = found[-1][0]
+    assert (together.parameters, together.ms_per_1000, together.timed_on) == (200, 8000.0, "1 thread, cpu")
+    assert score_reference_systems(config, Dataset(rows, rows, rows), pool, infos, ["another"]) == []
+    judged = Dataset(rows, rows, rows, judged=("test",))
+    named = score_reference_systems(config, judged, pool, infos, ["good", "bad"])
+    assert "agreement" in (named[0][1].macro or {})
