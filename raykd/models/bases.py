@@ -9,6 +9,7 @@ checkpoint that passes the check also starts the student. What this found is cac
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,6 +72,7 @@ def inspect_base(
     trust_remote_code: bool = False,
     layers: tuple[int, ...] | None = None,
     trimmed: bool = False,
+    embedding_size: int | None = None,
 ) -> BaseInspection:
     """Inspect a checkpoint that a student will start from; reads no weights.
 
@@ -81,18 +83,20 @@ def inspect_base(
         trust_remote_code: Whether code that comes with it may run.
         layers: Numbers of the layers that the student keeps; None keeps all.
         trimmed: Whether its vocabulary will be trimmed.
+        embedding_size: Width of its factorised embedding table; None leaves the table as it is.
 
     Raises:
-        ModelError: As `load_for_training` would raise; or the vocabulary cannot be trimmed.
+        ModelError: As `load_for_training` would raise; or the vocabulary cannot be trimmed, or the table factorised.
     """
     check_base(folder, head, trust_remote_code)
+    inspect = partial(_inspect_base, folder, labels, head, trust_remote_code, layers, trimmed, embedding_size)
     if trust_remote_code:
-        return _inspect_base(folder, labels, head, trust_remote_code, layers, trimmed)
+        return inspect()
     return load_or_compute(
         "bases",
-        lambda: (stamp_model(folder), labels, head, layers, trimmed),
+        lambda: (stamp_model(folder), labels, head, layers, trimmed, embedding_size),
         BaseInspection,
-        lambda: _inspect_base(folder, labels, head, trust_remote_code, layers, trimmed),
+        inspect,
         *LIBRARIES,
     )
 
@@ -104,6 +108,7 @@ def _inspect_base(
     trust_remote_code: bool,
     layers: tuple[int, ...] | None,
     trimmed: bool,
+    embedding_size: int | None,
 ) -> BaseInspection:
     register()
     stored = files.read_stored_weights(folder)
@@ -118,6 +123,13 @@ def _inspect_base(
     check_placed(tokenizer, head, str(folder))
     if trimmed:
         check_trimmable(tokenizer, str(folder))
+    if embedding_size is not None:
+        import torch
+
+        from raykd.models.vectors import build_factorised
+
+        with torch.device("meta"):
+            model = build_factorised(model, head, embedding_size, str(folder))
     return BaseInspection(
         positions=count_positions(model),
         tokenizer=inspect_tokenizer(tokenizer),

@@ -146,6 +146,9 @@ class PretrainedStudent(Spec):
     arXiv:2305.15020); for WordPiece, Unigram and byte-pair vocabularies."""
     vocab_size: int | None = Field(None, ge=100)
     """Pieces of a trimmed vocabulary, at most: the most frequent ones. None keeps all that occur."""
+    embedding_size: int | None = Field(None, ge=2)
+    """Factorise the embedding table to this width (arXiv:1909.11942) by its singular vectors. A BERT checkpoint becomes
+    an ELECTRA model, which has such a table, with a new head; other architectures are refused."""
 
     @model_validator(mode="after")
     def _layers_once(self) -> PretrainedStudent:
@@ -161,21 +164,22 @@ class PretrainedStudent(Spec):
         Raises:
             ModelError: It cannot be loaded or trimmed.
         """
-        whole = self._load_tokenizer()
         if self.vocabulary == "own":
-            return whole
+            return self.load_tokenizer()
         from raykd.models.embeddings import read_token_ids
         from raykd.tokenizers.trimming import check_trimmable, trim_tokenizer
 
         named = read_token_ids(self.path, revision=self.revision, trust_remote_code=self.trust_remote_code)
-        return trim_tokenizer(check_trimmable(whole, self.path), texts, self.vocab_size, named)
+        whole = check_trimmable(self.load_tokenizer(), self.path)
+        return trim_tokenizer(whole, texts, self.vocab_size, named)
 
     def tokenizer_key(self) -> str:
         """Return a key that two students share exactly if they fit equal tokenizers."""
         checkpoint = f"pretrained {self.path} {self.revision} {self.trust_remote_code}"
         return checkpoint if self.vocabulary == "own" else f"{checkpoint} trimmed {self.vocab_size}"
 
-    def _load_tokenizer(self) -> Tokenizer:
+    def load_tokenizer(self) -> Tokenizer:
+        """Load the checkpoint's whole tokenizer."""
         from raykd.pretrained.tokenizers import load_tokenizer
 
         return load_tokenizer(self.path, revision=self.revision, trust_remote_code=self.trust_remote_code)
@@ -208,16 +212,24 @@ class PretrainedStudent(Spec):
                 trust_remote_code=self.trust_remote_code,
                 layers=self.layers,
             )
-            if self.vocabulary == "trimmed" and tokenizer is not None:
-                from raykd.models.embeddings import select_token_rows
-                from raykd.tokenizers.trimming import list_kept_ids
-
-                select_token_rows(model, list_kept_ids(tokenizer, self._load_tokenizer()), self.path)
+            self._fit_rows(model, tokenizer)
+            if self.embedding_size is None:
                 return model
-            tokens = 0 if tokenizer is None else len(tokenizer)
-            if tokens > getattr(model.config, "vocab_size", tokens):  # markers were added
-                model.resize_token_embeddings(tokens)
-            return model
+            from raykd.models.vectors import factorise_embeddings
+
+            return factorise_embeddings(model, head, self.embedding_size, self.path)
+
+    def _fit_rows(self, model: PreTrainedModel, tokenizer: Tokenizer | None) -> None:
+        """Give the model a row for each token of its tokenizer, which may be trimmed or have markers added."""
+        if self.vocabulary == "trimmed" and tokenizer is not None:
+            from raykd.models.embeddings import select_token_rows
+            from raykd.tokenizers.trimming import list_kept_ids
+
+            select_token_rows(model, list_kept_ids(tokenizer, self.load_tokenizer()), self.path)
+            return
+        tokens = 0 if tokenizer is None else len(tokenizer)
+        if tokens > getattr(model.config, "vocab_size", tokens):  # markers were added
+            model.resize_token_embeddings(tokens)
 
 
 class LSTMStudent(FreshStudent):
@@ -241,9 +253,25 @@ class LSTMStudent(FreshStudent):
     """Word pieces learnt from the training texts, at most."""
     lowercase: bool = True
     """Whether texts are lowercased before they are cut into pieces."""
+    embedding_from: str | None = Field(None, min_length=1)
+    """A checkpoint (a directory or a hub name) whose tokenizer, trimmed to `vocab_size` pieces, the student takes. Its
+    word vectors start as the checkpoint's input embeddings, reduced to `embedding` columns by their principal
+    components. None learns pieces and starts from random vectors."""
+
+    @model_validator(mode="after")
+    def _lowercase_is_the_tokenizers(self) -> LSTMStudent:
+        if self.embedding_from is not None and not self.lowercase:
+            raise ValueError("lowercase plays no part with embedding_from, whose tokenizer decides it")
+        return self
 
     def fit_tokenizer(self, texts: Iterable[str]) -> Tokenizer:
-        """Learn a WordPiece tokenizer from the texts."""
+        """Learn a WordPiece tokenizer from the texts, or trim that of the checkpoint with the word vectors.
+
+        Raises:
+            ModelError: The checkpoint's cannot be loaded or trimmed.
+        """
+        if self.embedding_from is not None:
+            return self.source().fit_tokenizer(texts)
         from raykd.tokenizers.wordpiece import train_wordpiece
 
         return train_wordpiece(
@@ -252,7 +280,32 @@ class LSTMStudent(FreshStudent):
 
     def tokenizer_key(self) -> str:
         """Return a key that two students share exactly if they fit equal tokenizers."""
+        if self.embedding_from is not None:
+            return self.source().tokenizer_key()
         return f"wordpiece {self.vocab_size} {self.lowercase}"
+
+    def build(
+        self, tokenizer: Tokenizer, labels: Sequence[str], seed: int, head: Head | None = None
+    ) -> PreTrainedModel:
+        """Build the model; see `FreshStudent.build`. Word vectors come from `embedding_from`, if it is set.
+
+        Raises:
+            ModelError: Also if the checkpoint cannot be loaded, or does not fit.
+        """
+        model = super().build(tokenizer, labels, seed, head)
+        if self.embedding_from is not None:
+            from raykd.models.vectors import set_word_vectors
+            from raykd.tokenizers.trimming import list_kept_ids
+
+            ids = list_kept_ids(tokenizer, self.source().load_tokenizer())
+            set_word_vectors(model, self.embedding_from, ids)
+        return model
+
+    def source(self) -> PretrainedStudent:
+        """Return the checkpoint of the word vectors, with the vocabulary that is kept of it."""
+        return PretrainedStudent(
+            path=self.embedding_from or "", vocabulary="trimmed", vocab_size=self.vocab_size
+        )
 
     def _model_type(self) -> str:
         return "raykd_lstm"

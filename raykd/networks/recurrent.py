@@ -30,6 +30,9 @@ from raykd.compat.transformers_private import is_initialized
 from raykd.head import Head
 from raykd.networks.heads import find_auto_class
 
+EMBEDDING_STD = 0.1
+"""Standard deviation of the random word vectors of an LSTM."""
+
 
 class LinearConfig(PreTrainedConfig):
     """The configuration of a linear model."""
@@ -133,7 +136,7 @@ class RecurrentModel(PreTrainedModel):
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Embedding):
-            init.normal_(module.weight, std=0.1)
+            init.normal_(module.weight, std=EMBEDDING_STD)
             if module.padding_idx is not None and not is_initialized(module.weight):
                 init.zeros_(module.weight[module.padding_idx])
         elif isinstance(module, nn.LSTM):

@@ -24,7 +24,7 @@ from raykd.errors import ConfigError, DataError, LabelMismatchError, ModelError,
 from raykd.preflight.sizes import inspect_pretrained
 from raykd.pretrained.lengths import check_room, check_student_length, check_target, compute_teacher_length
 from raykd.pretrained.stamp import LIBRARIES, stamp_model
-from raykd.student.prepare import fit_tokenizer, is_trimmed
+from raykd.student.prepare import find_checkpoint, fit_tokenizer
 from raykd.tasks.language import LanguageTask
 from raykd.text.tokens import call_tokenizer, find_marker_ids
 from raykd.tokenizers.trimming import compute_unknown_share
@@ -120,6 +120,8 @@ def check_made(model: models.Student, config: RunConfig, key: str) -> tuple[str,
             wanted="a model with a tokenizer",
             next_step="choose another kind (lstm, transformer, pretrained), or leave task.markers out",
         )
+    if model.kind == "lstm" and model.embedding_from is not None:
+        return _check_word_vectors(model, config, key), ()
     if model.kind != "pretrained":
         special = _SPECIAL.get(model.kind, (0, 0))
         if getattr(model, "vocabulary", "own") == "own":
@@ -142,6 +144,22 @@ def check_made(model: models.Student, config: RunConfig, key: str) -> tuple[str,
     check_target("the student", looked, task)
     set_aside = _check_language_model(f"the {key}", folder, config, model, None)
     return set_aside, (note,) if note else ()
+
+
+def _check_word_vectors(model: models.LSTMStudent, config: RunConfig, key: str) -> str:
+    """Check the checkpoint of an LSTM's word vectors; says what is not checked."""
+    from raykd.models.vectors import check_separators, check_width
+
+    source, task = model.source(), config.task
+    if not Path(source.path).is_dir():
+        return f"{source.path}: no directory here, taken for a name of the hub and not checked"
+    with prefix_errors(f"{key}.embedding_from", RaykdError):
+        looked = inspect_pretrained(source, config.data.labels, task.head)
+        check_separators(looked.tokenizer.special[1], task.head, source.path)
+        if looked.table is not None:
+            check_width(source.path, model.embedding, looked.table[1])
+    check_room("task.max_length", task.max_length, looked.tokenizer.special, task, pairs=_has_pairs(config))
+    return f"word vectors of {source.path}"
 
 
 def _check_language_model(
@@ -224,11 +242,11 @@ def measure_vocabulary(config: Run, data: Mapping[str, Dataset]) -> TrimmedVocab
         config: The run.
         data: Data sets by task.
     """
-    student = config.student
-    if student.kind != "pretrained" or not is_trimmed(student) or not Path(student.path).is_dir():
+    source = find_checkpoint(config.student)
+    if source is None or source.vocabulary != "trimmed" or not Path(source.path).is_dir():
         return None
-    tokenizer = fit_tokenizer(student, [(config.members[task].task, own.train) for task, own in data.items()])
-    whole = models.load_tokenizer(student.path, trust_remote_code=student.trust_remote_code)
+    parts = [(config.members[task].task, own.train) for task, own in data.items()]
+    tokenizer, whole = fit_tokenizer(config.student, parts), source.load_tokenizer()
     texts = [text for own in data.values() for text in [*own.validation.texts, *(own.validation.pairs or ())]]
     ids = call_tokenizer(tokenizer, texts, add_special_tokens=False, verbose=False)["input_ids"]
     return TrimmedVocabulary(len(tokenizer), len(whole), compute_unknown_share(tokenizer, ids))

@@ -93,6 +93,7 @@ def inspect_pretrained(student: PretrainedStudent, labels: Sequence[str], head: 
         trust_remote_code=student.trust_remote_code,
         layers=student.layers,
         trimmed=student.vocabulary == "trimmed",
+        embedding_size=student.embedding_size,
     )
 
 
@@ -119,19 +120,23 @@ def count_student_parameters(
         return None
     return load_or_compute(
         "parameters",
-        lambda: (student.model_dump(mode="json"), task.head, list(labels), least),
+        lambda: (student.model_dump(mode="json"), task.head, list(labels), least, tokens),
         int,
-        lambda: _count_fresh_parameters(student, task, labels, least),
+        lambda: _count_fresh_parameters(student, task, labels, least, tokens),
         "torch",
         "transformers",
     )
 
 
-def _count_fresh_parameters(student: Student, task: Task, labels: Sequence[str], least: bool) -> int:
+def _count_fresh_parameters(
+    student: Student, task: Task, labels: Sequence[str], least: bool, tokens: int | None
+) -> int:
     import torch
 
+    if student.kind == "lstm":  # word vectors are values, not shapes
+        student = student.model_copy(update={"embedding_from": None})
     with torch.device("meta"):
-        size = SMALLEST if least else getattr(student, "vocab_size", 0)
+        size = SMALLEST if least else tokens or int(getattr(student, "vocab_size", None) or 0)
         return count_parameters(student.build(cast("Tokenizer", _Vocabulary(size)), labels, 0, task.head))
 
 

@@ -22,7 +22,7 @@ from raykd.answers.source import SignalSource
 from raykd.config import RunConfig
 from raykd.data.rows import Rows
 from raykd.errors import ConfigError, DataError
-from raykd.models import Student
+from raykd.models import PretrainedStudent, Student
 from raykd.models.vocabulary import is_same_tokenizer
 from raykd.tasks import EncodedRows, TaskBase
 from raykd.text.tokens import Tokenizer, add_markers, add_prefix_blank
@@ -187,7 +187,15 @@ def prepare_rows(config: RunConfig, train: Rows, validation: Rows, tokenizer: To
 
 def is_trimmed(student: Student) -> bool:
     """Return whether a student's vocabulary is a checkpoint's, trimmed to the training texts."""
-    return getattr(student, "vocabulary", "own") == "trimmed"
+    source = find_checkpoint(student)
+    return source is not None and source.vocabulary == "trimmed"
+
+
+def find_checkpoint(student: Student) -> PretrainedStudent | None:
+    """Return the checkpoint that a student's tokenizer comes from; None if it is learnt or joined."""
+    if student.kind == "lstm":
+        return None if student.embedding_from is None else student.source()
+    return student if student.kind == "pretrained" else None
 
 
 def check_long_rows(parts: Sequence[tuple[RunConfig, Rows]]) -> None:
@@ -202,7 +210,8 @@ def check_long_rows(parts: Sequence[tuple[RunConfig, Rows]]) -> None:
         DataError: As `prepare_rows`.
     """
     student = parts[0][0].student
-    known = student.kind != "pretrained" or Path(student.path).is_dir()
+    source = find_checkpoint(student)
+    known = source is None or Path(source.path).is_dir()
     if not known or getattr(student, "vocabulary", "own") == "union":
         return  # the tokenizer is not here yet
     strict = [(config, rows) for config, rows in parts if config.data.on_long_row != "truncate"]
