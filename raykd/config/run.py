@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from pydantic import Field, field_validator, model_validator
 
 from raykd.config.data import DataConfig
+from raykd.config.later_keys import remove_unused_objective_keys, simplify_model
 from raykd.config.overlay import check_name, overlay
 from raykd.config.teachers import (
     ServingConfig,
@@ -345,9 +345,7 @@ class RunConfig(RunBase):
         Paths of files are left out. Rows have their own fingerprint, and model folders are compared by content.
         """
         tree = self.model_dump(mode="json", exclude=_CHANGE_NOTHING)
-        for key, off in _NEW_IN_OBJECTIVE.items():
-            if tree["objective"][key] == off:
-                del tree["objective"][key]
+        remove_unused_objective_keys(tree["objective"])
         tree["train"].pop("max_skipped_steps")  # decides when a failing run ends, not what it learns
         for source in tree["data"].values():
             if isinstance(source, dict):
@@ -367,8 +365,7 @@ class RunConfig(RunBase):
             (teacher["training"] or {"train": {}})["train"].pop("max_skipped_steps", None)
             models += [teacher, *([teacher["training"]["model"]] if teacher["training"] else [])]
         for model in models:
-            if os.path.isabs(model.get("path") or ""):
-                model["path"] = os.path.basename(model["path"])
+            simplify_model(model)
         tree["serving"] = {"dtype": self.serving.dtype}
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
@@ -376,8 +373,6 @@ class RunConfig(RunBase):
 _CHANGE_NOTHING = {
     *("name", "output", "ray", "tracking", "report", "workers", "serving", "teacher_defaults", "smoke")
 }
-_NEW_IN_OBJECTIVE = {"class_weights": None, "focal_gamma": 0.0}
-"""Keys that came later, with the values that change nothing: teachers trained before are found again."""
 _EMPTY_TEACHER_KEYS = {"path": None, "revision": None, "trust_remote_code": False, "training": None}
 
 

@@ -24,7 +24,7 @@ from raykd.errors import ConfigError, DataError, LabelMismatchError, ModelError,
 from raykd.preflight.sizes import inspect_pretrained
 from raykd.pretrained.lengths import check_room, check_student_length, check_target, compute_teacher_length
 from raykd.pretrained.stamp import LIBRARIES, stamp_model
-from raykd.student.prepare import find_checkpoint, fit_tokenizer
+from raykd.student.prepare import find_base_checkpoint, fit_tokenizer
 from raykd.tasks.language import LanguageTask
 from raykd.text.tokens import call_tokenizer, find_marker_ids
 from raykd.tokenizers.trimming import compute_unknown_share
@@ -242,7 +242,7 @@ def measure_vocabulary(config: Run, data: Mapping[str, Dataset]) -> TrimmedVocab
         config: The run.
         data: Data sets by task.
     """
-    source = find_checkpoint(config.student)
+    source = find_base_checkpoint(config.student)
     if source is None or source.vocabulary != "trimmed" or not Path(source.path).is_dir():
         return None
     parts = [(config.members[task].task, own.train) for task, own in data.items()]

@@ -187,11 +187,11 @@ def prepare_rows(config: RunConfig, train: Rows, validation: Rows, tokenizer: To
 
 def is_trimmed(student: Student) -> bool:
     """Return whether a student's vocabulary is a checkpoint's, trimmed to the training texts."""
-    source = find_checkpoint(student)
+    source = find_base_checkpoint(student)
     return source is not None and source.vocabulary == "trimmed"
 
 
-def find_checkpoint(student: Student) -> PretrainedStudent | None:
+def find_base_checkpoint(student: Student) -> PretrainedStudent | None:
     """Return the checkpoint that a student's tokenizer comes from; None if it is learnt or joined."""
     if student.kind == "lstm":
         return None if student.embedding_from is None else student.source()
@@ -210,7 +210,7 @@ def check_long_rows(parts: Sequence[tuple[RunConfig, Rows]]) -> None:
         DataError: As `prepare_rows`.
     """
     student = parts[0][0].student
-    source = find_checkpoint(student)
+    source = find_base_checkpoint(student)
     known = source is None or Path(source.path).is_dir()
     if not known or getattr(student, "vocabulary", "own") == "union":
         return  # the tokenizer is not here yet

@@ -1,0 +1,37 @@
+"""Keys that came after the first runs, with the values that change nothing.
+
+Decision record: a run's fingerprint is in the folders of finished runs and names those of trained teachers. Where such
+a key changes nothing it is left out of it, so runs and teachers from before are found again.
+"""
+
+from __future__ import annotations
+
+import os
+
+from raykd.parse import JsonObject
+
+_OBJECTIVE: JsonObject = {"class_weights": None, "focal_gamma": 0.0}
+_MODELS: dict[str, JsonObject] = {
+    "pretrained": {"vocabulary": "own", "vocab_size": None, "embedding_size": None},
+    "lstm": {"embedding_from": None},
+}
+
+
+def remove_unused_objective_keys(objective: JsonObject) -> None:
+    """Remove the later keys of an objective that change nothing."""
+    _remove(objective, _OBJECTIVE)
+
+
+def simplify_model(model: JsonObject) -> None:
+    """Remove the later keys of a model that change nothing, and the folders of its absolute paths."""
+    _remove(model, _MODELS.get(str(model.get("kind")), {}))
+    for key in ("path", "embedding_from"):
+        path = model.get(key)
+        if isinstance(path, str) and os.path.isabs(path):
+            model[key] = os.path.basename(path)
+
+
+def _remove(tree: JsonObject, unused: JsonObject) -> None:
+    for key, value in unused.items():
+        if tree[key] == value:
+            del tree[key]
