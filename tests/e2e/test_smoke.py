@@ -75,6 +75,14 @@ def sources(node: Any) -> Iterator[dict[str, Any]]:
             yield from sources(value)
 
 
+def make_rows(there: Path) -> None:
+    """A file of rows, whose form its folders name: kind/language/split.jsonl."""
+    kind, language, split = *there.parts[-3:-1], there.stem
+    there.parent.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps(made_row(kind, language, split, i)) for i in range(400)]
+    there.write_text("\n".join(lines), encoding="utf-8")
+
+
 def with_rows(path: Path, folder: Path) -> Path:
     """The run file, its rows made where they are not there."""
     tree = read_yaml_mapping(path)
@@ -83,10 +91,7 @@ def with_rows(path: Path, folder: Path) -> Path:
             there = (path.parent / name).resolve()
             if not there.is_file():
                 there = folder / "/".join(there.parts[-3:])
-                kind, language, split = *there.parts[-3:-1], there.stem
-                there.parent.mkdir(parents=True, exist_ok=True)
-                lines = [json.dumps(made_row(kind, language, split, i)) for i in range(400)]
-                there.write_text("\n".join(lines), encoding="utf-8")
+                make_rows(there)
             source["paths"][at] = str(there)
     made = folder / path.name
     made.write_text(json.dumps(tree), encoding="utf-8")  # JSON is YAML
@@ -94,13 +99,25 @@ def with_rows(path: Path, folder: Path) -> Path:
 
 
 def with_base_rows(path: Path, folder: Path) -> Path:
-    """The experiment or space, the rows of its base made where they are not there."""
+    """The experiment or space, the rows of its base made where they are not there.
+
+    One that also reads what another command writes is skipped, by name.
+    """
     tree = read_yaml_mapping(path)
-    named = path.parent / str(tree["base"])
-    if not named.is_file():  # a preset
-        return path
+    for source in sources({key: value for key, value in tree.items() if key != "base"}):
+        pytest.skip(f"{source['paths']} is written by a command that the file names")
     made = folder / f"over-{path.name}"
-    made.write_text(json.dumps({**tree, "base": str(with_rows(named, folder))}), encoding="utf-8")
+    if isinstance(tree["base"], dict):
+        for source in sources(tree["base"]):
+            for name in source["paths"]:
+                make_rows(folder / "data" / name)
+        changes: dict[str, Any] = {"base_dir": str(folder / "data")}
+    else:
+        named = path.parent / tree["base"]
+        if not named.is_file():  # a preset
+            return path
+        changes = {"base": str(with_rows(named, folder))}
+    made.write_text(json.dumps({**tree, **changes}), encoding="utf-8")
     return made
 
 
