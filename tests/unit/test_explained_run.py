@@ -251,6 +251,13 @@ def test_retrained_students_stand_beside_the_estimate(run: Path, tmp_path: Path)
     table = next(section for section in build_sections(report) if section.name == "contributions")
     assert [line[-1] for line in table.lines] == ["−3.0 [−4.0, −2.0]", "+2.0 [+1.0, +3.0]", "–"]
     assert "of 2 teachers; the teacher that is missed most is one" in table.remarks[-1]
+    assert "excludes 0" not in table.remarks[-1]
+    unsure = {**found, "notes": ["a smoke run of m: a few rows", "another"], "differences": [row("one", 0.0)]}
+    (tmp_path / "comparison.json").write_text(json.dumps(unsure), encoding="utf-8")
+    told = only(raykd.explain(run, comparison=tmp_path).tasks)
+    assert told.missing[-1] == "dropped, retrained: a smoke run of m: a few rows"
+    remark = next(s for s in build_sections(told) if s.name == "contributions").remarks[-1]
+    assert "no interval of retraining excludes 0" in remark
     worse = {**row("one", 0.2, language="names mean", metric="nll"), "low": 0.1, "high": 0.3}
     (tmp_path / "comparison.json").write_text(
         json.dumps({**found, "metric": "score", "differences": [worse]}), encoding="utf-8"

@@ -118,8 +118,14 @@ def _compare_with_retrained(
     if len(both) > 1:
         estimated = min(both, key=lambda pair: pair[0].without)[0].teacher
         trained = min(both, key=lambda pair: pair[1].value)[0].teacher
-        by_both = f"{estimated} by both" if estimated == trained else f"{estimated} and {trained}"
+        by_both = (
+            f"{estimated} by both"
+            if estimated == trained
+            else f"{estimated} by the estimate and {trained} by retraining"
+        )
         text += f"; the teacher that is missed most is {by_both}"
+    if not any(effect.low > 0 or effect.high < 0 for _, effect in both):
+        text += "; no interval of retraining excludes 0, so its seeds show no teacher to be needed"
     return f"{text}. The estimate is of the teachers on validation rows, retraining of the student on held-out rows"
 
 

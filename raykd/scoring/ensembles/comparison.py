@@ -59,7 +59,10 @@ def add_retrained(report: EnsembleReport, folder: Path, task: str = "") -> Ensem
             wanted=f"arms {', '.join(f'without_{name}' for name in report.teachers)} by {report.metric}",
             next_step="raykd compare RUN.yaml --preset ensemble",
         )
-    return replace(report, retrained=retrained)
+    smoke = [
+        f"dropped, retrained: {note}" for note in found.get("notes", ()) if note.startswith("a smoke run")
+    ]
+    return replace(report, retrained=retrained, missing=(*report.missing, *smoke))
 
 
 def _list_arms(name: str, teachers: tuple[str, ...]) -> list[str]:
