@@ -208,7 +208,7 @@ def draw_reliability(curves: Sequence[CalibrationCurve]) -> Spec | None:
     }  # fmt: skip
     lower: Spec = {
         "width": 430, "height": 70,
-        "mark": {"type": "line", "interpolate": "step-after", "strokeWidth": 2, "tooltip": None},
+        "mark": {"type": "line", "interpolate": "step-after", "strokeWidth": 2, "clip": True},
         "encoding": {"x": encode("low", "confidence %", scale=scale), "color": colour, "strokeDash": dash,
                      "y": encode("share", "units %", axis={"tickCount": 3})},
     }  # fmt: skip
