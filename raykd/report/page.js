@@ -1,5 +1,5 @@
 "use strict";
-// Sorts and filters the tables of a page, and draws its charts when they come into view.
+// Sorts and filters the tables of a page, and draws its charts.
 
 const ABSENT = "–";
 const SIZES = {k: 1e3, M: 1e6, G: 1e9};
@@ -69,8 +69,6 @@ function enableFilter(table) {
 
 function drawChart(figure, config, tooltip) {
   const data = figure.querySelector("script"), holder = figure.querySelector(".chart");
-  if (holder.dataset.drawn) return;
-  holder.dataset.drawn = "yes";
   const {spec} = charts.compile(JSON.parse(data.textContent), {config});
   const runtime = charts.parse(spec, null, {ast: true});
   const view = new charts.View(runtime, {
@@ -82,17 +80,16 @@ function drawChart(figure, config, tooltip) {
   });
 }
 
+// One chart at a time, so that a reader can scroll meanwhile.
 function drawCharts() {
   const config = JSON.parse(document.getElementById("chart-config").textContent);
   const tooltip = new charts.Handler({disableDefaultStyle: true}).call;
-  const figures = [...document.querySelectorAll("figure")];
-  const observer = new IntersectionObserver(entries => {
-    for (const {isIntersecting, target} of entries) {
-      if (isIntersecting) { observer.unobserve(target); drawChart(target, config, tooltip); }
-    }
-  }, {rootMargin: "400px"});
-  figures.forEach(figure => observer.observe(figure));
-  addEventListener("beforeprint", () => figures.forEach(figure => drawChart(figure, config, tooltip)));
+  const waiting = [...document.querySelectorAll("figure")];
+  const drawNext = () => {
+    if (waiting.length) { drawChart(waiting.shift(), config, tooltip); setTimeout(drawNext); }
+  };
+  setTimeout(drawNext);
+  addEventListener("beforeprint", () => waiting.splice(0).forEach(figure => drawChart(figure, config, tooltip)));
 }
 
 function openForPrint() {
