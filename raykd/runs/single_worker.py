@@ -163,10 +163,14 @@ class ReadyWorker:
 
     def take(self, workers: WorkersConfig) -> Any:
         """Return the worker if it holds what these jobs ask for; else end it and return None."""
-        if self._workers != workers:
-            self.end()
+        self.end_unless(workers)
         actor, self._actor = self._actor, None
         return actor
+
+    def end_unless(self, workers: WorkersConfig) -> None:
+        """End a worker that later jobs could not use, so that what starts before them does not wait for its CPUs."""
+        if self._workers != workers:
+            self.end()
 
     def end(self) -> None:
         """End the worker, if there is one."""

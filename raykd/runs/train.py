@@ -132,6 +132,7 @@ class TrainCommand(Command[Outcome]):
             if waiting:
                 ready.prepare(waiting[0].config.workers)
             train_teachers(self.teachers, folder, progress, ready)
+            ready.end_unless(config.workers)
             with open_teachers(
                 config, self.teachers, self.students[-1], session, progress.say, routed=True
             ) as teachers:

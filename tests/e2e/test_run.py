@@ -236,3 +236,20 @@ def test_the_time_of_the_run_adds_up_and_is_on_the_page(first: Outcome, world: W
     page = first.report.read_text(encoding="utf-8")
     widths = [float(width) for width in re.findall(r'<div style="width: ([\d.]+)%; background', page)]
     assert sum(widths) == pytest.approx(100.0, abs=0.01)
+
+
+def test_a_teacher_may_be_trained_on_all_cpus_of_the_cluster(first: Outcome, world: World) -> None:
+    """Its worker, which no student could use, does not keep those CPUs from the teachers that then answer."""
+    import ray
+
+    teacher = {"model": {"kind": "linear"}, "train": {"steps": 4}, "workers": {"num_cpus": 2}}
+    assert ray.cluster_resources()["CPU"] < 4, "the worker and the teachers do not fit together"
+    config = world.config(
+        "wide",
+        teachers=[{"name": "en", "languages": ["en", "fr"], "training": teacher}],
+        ray={"wait_s": 20},
+        train={"steps": 4},
+        baseline=False,
+    )
+    assert run_training(config).student.is_dir()
+    assert still_held() == []
