@@ -13,7 +13,7 @@ from raykd.parse import JsonObject
 _OBJECTIVE: JsonObject = {"class_weights": None, "focal_gamma": 0.0}
 _MODELS: dict[str, JsonObject] = {
     "pretrained": {"vocabulary": "own", "vocab_size": None, "embedding_size": None},
-    "lstm": {"embedding_from": None},
+    "lstm": {"embedding_from": None, "embedding_of": "input"},
 }
 
 

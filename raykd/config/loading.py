@@ -226,6 +226,8 @@ def _resolve(tree: JsonObject, base_dir: Path) -> JsonObject:
     for model in [tree["student"], *(training["model"] for training in trained)]:
         if model["kind"] == "pretrained":
             model["path"] = _local(model["path"], base_dir, "student.path")
+        if model.get("embedding_from") is not None:
+            model["embedding_from"] = _local(model["embedding_from"], base_dir, "student.embedding_from")
     for train in [tree["train"], *(training["train"] for training in trained)]:
         train["deepspeed"] = read_deepspeed(train["deepspeed"], base_dir)
         check_switches(train["deepspeed"], "train.deepspeed")

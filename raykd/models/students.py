@@ -257,11 +257,16 @@ class LSTMStudent(FreshStudent):
     """A checkpoint (a directory or a hub name) whose tokenizer, trimmed to `vocab_size` pieces, the student takes. Its
     word vectors start as the checkpoint's input embeddings, reduced to `embedding` columns by their principal
     components. None learns pieces and starts from random vectors."""
+    embedding_of: Literal["input", "output"] = "input"
+    """`output` takes what the checkpoint makes of each piece alone instead of its input embedding (as Model2Vec does):
+    vectors that know more of what a piece means, for a pass of the whole vocabulary at each start."""
 
     @model_validator(mode="after")
-    def _lowercase_is_the_tokenizers(self) -> LSTMStudent:
+    def _vectors_are_whole(self) -> LSTMStudent:
         if self.embedding_from is not None and not self.lowercase:
             raise ValueError("lowercase plays no part with embedding_from, whose tokenizer decides it")
+        if self.embedding_from is None and self.embedding_of != "input":
+            raise ValueError("embedding_of plays no part without embedding_from")
         return self
 
     def fit_tokenizer(self, texts: Iterable[str]) -> Tokenizer:
@@ -297,8 +302,9 @@ class LSTMStudent(FreshStudent):
             from raykd.models.vectors import set_word_vectors
             from raykd.tokenizers.trimming import list_kept_ids
 
-            ids = list_kept_ids(tokenizer, self.source().load_tokenizer())
-            set_word_vectors(model, self.embedding_from, ids)
+            whole = self.source().load_tokenizer()
+            around = whole("")["input_ids"] if self.embedding_of == "output" else None
+            set_word_vectors(model, self.embedding_from, list_kept_ids(tokenizer, whole), around)
         return model
 
     def source(self) -> PretrainedStudent:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 FACTORISED: frozenset[Head] = frozenset({"classification", "token_classification", "question_answering"})
 """Heads that an encoder with a factorised table can have."""
+TEXTS_AT_ONCE = 512
+"""Tokens of a vocabulary in one forward pass of the checkpoint."""
 _SHARED = (
     "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act",
     "hidden_dropout_prob", "attention_probs_dropout_prob", "max_position_embeddings", "type_vocab_size",
@@ -40,14 +42,18 @@ _SHARED = (
 """Fields of BERT's configuration that mean the same in ELECTRA's."""
 
 
-def set_word_vectors(model: PreTrainedModel, path: str, ids: Sequence[int | None]) -> None:
-    """Set the word vectors of an LSTM to the principal components of a checkpoint's input embeddings.
+def set_word_vectors(
+    model: PreTrainedModel, path: str, ids: Sequence[int | None], around: Sequence[int] | None = None
+) -> None:
+    """Set the word vectors of an LSTM to the principal components of a checkpoint's vectors.
 
     Args:
         model: The LSTM.
         path: The checkpoint: a local directory or a hub name.
         ids: The id there of each token of the LSTM; None is a token that the checkpoint does not have. It keeps its
             random vector, as the padding keeps its zeros.
+        around: None takes the input embeddings. Else the ids of the special tokens of a text: the vector of a token is
+            the mean of the last hidden states of a text of this token alone.
 
     Raises:
         ModelError: The checkpoint cannot be loaded, or its embeddings are narrower than the LSTM's.
@@ -57,14 +63,27 @@ def set_word_vectors(model: PreTrainedModel, path: str, ids: Sequence[int | None
         folder, "classification", False, dtype=torch.float32, num_labels=2, ignore_mismatched_sizes=True
     )
     tables: list[Any] = [source.get_input_embeddings(), model.get_input_embeddings()]
-    whole, own = tables[0].weight.detach(), tables[1].weight
-    check_width(path, own.shape[1], whole.shape[1])
-    known = [at for at, i in enumerate(ids) if i is not None and at != model.config.pad_token_id]
-    rows = whole[[ids[at] for at in known]].double()
+    own = tables[1].weight
+    at_ids = [(at, i) for at, i in enumerate(ids) if i is not None and at != model.config.pad_token_id]
+    known, tokens = [at for at, _ in at_ids], torch.tensor([i for _, i in at_ids])
+    found = tables[0].weight.detach()[tokens] if around is None else _read_outputs(source, tokens, around)
+    check_width(path, own.shape[1], found.shape[1])
+    rows = found.double()
     rows = rows - rows.mean(dim=0)
     reduced = rows @ _find_basis(rows, own.shape[1])
     with torch.no_grad():
         own[known] = (reduced * (EMBEDDING_STD / reduced.std().clamp(min=1e-12))).to(own.dtype)
+
+
+@torch.inference_mode()
+def _read_outputs(source: PreTrainedModel, tokens_K: torch.Tensor, around: Sequence[int]) -> torch.Tensor:
+    """Return [K, H]: the mean of the last hidden states of texts of one token each, special tokens included."""
+    encoder, begin, end = source.base_model.eval(), list(around[:-1]), list(around[-1:])
+    means = []
+    for part in tokens_K.split(TEXTS_AT_ONCE):
+        ids = torch.tensor([[*begin, token, *end] for token in part.tolist()])
+        means.append(encoder(input_ids=ids, attention_mask=torch.ones_like(ids))[0].mean(dim=1))
+    return torch.cat(means)
 
 
 def check_width(path: str | Path, width: int, found: int) -> None:

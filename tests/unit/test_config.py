@@ -317,6 +317,22 @@ def test_runs_of_before_teachers_had_kinds_are_the_same_runs() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("student", "fingerprint"),
+    [
+        ({"kind": "pretrained", "path": "m"}, "c0360aa1c220"),
+        ({"kind": "lstm"}, "ebbfde8bd04b"),
+        ({"kind": "transformer"}, "0392c3f9a437"),
+        ({"kind": "linear"}, "67736eb1d689"),
+    ],
+)
+def test_a_new_key_of_a_student_leaves_earlier_runs_as_they_were(
+    student: dict[str, Any], fingerprint: str
+) -> None:
+    """If this fails after a key was added: name it in `_NEW_IN_STUDENTS`, or all trained teachers are trained anew."""
+    assert validate_run(tree(student=student), "x").fingerprint()[:12] == fingerprint
+
+
 def test_flat_names_are_those_of_the_yaml() -> None:
     flat = flatten_run(validate_run(tree(), "x"))
     assert flat["teachers.zh.path"] == "somewhere" and flat["train.batch_size"] == "32"

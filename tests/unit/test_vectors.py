@@ -129,6 +129,26 @@ def test_an_lstm_starts_from_the_principal_components_of_a_checkpoint(tmp_path: 
     assert both.min() == pytest.approx(float(both.max()), rel=1e-3)
 
 
+def test_an_lstm_starts_from_what_a_checkpoint_makes_of_each_piece(tmp_path: Path) -> None:
+    path = make_checkpoint(tmp_path)
+    student = LSTMStudent(
+        embedding=HIDDEN, hidden=8, vocab_size=300, embedding_from=str(path), embedding_of="output"
+    )
+    tokenizer: Any = student.fit_tokenizer(TEXTS)
+    table = student.build(tokenizer, LABELS, 0).get_input_embeddings().weight.detach().double()
+    whole = load_model(path)
+    at = [tokenizer.convert_tokens_to_ids(word) for word in ("teacher", "the", "of", "was")]
+    with torch.no_grad():
+        wanted = torch.cat([
+            whole.model.base_model(**whole.tokenizer(word, return_tensors="pt")).last_hidden_state.mean(dim=1)
+            for word in tokenizer.convert_ids_to_tokens(at)
+            if len(whole.tokenizer.tokenize(word)) == 1
+        ])  # fmt: skip
+    assert len(wanted) == len(at)
+    ratio = torch.pdist(table[at]) / torch.pdist(wanted.double())
+    assert ratio.min() == pytest.approx(float(ratio.max()), rel=1e-4)
+
+
 def test_word_vectors_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     path = make_checkpoint(tmp_path)
     student = LSTMStudent(embedding=HIDDEN + 1, hidden=8, vocab_size=300, embedding_from=str(path))
@@ -136,3 +156,5 @@ def test_word_vectors_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         student.build(student.fit_tokenizer(TEXTS), LABELS, 0)
     with pytest.raises(ValidationError, match="lowercase plays no part"):
         LSTMStudent(embedding_from="x", lowercase=False)
+    with pytest.raises(ValidationError, match="embedding_of plays no part"):
+        LSTMStudent(embedding_of="output")
