@@ -10,7 +10,7 @@ torch and transformers late, because every configuration imports this module. St
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -302,8 +302,8 @@ class LSTMStudent(FreshStudent):
             from raykd.models.vectors import set_word_vectors
             from raykd.tokenizers.trimming import list_kept_ids
 
-            whole = self.source().load_tokenizer()
-            around = whole("")["input_ids"] if self.embedding_of == "output" else None
+            whole: Any = self.source().load_tokenizer()
+            around: list[int] | None = whole("")["input_ids"] if self.embedding_of == "output" else None
             set_word_vectors(model, self.embedding_from, list_kept_ids(tokenizer, whole), around)
         return model
 
