@@ -7,6 +7,7 @@ Decision record: vl-convert draws the same specification as the page, without a 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from raykd.errors import ConfigError
 from raykd.report.charts import CONFIG, Spec
@@ -53,7 +54,7 @@ def _wrap(text: str, width: int = 100) -> list[str]:
     return textwrap.wrap(text, width)
 
 
-def _colour(part: object) -> object:
+def _colour(part: Any) -> Any:
     """Return a specification with plain colours for those of the page."""
     if isinstance(part, dict):
         return {key: _colour(value) for key, value in part.items()}
