@@ -56,7 +56,9 @@ def report_command(
     ] = None,
     png: Annotated[
         bool,
-        typer.Option("--png", help="Draw the main chart as a PNG beside the page, too (needs the extra raykd\\[png])."),
+        typer.Option(
+            "--png", help="Draw the main chart as a PNG beside the page, too (needs the extra raykd\\[png])."
+        ),
     ] = False,
 ) -> None:
     """Write the page of one run again, or set any runs side by side: scores by language, costs, what differs.

@@ -119,7 +119,7 @@ def test_an_lstm_starts_from_the_principal_components_of_a_checkpoint(tmp_path: 
     # All components are kept, so distances are the checkpoint's in another unit, and variances fall.
     ratio = torch.pdist(table[1:-1]) / torch.pdist(old)
     assert ratio.min() == pytest.approx(float(ratio.max()), rel=1e-4)
-    assert table[1:-1].std() == pytest.approx(0.1, rel=1e-4)
+    assert table[1:-1].std() == pytest.approx(0.3, rel=1e-4)
     spread = table[1:-1].std(dim=0)
     assert (spread[:-1] >= spread[1:]).all()
     again = student.build(tokenizer, LABELS, 0).get_input_embeddings().weight
