@@ -13,7 +13,6 @@ in the `outbox`, all else as `operations`. Both lie in the run's folder until th
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -174,12 +173,6 @@ class Tracker:
         if not path.exists():
             raise TrackingError("there is nothing to log", got=path, wanted="a file or folder that exists")
         self._attempt("file", str(path), file=make_stored_path(path, self._folder), dir=artifact_dir)
-
-    def log_figure(self, figure: bytes | str, path: str) -> None:
-        """Log an SVG text or PNG bytes as the artifact ``path``."""
-        data = figure.encode() if isinstance(figure, str) else figure
-        encoded = base64.b64encode(data).decode("ascii")
-        self._attempt("bytes", path, data=encoded, path=clean_artifact_path(path))
 
     def log_table(self, rows: Sequence[Mapping[str, object]], path: str) -> None:
         """Log rows as JSON in the form that MLflow's page shows as a table; its columns are all keys."""

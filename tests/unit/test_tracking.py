@@ -179,17 +179,13 @@ def test_artifacts(start, client, tmp_path, uri):
     tracker.log_text("温度", "notes/t.txt")
     tracker.log_file(tmp_path / "folder", "kept")
     tracker.log_file(tmp_path / "folder" / "a.txt")
-    tracker.log_figure("<svg/>", "plots/x.svg")
-    tracker.log_figure(b"\x89PNG", "y.png")
     tracker.log_table([{"system": "s", "acc": 0.5}, {"system": "t", "f1": 1.0}], "results.json")
     with pytest.raises(TrackingError, match="nothing to log"):
         tracker.log_file(tmp_path / "absent")
     found = {
-        a.path
-        for folder in (None, "notes", "kept", "plots")
-        for a in client.list_artifacts(tracker.run_id, folder)
+        a.path for folder in (None, "notes", "kept") for a in client.list_artifacts(tracker.run_id, folder)
     }
-    assert {"a.txt", "y.png", "results.json", "notes/t.txt", "kept/a.txt", "plots/x.svg"} <= found
+    assert {"a.txt", "results.json", "notes/t.txt", "kept/a.txt"} <= found
     with open(
         client.download_artifacts(tracker.run_id, "results.json", str(tmp_path)), encoding="utf-8"
     ) as file:

@@ -134,7 +134,7 @@ def perform_op(client: MlflowClient, run_id: str, op: TrackingOp, folder: Path |
         log_tags(client, run_id, values["tags"])
     elif op.kind == "text":
         client.log_text(run_id, values["text"], values["path"])
-    elif op.kind == "bytes":
+    elif op.kind == "bytes":  # of folders that earlier versions left waiting
         _log_bytes(client, run_id, base64.b64decode(values["data"]), values["path"])
     elif op.kind == "file":
         log = client.log_artifacts if file.is_dir() else client.log_artifact
