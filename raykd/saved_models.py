@@ -141,7 +141,7 @@ def write_report(
         *runs: Folders of runs, sweeps and comparisons, their names under ``runs``, or results. A sweep is shown by its
             best trial, a comparison by its arms.
         page: The file of a page about several; None is ``compared.html`` beside the first folder.
-        png: Whether to draw the main chart as a PNG beside the page, too; needs the extra ``raykd[png]``.
+        png: Whether to draw the charts as PNGs beside the page, too; needs the extra ``raykd[png]``.
 
     Returns:
         The runs as a table, and the keys of their configurations that differ.

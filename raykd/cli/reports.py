@@ -57,7 +57,7 @@ def report_command(
     png: Annotated[
         bool,
         typer.Option(
-            "--png", help="Draw the main chart as a PNG beside the page, too (needs the extra raykd\\[png])."
+            "--png", help="Draw the charts as PNGs beside the page, too (needs the extra raykd\\[png])."
         ),
     ] = False,
 ) -> None:

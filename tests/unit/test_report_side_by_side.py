@@ -183,11 +183,12 @@ def test_a_png_needs_its_extra(tmp_path, monkeypatch):
         raykd.write_report(tmp_path / "a", png=True)
 
 
-def test_a_png_is_drawn_from_the_same_chart(tmp_path):
+def test_pngs_are_drawn_from_the_same_charts(tmp_path):
     pytest.importorskip("vl_convert")
     made_run(tmp_path / "a")
-    (picture,) = raykd.write_report(tmp_path / "a", png=True).pictures
-    assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    pictures = raykd.write_report(tmp_path / "a", png=True).pictures
+    assert pictures[0].name == "report.png" and all(p.name.startswith("report-") for p in pictures[1:])
+    assert {picture.read_bytes()[:8] for picture in pictures} == {b"\x89PNG\r\n\x1a\n"}
 
 
 def test_folders_of_one_name_are_told_apart_and_a_teacher_of_one_run_is_one_line(tmp_path):

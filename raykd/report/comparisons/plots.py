@@ -39,11 +39,13 @@ BELOW = 6
 """How far below its mean a seed is drawn, in pixels, so that the interval does not hide it."""
 WIDE = 3.0
 """Costs that differ by this factor have a logarithmic axis."""
+FEW = 5
+"""Arms of which each is named in a chart."""
 CAPTIONS = {
     "arms": "Left: each arm's score, a dot for each seed. Right: the difference to the arm's partner, seed by seed. "
     "The dark mark is the mean with Student's t 95 % interval.",
     "cost": "Quality against what a student costs, means over the seeds with 95 % intervals. The line joins the arms "
-    "that no other arm beats in both; these and the baseline are named.",
+    "that no other arm beats in both; these and the baseline are named. Diamonds are the teachers.",
     "confusions": "Arm {}, the one with the best mean, over all its seeds: which class of gold (down) is taken for "
     "which (across). Colours are shares of each row.",
     "budget": "Quality over the number of labelled rows per language, means over the seeds with 95 % intervals.",
@@ -159,14 +161,29 @@ def draw_costs(report: ComparisonReport) -> Spec | None:
     known = [(arm, cost) for arm, cost in costs if cost is not None]
     panels = []
     if len({cost.parameters for _, cost in known}) > 1:
-        panels.append(("parameters", [(arm, float(cost.parameters)) for arm, cost in known]))
+        sizes = [(arm, float(cost.parameters)) for arm, cost in known]
+        panels.append(("parameters", sizes, _list_references(report)))
     if len(known) > 1 and all(cost.cpu_s > 0 for _, cost in known):
-        panels.append(("CPU seconds of a training", [(arm, cost.cpu_s) for arm, cost in known]))
-    return join_panels([_draw_front(report, label, points) for label, points in panels])
+        panels.append(("CPU seconds of a training", [(arm, cost.cpu_s) for arm, cost in known], []))
+    return join_panels([_draw_front(report, *panel) for panel in panels])
 
 
-def _draw_front(report: ComparisonReport, label: str, points: list[tuple[ArmResult, float]]) -> Spec:
-    """Draw arms over a cost, and the line of those that no other arm beats in both."""
+def _list_references(report: ComparisonReport) -> list[Spec]:
+    """Return the teachers and their ensemble as points over their parameters."""
+    found = [(one, one.scores.get(report.main_name)) for one in report.references]
+    scale = find_scale(report.metric)
+    return [
+        {"arm": one.name, "value": round_number(scale * value), "shown": format_score(report.metric, value),
+         "interval": ABSENT, "cost": float(one.parameters), "paid": format_count(one.parameters)}
+        for one, value in found
+        if value is not None
+    ]  # fmt: skip
+
+
+def _draw_front(
+    report: ComparisonReport, label: str, points: list[tuple[ArmResult, float]], references: list[Spec]
+) -> Spec:
+    """Draw arms over a cost, the line of those that no other arm beats in both, and the teachers."""
     sign = 1 if is_higher_better(report.metric) else -1
     rows = []
     for arm, cost in points:
@@ -181,9 +198,10 @@ def _draw_front(report: ComparisonReport, label: str, points: list[tuple[ArmResu
     for row in rows:
         row["front"] = sign * row["value"] > best
         best = max(best, sign * row["value"])
-        # arms of one cost lie upon one another, and the table names them
-        row["named"] = row["arm"] if row["front"] or row["arm"] == report.baseline else ""
-    costs = [row["cost"] for row in rows]
+        # many arms of one cost lie upon one another, and the table names them
+        is_named = row["front"] or row["arm"] == report.baseline or len(rows) <= FEW
+        row["named"] = row["arm"] if is_named else ""
+    costs = [row["cost"] for row in (*rows, *references)]
     is_wide = max(costs) >= WIDE * min(costs)
     scale = {"type": "log" if is_wide else "linear", "zero": False, "nice": False, "padding": 40}
     axis = {"format": "~s", "tickCount": 5, "grid": False}
@@ -205,8 +223,23 @@ def _draw_front(report: ComparisonReport, label: str, points: list[tuple[ArmResu
                 "tooltip": list_tips(arm="arm", paid=label, shown=title, interval="95 % interval")}},
             {"mark": {"type": "text", "align": "left", "dx": 7, "dy": -7, "fontSize": 11, "limit": 180},
              "encoding": {"text": {"field": "named"}}},
+            *_draw_references(references, label, title),
         ],
     }  # fmt: skip
+
+
+def _draw_references(references: list[Spec], label: str, title: str) -> list[Spec]:
+    """Return the layers of the teachers: diamonds with their names below them."""
+    if not references:
+        return []
+    data = {"values": references}
+    tips = list_tips(arm="system", paid=label, shown=title)
+    return [
+        {"data": data, "mark": {"type": "point", "shape": "diamond", "filled": True, "size": 75, "color": INK,
+         "opacity": 1}, "encoding": {"tooltip": tips}},
+        {"data": data, "mark": {"type": "text", "align": "right", "dx": -8, "dy": -4, "fontSize": 11, "limit": 180},
+         "encoding": {"text": {"field": "arm"}}},
+    ]  # fmt: skip
 
 
 def draw_budget(report: ComparisonReport) -> Spec | None:

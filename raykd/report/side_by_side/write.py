@@ -38,7 +38,7 @@ def write_report_of(given: Sequence[Path], page: Path | None = None, *, png: boo
     Args:
         given: Folders of runs, sweeps and comparisons, or their names under ``runs``.
         page: The file of a page about several; None is `SEVERAL` beside the first folder.
-        png: Whether to draw the main chart of each page as a PNG beside it, too.
+        png: Whether to draw the charts of each page as PNGs beside it, too.
 
     Raises:
         ConfigError: A folder is none of raykd's, `page` is given for one folder, or a PNG cannot be drawn.
@@ -86,12 +86,11 @@ def _name_folders(folders: Sequence[Path]) -> list[str]:
 
 
 def _draw_pictures(folder: Path) -> tuple[Path, ...]:
-    """Draw the first chart of each report in a folder."""
+    """Draw the charts of each report in a folder: report.png is the first, the others have their names."""
     drawn = []
     for task, report in read_reports(folder).items():
         place = folder / TASKS / task if task else folder
-        charts = draw_figures(report)
-        if charts:
-            chart, _ = next(iter(charts.values()))
-            drawn.append(write_png(chart, place / "report.png", report.title, report.summary))
+        for at, (name, (chart, _)) in enumerate(draw_figures(report).items()):
+            path = place / (f"report-{name}.png" if at else "report.png")
+            drawn.append(write_png(chart, path, report.title, report.summary))
     return tuple(drawn)
