@@ -83,9 +83,11 @@ def test_swapped_labels_stop_the_run_before_the_student(first: Outcome, world: W
 
 def test_the_report_needs_no_network(first: Outcome) -> None:
     page = first.report.read_text(encoding="utf-8")
-    loads = re.findall(r"""(?:src|href)\s*=\s*["']([^"'#][^"']*)["']|url\(([^)#]+)\)|@import""", page)
+    assert "default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-" in page
+    markup = re.sub(r"<script[^>]*>.*?</script>", "", page, flags=re.DOTALL)
+    loads = re.findall(r"""(?:src|href)\s*=\s*["']([^"'#][^"']*)["']|url\(([^)#]+)\)|@import""", markup)
     assert not [part for part in loads if not "".join(part).startswith("data:")]
-    assert page.count("<svg") >= 3 and "undistilled student" in page
+    assert page.count('<div class="chart">') >= 3 and "undistilled student" in page
 
 
 def test_the_student_is_a_model_that_anybody_can_load(first: Outcome, world: World, capsys) -> None:  # type: ignore[no-untyped-def]
@@ -111,12 +113,10 @@ def test_mlflow_holds_parameters_tags_and_artifacts(recorded, world: World) -> N
     assert {
         "results.json",
         "results.md",
-        "plots",
         "run.yaml",
         "environment.json",
         "report.html",
     } <= found
-    assert len(client.list_artifacts(run.info.run_id, "plots")) >= 3
 
 
 def test_mlflow_holds_the_curves_of_the_run_and_of_its_children(recorded) -> None:  # type: ignore[no-untyped-def]
@@ -243,7 +243,9 @@ def test_a_teacher_may_be_trained_on_all_cpus_of_the_cluster(first: Outcome, wor
     import ray
 
     teacher = {"model": {"kind": "linear"}, "train": {"steps": 4}, "workers": {"num_cpus": 2}}
-    assert ray.cluster_resources()["CPU"] < 4, "the worker and the teachers do not fit together"
+    other = ray.util.placement_group([{"CPU": 2}])
+    assert other.wait(30)
+    assert ray.available_resources()["CPU"] == 2, "the worker and the teachers do not fit together"
     config = world.config(
         "wide",
         teachers=[{"name": "en", "languages": ["en", "fr"], "training": teacher}],
@@ -252,4 +254,5 @@ def test_a_teacher_may_be_trained_on_all_cpus_of_the_cluster(first: Outcome, wor
         baseline=False,
     )
     assert run_training(config).student.is_dir()
+    ray.util.remove_placement_group(other)
     assert still_held() == []

@@ -171,7 +171,7 @@ def test_a_run_says_so_where_words_are_not_seen(
         Point(1, {"train/coverage": 1.0, "train/long_rows": 3.0, "teacher/a/coverage": share + 0.01}),
         Point(2, {"teacher/a/coverage": share - 0.01, "teacher/b/coverage": 1.0}),
     ]
-    data: Any = SimpleNamespace(left_out={}, test="there", remarks=tuple)
+    data: Any = SimpleNamespace(left_out={}, test="there", remarks=tuple, judged=(), held_out="test")
     notes = collect_notes(config, data, curve, [])
     wanted = [
         f"teacher a sees {share:.1%} of the words (wanted 98%): raise its max_length, or split long rows"
