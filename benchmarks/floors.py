@@ -1,10 +1,14 @@
-"""Floors of translation: scores of answers that need no model.
+"""Floors of translation and of questions: scores of answers that need no model.
 
 Usage: python -m benchmarks.floors --data DIR [--pairs en-fr,en-zh]
+       python -m benchmarks.floors --questions runs/NAME/run.yaml
 
-DIR holds translation/{pair}/{train,test}.jsonl with `src`, `tgt` and `tgt_lang`. An answer is the source itself, or the target
-of the training pair whose source is nearest (cosine of TF-IDF, words or characters). A translation model that is not
-above these has learnt nothing of use.
+Translation: DIR holds translation/{pair}/{train,test}.jsonl with `src`, `tgt` and `tgt_lang`. An answer is the source itself,
+or the target of the training pair whose source is nearest (cosine of TF-IDF, words or characters).
+
+Questions: the test rows of a run of question answering. The answer is the sentence that shares most words with the question.
+
+A model that is not above these has learnt nothing of use.
 """
 
 from __future__ import annotations
@@ -17,7 +21,12 @@ import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from benchmarks.measure import show
+from benchmarks.overlap import overlap_sentence
+from raykd.config.loading import load_run
+from raykd.data.load import load_data
+from raykd.data.rows import Rows
 from raykd.tasks.scores.generation import compute_generation_metrics
+from raykd.tasks.scores.spans import compute_answer_metrics
 
 METRICS = ("chrf", "bleu")
 NEAREST = {
@@ -49,23 +58,57 @@ def answer_without_model(train: list[dict[str, str]], test: list[dict[str, str]]
     return found
 
 
+def score_overlap(rows: Rows) -> dict[str, float]:
+    """Return the answer F1 in points of the sentence that shares most words with the question, by language and macro."""
+    contexts, golds = rows.pairs or (), rows.golds or ()
+    found = {}
+    for language in sorted(set(rows.languages)):
+        own = [i for i, other in enumerate(rows.languages) if other == language]
+        said = [overlap_sentence(rows.texts[i], contexts[i]) for i in own]
+        accepted = [
+            [contexts[i][begin:end] for begin, end in zip(golds[i][::2], golds[i][1::2], strict=True)]
+            for i in own
+        ]
+        found[language] = 100 * compute_answer_metrics(said, accepted, [language] * len(own))["f1"]
+    return {"macro": float(np.mean(list(found.values()))), **found}
+
+
+def show_questions(file: Path) -> None:
+    """Print the floor of a run's test rows."""
+    config = load_run(file)
+    rows = load_data(config.data, Path.cwd(), config.form).test
+    if rows is None:
+        raise SystemExit(f"{file} has no data.test")
+    found = score_overlap(rows)
+    cells = [f"{value:.1f}" for value in found.values()]
+    show(f"test F1 of {len(rows)} rows", ["answer", *found], [["sentence that shares most words", *cells]])
+
+
+def show_translation(folder: Path) -> None:
+    """Print the floors of one pair of languages."""
+    train, test = read_rows(folder / "train.jsonl"), read_rows(folder / "test.jsonl")
+    lines = []
+    for name, said in answer_without_model(train, test).items():
+        gold = [row["tgt"] for row in test]
+        scores = compute_generation_metrics(said, gold, test[0]["tgt_lang"], METRICS)
+        lines.append([name, *(f"{scores[metric]:.1f}" for metric in METRICS)])
+    show(f"{folder.name}: {len(test)} test rows", ["answer", *METRICS], lines)
+
+
 def main() -> None:
-    """Print one table for each pair of languages."""
+    """Print a table for each pair of languages, or one for a run of questions."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, required=True)
+    asked = parser.add_mutually_exclusive_group(required=True)
+    asked.add_argument("--data", type=Path)
+    asked.add_argument("--questions", type=Path)
     parser.add_argument("--pairs", default="en-fr,en-zh")
     options = parser.parse_args()
-    for pair in options.pairs.split(","):
-        folder = options.data / "translation" / pair
-        train, test = read_rows(folder / "train.jsonl"), read_rows(folder / "test.jsonl")
-        lines = []
-        for name, said in answer_without_model(train, test).items():
-            gold = [row["tgt"] for row in test]
-            scores = compute_generation_metrics(said, gold, test[0]["tgt_lang"], METRICS)
-            lines.append([name, *(f"{scores[metric]:.1f}" for metric in METRICS)])
-        show(f"{pair}: {len(test)} test rows", ["answer", *METRICS], lines)
+    if options.questions is not None:
+        show_questions(options.questions)
+    for pair in options.pairs.split(",") if options.data is not None else ():
+        show_translation(options.data / "translation" / pair)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.measure import Rounds, show
-from benchmarks.sentiment import interval
+from raykd.report.comparisons.statistics import compute_t_interval
 
 if TYPE_CHECKING:
     from benchmarks.payload_parts.cost import Cost
@@ -101,7 +101,8 @@ def closed(runs: Sequence[Mapping[str, Any]], form: Form, plain: str, dense: str
     told = {(run["form"], run["seed"]): float(run["nll"]) for run in runs}
     seeds = sorted({seed for _, seed in told})
     shares = [(told[plain, s] - told[form.name, s]) / (told[plain, s] - told[dense, s]) for s in seeds]
-    return interval(shares) if len(shares) > 1 else (shares[0], float("nan"))
+    mean, ends = float(np.mean(shares)), compute_t_interval(shares)
+    return mean, float("nan") if ends is None else ends[1] - mean
 
 
 def report_sizes(found: Sequence[Size]) -> None:

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from benchmarks.measure import Rounds, alternate
+from benchmarks.payload_parts.fitting import data_of
 from benchmarks.payload_parts.setting import DENSE, TASK, Setting, top
-from benchmarks.quality_parts.fitting import data_of
 from raykd import models
 from raykd.answers.answer import Answer
 from raykd.answers.codec import decode_answers

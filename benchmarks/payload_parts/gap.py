@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from benchmarks.payload_parts.fitting import fit
 from benchmarks.payload_parts.setting import PLAIN, Form, Setting
-from benchmarks.quality_parts.fitting import fit
 from raykd import models
 from raykd.models.lm import Headless
 from raykd.student.evaluate import answer_rows

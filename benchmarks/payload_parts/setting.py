@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.quality_parts.fitting import data_of
+from benchmarks.payload_parts.fitting import data_of
 from raykd.config import ModelTeacher, RunConfig
 from raykd.data.load import Dataset
 from raykd.teachers.source import LocalSource

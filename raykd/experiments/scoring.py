@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -23,6 +24,7 @@ from raykd.report.comparisons.results import (
     ReferenceSystem,
     TrainedStudent,
 )
+from raykd.report.comparisons.weak_teachers import describe_weak_teachers
 from raykd.report.results import Predictions, Score
 from raykd.scoring.ensembles.agreement import describe_agreement, name_score
 from raykd.scoring.score import System, score_student
@@ -68,7 +70,7 @@ def score_arms(
             found[arm][seed], own = _score_training(trial, students / trial.tune_ids[-1], run, student)
             units = units or own
         report(done, len(finished))
-    return ComparisonReport(
+    compared = ComparisonReport(
         arms=tuple(
             ArmResult(
                 arm.name,
@@ -96,6 +98,8 @@ def score_arms(
         yaml=experiment.yaml,
         references=build_references(experiment.base, references, student),
     )
+    plain = [arm.name for arm in experiment.arms if arm.run.plain]
+    return replace(compared, notes=(*compared.notes, *describe_weak_teachers(compared, plain)))
 
 
 def _name_metric(experiment: ExperimentPlan, student: Job) -> str:

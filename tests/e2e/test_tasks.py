@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.quality_parts.overlap import overlap_sentence
+from benchmarks.overlap import overlap_sentence
 from raykd import models
 from raykd.answers.layout import read_unit_logits
 from raykd.config import Embedded

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.arms import compare_sides, read_side
+from benchmarks.arms import compare_sides, read_side, share_gain
 
 NAME = "test/macro/accuracy"
 
@@ -16,8 +16,16 @@ def arm(name: str, scores: dict[int, float]) -> dict[str, Any]:
 
 
 COMPARISON = {
-    "arms": [arm("three", {1: 0.9, 2: 0.8}), arm("a", {1: 0.8, 2: 0.8}), arm("b", {1: 0.6, 2: 0.7, 3: 0.1})]
+    "seeds": [1, 2, 3],
+    "references": [{"name": "teacher zh", "scores": {NAME: 0.9}}],
+    "arms": [arm("three", {1: 0.9, 2: 0.8}), arm("a", {1: 0.8, 2: 0.8}), arm("b", {1: 0.6, 2: 0.7, 3: 0.1})],
 }
+
+
+def side(text: str) -> dict[int, float]:
+    found = read_side(COMPARISON, text, NAME)
+    assert found is not None
+    return found
 
 
 def test_a_side_of_several_arms_is_their_mean_over_the_seeds_that_all_have() -> None:
@@ -26,7 +34,7 @@ def test_a_side_of_several_arms_is_their_mean_over_the_seeds_that_all_have() -> 
 
 
 def test_a_difference_is_taken_seed_by_seed() -> None:
-    cells, p = compare_sides(read_side(COMPARISON, "three", NAME), read_side(COMPARISON, "a,b", NAME), 100.0)
+    cells, p = compare_sides(side("three"), side("a,b"), 100.0)
     # Differences of 20 and 5 points: mean 12.5, standard error 7.5, t 1.667 with one degree of freedom; 12.706 is the
     # 97.5 % quantile, and p = 1 - 2 atan(1.667) / pi.
     assert cells == ["85.00", "72.50", "+12.50", "-82.80 to +107.80", "2 of 2"]
@@ -34,5 +42,28 @@ def test_a_difference_is_taken_seed_by_seed() -> None:
 
 
 def test_an_unknown_arm_is_named_with_those_that_there_are() -> None:
-    with pytest.raises(SystemExit, match="no arm c; there are three, a, b"):
+    with pytest.raises(SystemExit, match="no arm c; there are three, a, b, teacher zh"):
         read_side(COMPARISON, "a,c", NAME)
+
+
+def test_a_teacher_and_a_number_have_the_same_score_with_every_seed() -> None:
+    assert side("teacher zh") == {1: 0.9, 2: 0.9, 3: 0.9}
+    assert read_side(COMPARISON, "15.0", NAME, 100.0) == {1: 0.15, 2: 0.15, 3: 0.15}
+    assert read_side(COMPARISON, "teacher zh", "test/en/accuracy") is None, "it does not know the language"
+    assert read_side(COMPARISON, "15.0", "test/en/accuracy") is None, (
+        "the number is of the mean over languages"
+    )
+
+
+@pytest.mark.parametrize(
+    ("first", "mean", "ends"),
+    [
+        ([19.9, 29.4], 0.98, "0.85 to 1.11"),
+        ([20.0, 30.0], 1.0, "1.00 to 1.00"),
+        ([18.0, 26.0], 0.8, "0.80 to 0.80"),
+    ],
+)
+def test_a_share_of_a_gain_is_taken_seed_by_seed(first: list[float], mean: float, ends: str) -> None:
+    # Gains of 10 and 20 points; 0.99 and 0.97 of them have a standard error of 0.01, and 12.706 is the quantile.
+    scores = [dict(enumerate(values)) for values in (first, [20.0, 30.0], [10.0, 10.0])]
+    assert share_gain(*scores) == [f"{mean:.2f}", ends, "2"]

@@ -25,6 +25,7 @@ from raykd.report.comparisons.statistics import (
     correct_p_values,
 )
 from raykd.report.comparisons.tables import ComparisonTables
+from raykd.report.comparisons.weak_teachers import describe_weak_teachers
 from raykd.tasks.scores.classes import ClassScore, ClassScores
 from tests.charts import NODE, draw_in_node, read_rows, strip_scripts
 from tests.unit.test_report_page import Reader
@@ -301,6 +302,24 @@ def test_the_cost_of_students_of_several_sizes_is_set_beside_the_baselines() -> 
     equal = ComparisonReport((arm("base", 4000, 8.0), arm("other", 4000, 2.0)), (1, 2), baseline="base")
     heads, lines = ComparisonTables(equal).cost_cells()
     assert "x smaller" not in heads and {line[4] for line in lines} == {"500,000"}, "one model has one speed"
+
+
+@pytest.mark.parametrize(
+    ("zh", "noted"), [(0.88, "teacher zh (+2.0)"), (0.89, None), (0.70, "teacher zh (−16.0)")]
+)
+def test_a_teacher_hardly_above_the_student_without_teachers_is_named(zh: float, noted: str | None) -> None:
+    scores = {"test/macro/accuracy": 0.8, "test/zh/accuracy": 0.86, "test/en/accuracy": 0.74}
+    arms = tuple(
+        ArmResult(x, students={seed: TrainedStudent(scores) for seed in (1, 2)}) for x in ("plain", "taught")
+    )
+    # Of zh alone it knows something: 2, 3 or -16 points above 86, whatever the mean over languages is.
+    teacher = ReferenceSystem("teacher zh", "teacher", {"test/macro/accuracy": zh, "test/zh/accuracy": zh})
+    together = ReferenceSystem("teachers' ensemble", "ensemble", scores)
+    report = ComparisonReport(arms, (1, 2), references=(teacher, together))
+    assert [note.partition(":")[0] for note in describe_weak_teachers(report, ["plain"])] == (
+        [noted] if noted else []
+    )
+    assert describe_weak_teachers(report, []) == []
 
 
 def test_teachers_and_their_ensemble_stand_below_the_arms(tmp_path: Path) -> None:

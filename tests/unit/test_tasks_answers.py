@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.quality_parts.overlap import overlap_sentence
+from benchmarks.overlap import overlap_sentence
 from raykd.distill.signals import MASKED
 from raykd.tasks.scores import spans as answers
 from raykd.text import words
