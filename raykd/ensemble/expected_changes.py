@@ -157,7 +157,6 @@ def estimate_changes(
     weighting: Weighting,
     mixture: Mixture,
     samples: int = SAMPLES,
-    seed: int = 0,
 ) -> ExpectedChanges:
     """Estimate every change of one teacher in one language.
 
@@ -167,7 +166,6 @@ def estimate_changes(
         weighting: The run's.
         mixture: The run's.
         samples: Bootstrap samples.
-        seed: Of the samples.
     """
     players = range(len(signals.teachers))
     ways = _list_ways(signals, weighting, mixture)
@@ -186,7 +184,7 @@ def estimate_changes(
         if (action := _find_action(m, weights_MN[:, inside[x]], covered_MN[:, inside[x]])) is not None
     ]
     comparisons = INTERVALS * max(1, len(wanted))
-    counts_RB = draw_samples(units.languages_B, limit_samples(len(units.languages_B), samples), seed)
+    counts_RB = draw_samples(units.languages_B, limit_samples(len(units.languages_B), samples), 0)
     drawn = {x: [_score_language(p, x, counts_RB) for p in parts] for x in languages}
     found: dict[tuple[Action, int, str], ExpectedChange] = {}
     for action, m, x in wanted:

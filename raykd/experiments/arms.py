@@ -261,7 +261,6 @@ class PairSampler(Sampler):
     """
 
     waiting: list[Sample]
-    _given: list[Sample] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.waiting = list(self.waiting)

@@ -35,12 +35,10 @@ class VocabularyOverlap:
     Attributes:
         ids_T: For each id of the teacher, the student's id of the same string, or -1. No student id occurs twice.
         teacher_share: Matched tokens over all tokens of the teacher's vocabulary.
-        student_share: Matched tokens over all tokens of the student's vocabulary.
     """
 
     ids_T: NDArray[np.int32]
     teacher_share: float
-    student_share: float
 
 
 def is_same_tokenizer(a: Tokenizer, b: Tokenizer) -> bool:
@@ -126,7 +124,7 @@ def compute_overlap(teacher: Tokenizer, student: Tokenizer) -> VocabularyOverlap
         # A key that cannot be toggled becomes b"". It keeps its old value, with which it has been matched already.
         _match(ids_T, T, S, [toggle_blank(key, words) or key for key in T.keys])
     count = int((ids_T != NOWHERE).sum())
-    return VocabularyOverlap(ids_T, count / max(1, len(T.ids)), count / max(1, len(S.ids)))
+    return VocabularyOverlap(ids_T, count / max(1, len(T.ids)))
 
 
 def _match(

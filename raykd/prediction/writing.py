@@ -56,7 +56,6 @@ def generate_texts(
     languages: Sequence[str] = (),
     source_languages: Sequence[str] = (),
     beams: int | None = 1,
-    length_penalty: float | None = None,
     max_input_tokens: int | None = None,
     batch_size: int = 16,
     generation: Generation = "plain",
@@ -74,8 +73,6 @@ def generate_texts(
         languages: The language to write for each text, for tokenizers that mark it; "" is what the tokenizer is set to.
         source_languages: The language of each text, likewise.
         beams: 1 is greedy. None takes the checkpoint's where ``generation`` is checkpoint, else 1.
-        length_penalty: Exponent of the length by which a beam's log-likelihood is divided; only with beams. None as
-            for ``beams``.
         max_input_tokens: Longer sources lose their end, longer prompts their beginning. None is what the model can
             take.
         batch_size: Texts per batch at most.
@@ -94,7 +91,6 @@ def generate_texts(
         generation,
         max_new_tokens=max_new_tokens,
         num_beams=beams,
-        length_penalty=length_penalty,
     )
     log_ignored_settings(model, generation)
     own = cast("PreTrainedTokenizerBase", tokenizer)

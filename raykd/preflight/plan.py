@@ -24,12 +24,11 @@ from raykd.preflight.finding import Finding, find
 from raykd.preflight.model_check import measure_vocabulary
 
 
-def plan_run(config: Run, *, together: bool = True) -> list[Finding]:
+def plan_run(config: Run) -> list[Finding]:
     """Plan a run.
 
     Args:
         config: The run.
-        together: Whether teachers keep their resources while students train.
 
     Raises:
         RaykdError: The first error in files, rows or keys; `raykd check` shows all of them.
@@ -38,7 +37,7 @@ def plan_run(config: Run, *, together: bool = True) -> list[Finding]:
     trimmed = measure_vocabulary(config, students[-1].data)
     disk = compute_disk(config, students[-1].data, tokens=None if trimmed is None else trimmed.tokens)
     return [
-        *describe_resources(config, together=together),
+        *describe_resources(config),
         *describe_steps([*teachers, *students]),
         *([Finding("vocabulary", trimmed.describe(disk.parameters))] if trimmed else []),
         *describe_sizes(disk),

@@ -113,7 +113,6 @@ def draw_lines(
     size: tuple[int, int],
     thick: str = "",
     least: float | None = None,
-    colours: Sequence[str] = COLOURS,
 ) -> Spec:
     """Draw curves in one panel. Pointing at a place shows the nearest point.
 
@@ -125,7 +124,6 @@ def draw_lines(
         size: Width and height, in pixels.
         thick: Name of the curve that stands out.
         least: Where the y axis begins; None lets the curves decide.
-        colours: Of the curves.
     """
     thinned = {name: thin_curve(points) for name, points in lines.items()}
     rows = [
@@ -139,7 +137,7 @@ def draw_lines(
     hover = f"nearest{at}"
     shown = {"condition": {"param": hover, "empty": False, "value": 1}, "value": 0.9 if marked else 0}
     legend = place_legend(symbolType="stroke", symbolSize=260)
-    colour = encode("line", None, "nominal", scale=choose_colours(names, colours), legend=legend)
+    colour = encode("line", None, "nominal", scale=choose_colours(names), legend=legend)
     return {
         "width": size[0],
         "height": size[1],
@@ -168,19 +166,14 @@ def draw_lines(
     }  # fmt: skip
 
 
-def join_panels(panels: Sequence[Spec], columns: int = 0) -> Spec | None:
-    """Return panels side by side, each with its own scales; None of no panel.
-
-    Args:
-        panels: The panels.
-        columns: Panels of a row; 0 puts all into one row.
-    """
+def join_panels(panels: Sequence[Spec]) -> Spec | None:
+    """Return panels side by side, each with its own scales; None of no panel."""
     if not panels:
         return None
     if len(panels) == 1:
         return panels[0]
     apart = {"scale": {"color": "independent", "shape": "independent", "strokeDash": "independent"}}
-    return {"concat": list(panels), "columns": columns or len(panels), "spacing": 36, "resolve": apart}
+    return {"concat": list(panels), "columns": len(panels), "spacing": 36, "resolve": apart}
 
 
 def give_all(layers: Sequence[Spec], **encoding: object) -> list[Spec]:

@@ -28,9 +28,7 @@ from raykd.teachers.pools.pool import TeacherPool
 from raykd.teachers.pools.replica_client import TEXTS_PER_CALL
 
 
-def write_sequences(
-    config: RunConfig, path: Path, console: Console, *, beams: int = 5, max_new_tokens: int | None = None
-) -> int:
+def write_sequences(config: RunConfig, path: Path, console: Console, *, beams: int = 5) -> int:
     """Write what its teachers write for each training source into a file (`raykd label --sequences`).
 
     Args:
@@ -38,7 +36,6 @@ def write_sequences(
         path: File of JSON lines ``{id, src, tgt, lang, teacher}``. Rows that it holds are not written again.
         console: Where progress is shown.
         beams: Beams of the search.
-        max_new_tokens: Longest text in tokens; None takes the task's.
 
     Returns:
         How many rows were written now.
@@ -76,9 +73,7 @@ def write_sequences(
         report(done, total)
         for m, picked in _batches(work):
             rows = data.train.take(picked)
-            made = pool.replicas.generate(
-                m, rows, beams=beams, max_new_tokens=max_new_tokens or task.max_new_tokens
-            )
+            made = pool.replicas.generate(m, rows, beams=beams, max_new_tokens=task.max_new_tokens)
             for i, text in zip(picked, made, strict=True):
                 file.write(_line(data.train, i, text, pool.handle.teachers[m]))
             file.flush()

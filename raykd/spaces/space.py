@@ -264,13 +264,13 @@ class Space:
         self._refuse_size_twice(config, where)
         return config
 
-    def draw_covering(self, draws: int, seed: int = 0) -> list[Sample]:
+    def draw_covering(self, draws: int) -> list[Sample]:
         """Draw samples for a check: ``draws`` of them, and one more for each option of each choice."""
-        samples = [self.draw(seed, index) for index in range(draws)]
+        samples = [self.draw(0, index) for index in range(draws)]
         for dimension in self.domains:
             if isinstance(dimension.domain, ChoiceDomain):
                 samples += [
-                    self.draw(seed, len(samples), {**dict(dimension.condition), dimension.path: label})
+                    self.draw(0, len(samples), {**dict(dimension.condition), dimension.path: label})
                     for label in dimension.domain.labels
                 ]
         return samples

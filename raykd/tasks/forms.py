@@ -6,7 +6,7 @@ columns and the summary of rows each need a case per form and nothing else of th
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 RowForm = Literal["text", "words", "answers", "target", "source_target", "plain"]
 """What a row consists of:
@@ -18,6 +18,5 @@ RowForm = Literal["text", "words", "answers", "target", "source_target", "plain"
 - source_target: the same with a source that may not be empty
 - plain: one text, which is its own gold
 """
-FORMS: tuple[RowForm, ...] = get_args(RowForm)
 LABELLED_FORMS: tuple[RowForm, ...] = ("text", "words")
 """Forms whose gold is one of `data.labels`."""

@@ -236,7 +236,7 @@ def test_mapped_tokens_have_one_key_and_no_student_id_is_hit_twice(teacher: str,
     hit = found.ids_T[found.ids_T >= 0]
     assert found.ids_T.dtype == np.int32 and len(found.ids_T) == count_token_ids(a)
     assert len(set(hit.tolist())) == len(hit)
-    assert found.teacher_share == len(hit) / len(keys_a) and found.student_share == len(hit) / len(keys_b)
+    assert found.teacher_share == len(hit) / len(keys_a)
     for i in np.flatnonzero(found.ids_T >= 0):
         key_a, key_b = keys_a[int(i)], keys_b[int(found.ids_T[i])]
         assert (

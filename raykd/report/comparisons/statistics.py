@@ -73,24 +73,18 @@ def correct_p_values(p_values: Sequence[float | None]) -> list[float | None]:
     return corrected
 
 
-def bootstrap_seeds(differences: Sequence[float], draws: int = DRAWS, seed: int = 0) -> Interval | None:
-    """Return the percentile interval of the mean difference when seeds are resampled; None with fewer than two.
-
-    Args:
-        differences: One per seed.
-        draws: Resamples.
-        seed: Of the resampling.
-    """
+def bootstrap_seeds(differences: Sequence[float]) -> Interval | None:
+    """Return the percentile interval of the mean difference when seeds are resampled; None with fewer than two."""
     difference_S = np.asarray(differences, dtype=np.float64)
     if len(difference_S) < 2:
         return None
-    rng = np.random.default_rng(seed)
-    means_D = difference_S[rng.integers(len(difference_S), size=(draws, len(difference_S)))].mean(axis=1)
+    rng = np.random.default_rng(0)
+    means_D = difference_S[rng.integers(len(difference_S), size=(DRAWS, len(difference_S)))].mean(axis=1)
     return _percentiles(means_D)
 
 
 def bootstrap_seeds_and_rows(
-    difference_SN: NDArray[np.float64], group_N: Sequence[str], draws: int = DRAWS, seed: int = 0
+    difference_SN: NDArray[np.float64], group_N: Sequence[str], draws: int = DRAWS
 ) -> Interval | None:
     """Return the percentile interval of the mean difference when seeds and rows are resampled, crossed.
 
@@ -101,7 +95,6 @@ def bootstrap_seeds_and_rows(
         difference_SN: First arm minus second arm, for every seed and row.
         group_N: The group of each row.
         draws: Resamples.
-        seed: Of the resampling.
 
     Returns:
         The interval; None with fewer than two seeds, or without rows.
@@ -109,7 +102,7 @@ def bootstrap_seeds_and_rows(
     seeds, rows = difference_SN.shape
     if seeds < 2 or rows == 0:
         return None
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     groups = [np.flatnonzero(np.asarray(group_N) == name) for name in dict.fromkeys(group_N)]
     found = []
     for begin in range(0, draws, _AT_ONCE):

@@ -234,6 +234,7 @@ def _list_class_notes(asked: _Asked, compared: ClassAnswers) -> list[str]:
     return notes
 
 
-def _enumerate(names: Sequence[str], most: int = 6) -> str:
+def _enumerate(names: Sequence[str]) -> str:
+    most = 6
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return f"{', '.join(names[:most])}{more}"

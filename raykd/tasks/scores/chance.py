@@ -64,17 +64,17 @@ class Comparison:
         return self.accuracy <= self.share
 
 
-def compute_wilson_interval(hits: int, units: int, z: float = Z_95) -> tuple[float, float]:
-    """Return Wilson's score interval of a share.
+def compute_wilson_interval(hits: int, units: int) -> tuple[float, float]:
+    """Return Wilson's 95 % score interval of a share.
 
     Raises:
         ValueError: There is no unit.
     """
     if units < 1:
         raise ValueError("an interval needs a unit")
-    share, spread = hits / units, z * z / units
+    share, spread = hits / units, Z_95 * Z_95 / units
     middle = (share + spread / 2) / (1 + spread)
-    half = z * math.sqrt(share * (1 - share) / units + spread / (4 * units)) / (1 + spread)
+    half = Z_95 * math.sqrt(share * (1 - share) / units + spread / (4 * units)) / (1 + spread)
     return max(0.0, middle - half), min(1.0, middle + half)
 
 

@@ -32,12 +32,12 @@ def compute_macro_f1(predicted_N: NDArray[np.int64], labels_N: NDArray[np.int64]
 
 
 def compute_calibration_bins(
-    confidence_N: NDArray[np.float64], correct_N: NDArray[np.bool_], bins: int = ECE_BINS
+    confidence_N: NDArray[np.float64], correct_N: NDArray[np.bool_]
 ) -> list[tuple[int, float, float]]:
     """Return ``(count, mean confidence, accuracy)`` of each equal-width bin of (0, 1]; empty bins hold zeros."""
-    index_N = np.clip(np.ceil(confidence_N * bins).astype(int) - 1, 0, bins - 1)
+    index_N = np.clip(np.ceil(confidence_N * ECE_BINS).astype(int) - 1, 0, ECE_BINS - 1)
     rows = []
-    for b in range(bins):
+    for b in range(ECE_BINS):
         inside = index_N == b
         count = int(inside.sum())
         sums = confidence_N[inside].sum(), correct_N[inside].sum()

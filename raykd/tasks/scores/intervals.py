@@ -49,14 +49,10 @@ class Interval:
     high: float
 
 
-def compute_bootstrap_interval(shares: RowShares, seed: int = 0) -> Interval | None:
+def compute_bootstrap_interval(shares: RowShares) -> Interval | None:
     """Return the 95 % percentile interval of the ratio over 1,000 draws of the rows.
 
     None where no draw can differ from another: of one row, and where every row scores alike.
-
-    Args:
-        shares: The metric by row.
-        seed: Of the draws.
     """
     from scipy.stats import bootstrap
 
@@ -72,7 +68,7 @@ def compute_bootstrap_interval(shares: RowShares, seed: int = 0) -> Interval | N
         batch=max(1, _DRAWN_AT_ONCE // rows),
         confidence_level=LEVEL,
         method="percentile",
-        rng=np.random.default_rng(seed),
+        rng=np.random.default_rng(0),
     ).confidence_interval
     return None if found.low == found.high else Interval(float(found.low), float(found.high))
 

@@ -225,9 +225,7 @@ def _find_actor(name: str) -> Replica | None:
         return None
 
 
-def read_replica_statuses(
-    handle: PoolHandle, timeout_s: float = ANSWER_S
-) -> dict[tuple[int, int], ReplicaStatus | str]:
+def read_replica_statuses(handle: PoolHandle) -> dict[tuple[int, int], ReplicaStatus | str]:
     """Read how each replica is, by group and replica, or in a word why it does not say; waits once for all of them."""
     waiting = {
         (i, r): actor.status.options(concurrency_group=STATUS_GROUP).remote()
@@ -235,7 +233,7 @@ def read_replica_statuses(
         for r, actor in enumerate(actors)
     }
     references = list(waiting.values())
-    ready = set(ray.wait(references, num_returns=len(references), timeout=timeout_s)[0])
+    ready = set(ray.wait(references, num_returns=len(references), timeout=ANSWER_S)[0])
     return {key: _read_status(reference, reference in ready) for key, reference in waiting.items()}
 
 

@@ -123,12 +123,12 @@ class SqliteStore:
         elif version != _VERSION:
             raise StoreDamagedError(f"it is a store of version {version}, this raykd reads {_VERSION}")
 
-    def _execute_waiting(self, statement: str, values: Sequence[int] = ()) -> sqlite3.Cursor:
+    def _execute_waiting(self, statement: str) -> sqlite3.Cursor:
         """Execute a statement, waiting for others that hold a lock."""
         until = time.monotonic() + _WAIT_S
         while True:
             try:
-                return self._database.execute(statement, values)
+                return self._database.execute(statement)
             except sqlite3.OperationalError as error:
                 if _kind(error) not in _BUSY or time.monotonic() > until:
                     raise

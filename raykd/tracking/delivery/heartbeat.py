@@ -26,16 +26,13 @@ def make_heartbeat_tag() -> dict[str, str]:
     return {HEARTBEAT: str(int(time.time()))}
 
 
-def end_stale(
-    client: MlflowClient, experiment_id: str, *, but: str | None = None, now: float | None = None
-) -> list[str]:
+def end_stale(client: MlflowClient, experiment_id: str, *, but: str | None = None) -> list[str]:
     """Mark running runs of an experiment KILLED that gave no sign of life for `STALE_S` seconds.
 
     Args:
         client: The connection to MLflow.
         experiment_id: Id of the experiment.
         but: A run that is left alone.
-        now: Seconds since 1970.
 
     Returns:
         The ids of the runs that were ended.
@@ -43,8 +40,7 @@ def end_stale(
     Raises:
         MlflowException: MLflow does not answer.
     """
-    now = time.time() if now is None else now
-    ended = []
+    now, ended = time.time(), []
     for run in client.search_runs([experiment_id], "attributes.status = 'RUNNING'", max_results=1000):
         last = run.data.tags.get(HEARTBEAT, "")
         if run.info.run_id != but and last.isdigit() and now - int(last) > STALE_S:
