@@ -11,6 +11,8 @@ import os
 from raykd.parse import JsonObject
 
 _OBJECTIVE: JsonObject = {"class_weights": None, "focal_gamma": 0.0}
+_TEACHER: JsonObject = {"missing": []}
+_TRAINING: JsonObject = {"labelled": "all"}
 _MODELS: dict[str, JsonObject] = {
     "pretrained": {"vocabulary": "own", "vocab_size": None, "embedding_size": None},
     "lstm": {"embedding_from": None, "embedding_of": "input"},
@@ -20,6 +22,13 @@ _MODELS: dict[str, JsonObject] = {
 def remove_unused_objective_keys(objective: JsonObject) -> None:
     """Remove the later keys of an objective that change nothing."""
     _remove(objective, _OBJECTIVE)
+
+
+def remove_unused_teacher_keys(teacher: JsonObject) -> None:
+    """Remove the later keys of a teacher, and of its training, that change nothing."""
+    _remove(teacher, _TEACHER)
+    if teacher["training"]:
+        _remove(teacher["training"], _TRAINING)
 
 
 def simplify_model(model: JsonObject) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field, field_validator, model_validator
 
 from raykd.config.data import DataConfig
-from raykd.config.later_keys import remove_unused_objective_keys, simplify_model
+from raykd.config.later_keys import remove_unused_objective_keys, remove_unused_teacher_keys, simplify_model
 from raykd.config.overlay import check_name, overlay
 from raykd.config.teachers import (
     ServingConfig,
@@ -240,12 +240,6 @@ class RunConfig(RunBase):
                     f"teacher {teacher.name} has languages {sorted(unknown)}, not in data.languages "
                     f"{list(self.data.languages)}"
                 )
-            bad = set(teacher.label_map.values()) - set(self.data.labels)
-            if bad:
-                raise ValueError(
-                    f"teacher {teacher.name}: label_map leads to {sorted(bad)}, not in data.labels "
-                    f"{list(self.data.labels)}"
-                )
         groups: dict[str, set[int]] = {}
         for teacher in self.teachers:
             if teacher.actor.group is not None:
@@ -360,8 +354,7 @@ class RunConfig(RunBase):
             if teacher["kind"] in ("model", "trained"):
                 teacher.pop("kind")
             (teacher["training"] or {}).pop("workers", None)
-            if (teacher["training"] or {}).get("labelled") == "all":  # the key came later
-                del teacher["training"]["labelled"]
+            remove_unused_teacher_keys(teacher)
             (teacher["training"] or {"train": {}})["train"].pop("max_skipped_steps", None)
             models += [teacher, *([teacher["training"]["model"]] if teacher["training"] else [])]
         for model in models:

@@ -84,8 +84,13 @@ class TeacherBase(Spec):
     """Languages it may be asked for; one language makes it monolingual."""
     task: str | None = None
     """In a run of several tasks the name of its task (of `task.tasks`): it is asked for rows of that task only."""
-    label_map: dict[str, str] = {}
-    """The teacher's own label names to the run's, where they differ."""
+    label_map: dict[str, str | None] = {}
+    """The teacher's own label names to the run's, where they differ, many to one (`{1 star: negative, 2 stars:
+    negative}`: probabilities are added); null drops a label, and the rest is renormalised. Of tags it names tags or
+    types."""
+    missing: tuple[str, ...] = ()
+    """Labels of the run that the teacher does not know. It does not teach them: teacher and student are then compared
+    on the labels that it knows. Of tags this need not be written."""
     language_codes: dict[str, str] = {}
     """The run's names of languages to the codes of a multilingual tokenizer (mBART, NLLB, M2M-100), where they do not
     follow from the name: {zh: zho_Hant}."""

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from raykd.distill.signals import MASKED, Signals, Target
 from raykd.distill.targets import Mixture, combine_logits
 from raykd.distill.weighting import Weighting
+from raykd.tasks.scores.classification import is_known
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,10 @@ class Combined:
 
     logp_NC: NDArray[np.float32]
     covered_N: NDArray[np.bool_]
+
+    def find_known(self, gold_N: NDArray[np.integer]) -> NDArray[np.bool_]:
+        """Return which of these labels, one a unit, some teacher of the coalition knows."""
+        return is_known(self.logp_NC[np.arange(len(gold_N)), gold_N])
 
 
 def complete_logits(signals: Signals, weights_MN: torch.Tensor, mixture: Mixture) -> torch.Tensor:

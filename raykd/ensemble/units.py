@@ -92,8 +92,9 @@ class LabelledUnits:
         rows = len(self.counts_B)
         tops = []
         for combined in combinations:
-            told_N = combined.covered_N
-            nll_N = np.full(len(self.gold_N), np.log(len(self.labels)))
+            # A label that no teacher of the coalition knows has no temperature that suits it.
+            told_N = combined.covered_N & combined.find_known(self.gold_N)
+            nll_N = np.where(combined.covered_N, WORST_NLL, np.log(len(self.labels)))
             if told_N.any():
                 known_NC, gold_N = combined.logp_NC[told_N], self.gold_N[told_N]
                 nll_N[told_N] = compute_gold_nll(known_NC, gold_N, fit_temperature(known_NC, gold_N, ROUNDS))

@@ -30,6 +30,7 @@ from raykd.preflight.model_check import (
     TrimmedVocabulary,
     append_notes,
     check_made,
+    describe_columns,
     look_at_teacher,
     look_at_teachers,
     measure_vocabulary,
@@ -53,6 +54,8 @@ def check_teacher(teacher: TeacherConfig, config: RunConfig) -> str:
     """
     if isinstance(teacher, TrainedTeacher):
         check_made(teacher.training.model, config, f"teachers.{teacher.name}.training.model")
+        own = [str(label) for label in teacher.training.data.get("labels", config.data.labels)]
+        config.task.map_columns(own, config.data.labels, teacher.label_map, teacher.name, teacher.missing)
         languages = "all languages" if teacher.languages == "all" else ", ".join(teacher.languages)
         return f"will be trained: {teacher.training.model.kind} on {languages}"
     if not isinstance(teacher, ModelTeacher):
@@ -77,8 +80,8 @@ def describe_served(teacher: TeacherConfig, config: RunConfig) -> str:
         ModelError, LabelMismatchError: It cannot be used.
     """
     info = describe_teacher(make_teacher_spec(config, teacher, {}))
-    labels = [f"labels {', '.join(info.labels)}"] if info.labels else []
-    return ", ".join([teacher.kind, *labels, f"{info.dtype} on {info.device}"])
+    labels = describe_columns(info.labels, config.data.labels, info.columns)
+    return ", ".join(filter(None, [teacher.kind, labels, f"{info.dtype} on {info.device}"]))
 
 
 def preflight(config: Run, *, together: bool = True) -> tuple[str, ...]:

@@ -54,7 +54,9 @@ def look_at_teacher(teacher: ModelTeacher, config: RunConfig, folder: Path) -> t
     with prefix_errors(f"teacher {name}", RaykdError):
         looked = models.inspect_model(folder, task.head, trust_remote_code=teacher.trust_remote_code)
     try:
-        task.map_columns(looked.labels, config.data.labels, teacher.label_map, name)
+        columns = task.map_columns(
+            looked.labels, config.data.labels, teacher.label_map, name, teacher.missing
+        )
     except LabelMismatchError as error:
         next_step = "; ".join(filter(None, [error.next_step, *looked.notes]))
         raise LabelMismatchError(
@@ -70,9 +72,36 @@ def look_at_teacher(teacher: ModelTeacher, config: RunConfig, folder: Path) -> t
     types = looked.token_types is not None and looked.token_types < 2 and looked.tokenizer.token_types
     if types and _has_pairs(config):
         said = "; ".join(filter(None, [said, "token types are left out, as its table has one row"]))
-    what = f"{looked.kind}, labels {', '.join(looked.labels)}" if looked.labels else looked.kind
+    what = "; ".join(
+        filter(None, [looked.kind, describe_columns(looked.labels, config.data.labels, columns)])
+    )
     set_aside = _check_language_model(f"teacher {name}", folder, config, teacher, length)
     return "; ".join(filter(None, [what, set_aside])), (*looked.notes, *filter(None, [said]))
+
+
+def describe_columns(own: Sequence[str], wanted: Sequence[str], columns: Sequence[Sequence[int]]) -> str:
+    """Describe a teacher's labels, and what they are in the run where they differ; "" for a task without labels.
+
+    Args:
+        own: The teacher's labels.
+        wanted: The run's.
+        columns: The teacher's columns of each of the run's labels.
+    """
+    if not columns:
+        return ""
+    said = f"labels {', '.join(own)}"
+    pairs = [(label, [own[i] for i in column]) for label, column in zip(wanted, columns, strict=True)]
+    changed = [f"{label} is {' + '.join(names)}" for label, names in pairs if names not in ([label], [])]
+    lacking = [label for label, column in pairs if not column]
+    used = {i for column in columns for i in column}
+    dropped = [label for i, label in enumerate(own) if i not in used]
+    return "; ".join(
+        [
+            said + (f"; {', '.join(changed)}" if changed else ""),
+            *([f"dropped {', '.join(dropped)}"] if dropped else []),
+            *([f"does not teach {', '.join(lacking)}"] if lacking else []),
+        ]
+    )
 
 
 def append_notes(what: str, notes: Sequence[str]) -> str:

@@ -31,6 +31,7 @@ from raykd.scoring.score import ask_teachers, collect_unit_answers, score_teache
 from raykd.tasks.schemes import parse_scheme
 from raykd.tasks.scores import entities
 from raykd.tasks.scores.chance import Comparison, compare_with_constant_label
+from raykd.tasks.scores.classification import is_known
 from raykd.tasks.scores.metrics import find_metric_title, is_rate, name_agreement
 from raykd.teachers.pools.pool import TeacherPool
 from raykd.teachers.spec import TeacherInfo
@@ -235,7 +236,12 @@ def compare_with_one_label(config: RunConfig, signal: AnswerSlots, rows: Rows) -
     if not len(gold_N):
         return None
     if config.task.form != "words":
-        return compare_with_constant_label(answers.logits_NC.argmax(axis=1), gold_N, len(labels))
+        # Only rows whose label it knows: one that it lacks is not taught by it, so it cannot be wrong there.
+        known_N = is_known(answers.logits_NC[np.arange(len(gold_N)), gold_N])
+        if not known_N.any():
+            return None
+        chosen_N = answers.logits_NC.argmax(axis=1)
+        return compare_with_constant_label(chosen_N[known_N], gold_N[known_N], len(labels))
     scheme = parse_scheme(labels)
     # A word that the teacher does not cover counts as O, like a word that it finds no entity in.
     outside = np.where(np.arange(len(labels)) == scheme.outside, 0.0, MASKED)

@@ -19,10 +19,10 @@ from raykd.answers.answer import DenseAnswer
 from raykd.answers.codec import encode_rows
 from raykd.devices import without_gradients
 from raykd.distill.objective import Objective
-from raykd.errors import LabelMismatchError
 from raykd.head import Head
 from raykd.spec import Spec
 from raykd.tasks.forms import RowForm
+from raykd.tasks.label_columns import ColumnMap, map_label_columns
 from raykd.tasks.scores.classes import ClassAnswers, ClassScores, compute_class_scores
 from raykd.tasks.scores.intervals import RowShares
 from raykd.tasks.signature import Signature
@@ -167,42 +167,49 @@ class TaskBase(Spec):
         """
 
     def map_columns(
-        self, own: Sequence[str], wanted: Sequence[str], label_map: Mapping[str, str], name: str
+        self,
+        own: Sequence[str],
+        wanted: Sequence[str],
+        label_map: Mapping[str, str | None],
+        name: str,
+        missing: Sequence[str] = (),
     ) -> tuple[tuple[int, ...], ...]:
         """Return for each of the run's labels the teacher's columns that make it up; () for a task without labels.
 
         Args:
             own: The teacher's labels, in the order of its columns.
             wanted: The run's labels.
-            label_map: The teacher's labels to the run's, where they have other names.
+            label_map: The teacher's labels to the run's, many to one; None drops a label.
             name: The teacher, for messages.
+            missing: The run's labels that the teacher does not know; they have no column.
 
         Raises:
             LabelMismatchError: A label of one list has no counterpart in the other; names both lists.
         """
-        if not self.labelled:
-            return ()
-        return tuple((column,) for column in map_label_columns(own, wanted, label_map, name))
+        return map_label_columns(own, wanted, label_map, name, missing).columns if self.labelled else ()
 
     def start_answers(
         self, model: Network, encoded: EncodedBatch, columns: Sequence[Sequence[int]]
     ) -> PendingRows:
         """Compute what a teacher answers to each row of a batch; wait for no device.
 
+        A label that the teacher does not know has the logit -inf.
+
         Args:
             model: The teacher's.
             encoded: The rows in its tokens.
             columns: The teacher's columns of each of the run's labels (`map_columns`).
         """
-        raw_NC = self.gather(encoded.run(model), encoded).float()
-        first = [own[0] for own in columns]
+        seen = () if encoded.seen_N is None else (encoded.seen_N,)
 
         def encode(arrays: Sequence[NDArray[Any]]) -> list[bytes | None]:
-            logits_NC = arrays[0][:, first]
-            answer = DenseAnswer(logits_NC=logits_NC, covered_N=np.ones(len(logits_NC), dtype=bool))
-            return encode_rows(answer, encoded.counts_B, np.isfinite(logits_NC).all(axis=1))
+            raw_NC, *seen_N = arrays
+            logits_NC = ColumnMap(tuple(map(tuple, columns))).apply(raw_NC, unknown=-np.inf)
+            covered_N = seen_N[0] if seen_N else np.ones(len(raw_NC), dtype=bool)
+            answer = DenseAnswer(logits_NC=logits_NC, covered_N=covered_N)
+            return encode_rows(answer, encoded.counts_B, np.isfinite(raw_NC).all(axis=1))
 
-        return PendingRows((raw_NC,), encode)
+        return PendingRows((self.gather(encoded.run(model), encoded).float(), *seen), encode)
 
     def answer_rows(
         self, model: Network, encoded: EncodedBatch, columns: Sequence[Sequence[int]]
@@ -283,40 +290,3 @@ class TaskBase(Spec):
     ) -> tuple[NDArray[np.float64], NDArray[np.bool_]] | None:
         """Return the probability of each answer to labelled rows and whether it is right, for calibration."""
         return None
-
-
-def map_label_columns(
-    own: Sequence[str], wanted: Sequence[str], label_map: Mapping[str, str], name: str
-) -> list[int]:
-    """Return the teacher's column for each of the run's labels.
-
-    Raises:
-        LabelMismatchError: A label of one list has no counterpart in the other; names both lists.
-    """
-    renamed = [label_map.get(label, label) for label in own]
-    if strange := sorted(set(label_map) - set(own)):
-        raise LabelMismatchError(
-            f"teachers.{name}.label_map names labels that the teacher does not have",
-            got=", ".join(strange),
-            wanted=f"names among {list(own)}",
-            next_step=f"correct it ({{its label: the run's label}}); the run's labels are {list(wanted)}",
-        )
-    if sorted(renamed) != sorted(wanted):
-        what = f"teacher {name} has other labels than the run"
-        if len(own) != len(wanted):
-            what += f": {len(own)} labels cannot be paired with {len(wanted)}"
-        raise LabelMismatchError(
-            what,
-            got=f"{list(own)}" + (f", mapped to {renamed}" if label_map else ""),
-            wanted=f"{list(wanted)} in any order",
-            next_step=_advise_on_labels(own, wanted, name),
-        )
-    return [renamed.index(label) for label in wanted]
-
-
-def _advise_on_labels(own: Sequence[str], wanted: Sequence[str], name: str) -> str:
-    """Return what to do about labels that differ: names can be mapped one to one, and only so."""
-    if len(own) == len(wanted):
-        return f"map the names: teachers.{name}.label_map: {{its label: the run's label}}"
-    rule = "a label_map pairs one label with one label; several cannot be merged into one, and none left out, yet"
-    return f"{rule}. Name a teacher with {len(wanted)} labels, or give the run (data.labels) those of this teacher"

@@ -3,8 +3,8 @@
 Decision record: a teacher's answer is carried over to the run's tags by adding probabilities (logsumexp of raw logits,
 exact at temperature 1), never by taking a maximum, and only where the teacher's tags tell more than the run's: B-X of
 BIO is B-X and U-X of BILOU. A scheme that tells less (IO for BIO) is refused, since no column could be filled. A type
-that the teacher does not know is an unknown column, not a zero; a type that the run does not know must be mapped by
-the user.
+that the teacher does not know is an unknown column, not a zero, and need not be written down; a type that the run does
+not know must be mapped by the user, to another or to null, which drops its tags.
 """
 
 from __future__ import annotations
@@ -13,11 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
-from raykd.distill.signals import MASKED
 from raykd.errors import ConfigError, DataError, LabelMismatchError
+from raykd.tasks.label_columns import ColumnMap
 
 SchemeName = Literal["IO", "IOB1", "BIO", "BILOU", "BIOES", "BMES", "BMEWO"]
 """IOB1 differs from BIO in what its letters mean, so a list of tags never tells it: B-X begins an entity only where the
@@ -167,50 +164,35 @@ def convert_tags(tags: Sequence[str], source: SchemeName, target: SchemeName) ->
     return write_tags(read_entities(tags, source), len(tags), target)
 
 
-@dataclass(frozen=True)
-class ColumnMap:
-    """How a teacher's columns become the run's. Made by `map_tag_columns`, read where teachers answer.
-
-    Attributes:
-        columns: For each of the run's tags the teacher's columns whose probabilities are added; empty where unknown.
-    """
-
-    columns: tuple[tuple[int, ...], ...]
-
-    @property
-    def unknown(self) -> tuple[int, ...]:
-        """The run's columns that the teacher does not know."""
-        return tuple(i for i, own in enumerate(self.columns) if not own)
-
-    def apply(self, logits_NC: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the teacher's raw logits ``[N, own C]`` in the run's columns ``[N, C]``; `MASKED` where unknown."""
-        out = np.full((len(logits_NC), len(self.columns)), MASKED, dtype=np.float32)
-        for i, own in enumerate(self.columns):
-            if len(own) == 1:
-                out[:, i] = logits_NC[:, own[0]]
-            elif own:
-                out[:, i] = np.logaddexp.reduce(logits_NC[:, list(own)].astype(np.float64), axis=1)
-        return out
-
-
 def map_tag_columns(
-    own: Sequence[str], wanted: Sequence[str], label_map: Mapping[str, str], name: str
+    own: Sequence[str],
+    wanted: Sequence[str],
+    label_map: Mapping[str, str | None],
+    name: str,
+    missing: Sequence[str] = (),
 ) -> ColumnMap:
     """Return the teacher's columns behind each of the run's tags, whatever the order, scheme or set of types.
 
     Args:
         own: The teacher's tags.
         wanted: The run's tags.
-        label_map: The teacher's tags, or its types, to the run's (``{"I-MISC": "O"}``, ``{"PERSON": "PER"}``).
+        label_map: The teacher's tags, or its types, to the run's (``{"I-MISC": "O"}``, ``{"PERSON": "PER"}``); None
+            drops them.
         name: The teacher, for messages.
+        missing: Types or tags of the run that the teacher does not know; they may be left out here.
 
     Raises:
         LabelMismatchError: The teacher's tags are of no scheme or of one that tells less, share no type with the run,
-            or have a type that the run has not; names both lists.
+            or have a type that the run has not, or a name stands in neither list; names both lists.
         ConfigError: The run's tags are of no scheme.
     """
     target = parse_scheme(wanted)
-    renamed = [rename_tag(tag, label_map) for tag in own]
+    if strange := sorted(set(label_map) - _list_names(own)):
+        why = f"{', '.join(strange)} in label_map is no tag or type of the teacher"
+        raise _build_mismatch_error(name, own, own, wanted, why)
+    kept = [i for i, tag in enumerate(own) if not _is_dropped(tag, label_map)]
+    renames = {key: to for key, to in label_map.items() if to is not None}
+    renamed = [rename_tag(own[i], renames) for i in kept]
     if target.name == "IO":  # IO says the same of every word of an entity, whatever the teacher's scheme
         renamed = [tag if tag == OUTSIDE else f"I-{tag.partition('-')[2]}" for tag in renamed]
     try:
@@ -224,16 +206,36 @@ def map_tag_columns(
     extra = sorted(set(source.types) - set(target.types))
     if extra:
         raise _build_mismatch_error(
-            name, own, renamed, wanted, f"the run has no type {', '.join(extra)}; map it, to O perhaps"
+            name,
+            own,
+            renamed,
+            wanted,
+            f"the run has no type {', '.join(extra)}; map it, to O or null perhaps",
         )
     columns: list[list[int]] = [[] for _ in wanted]
-    for i, tag in enumerate(renamed):
+    for i, tag in zip(kept, renamed, strict=True):
         at = target.outside if tag == OUTSIDE else _find_counterpart(source, source.tags.index(tag), target)
         if at is None:
             why = f"{source.name} tags do not tell which of {target.name} {tag} is"
             raise _build_mismatch_error(name, own, renamed, wanted, why, _suggest_labels(source, target))
         columns[at].append(i)
-    return ColumnMap(tuple(tuple(column) for column in columns))
+    found = ColumnMap(tuple(tuple(column) for column in columns))
+    known = [wanted[i] for i, column in enumerate(columns) if column]
+    if strange := sorted(set(missing) - (_list_names(wanted) - _list_names(known))):
+        why = f"{', '.join(strange)} in missing is no tag or type of the run that the teacher lacks"
+        raise _build_mismatch_error(name, own, renamed, wanted, why, f"correct teachers.{name}.missing")
+    return found
+
+
+def _list_names(tags: Sequence[str]) -> set[str]:
+    """Return the tags and their types: what a map of tags may name."""
+    return {*tags, *(tag.partition("-")[2] for tag in tags)} - {""}
+
+
+def _is_dropped(tag: str, label_map: Mapping[str, str | None]) -> bool:
+    """Return whether a map leads the tag, or its type if it does not name the tag, to None."""
+    key = tag if tag in label_map else tag.partition("-")[2]
+    return key in label_map and label_map[key] is None
 
 
 def rename_tag(tag: str, label_map: Mapping[str, str]) -> str:
@@ -269,7 +271,7 @@ def _build_mismatch_error(
         got=f"{list(own)}" + (f", mapped to {list(renamed)}" if list(renamed) != list(own) else ""),
         wanted=f"{list(wanted)} in any order, or the same types in a scheme that tells as much",
         next_step=next_step
-        or f"map tags or types: teachers.{name}.label_map: {{its tag or type: the run's, or O}}",
+        or f"map tags or types: teachers.{name}.label_map: {{its tag or type: the run's, or O; null drops it}}",
     )
 
 

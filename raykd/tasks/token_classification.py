@@ -11,22 +11,20 @@ when the model is measured.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
-from raykd.answers.answer import DenseAnswer
-from raykd.answers.codec import encode_rows
 from raykd.distill.objective import Objective
 from raykd.distill.signals import UNLABELLED
 from raykd.head import Head
-from raykd.tasks.base import Network, PendingRows, SystemAnswers, TaskBase
+from raykd.tasks.base import SystemAnswers, TaskBase
 from raykd.tasks.forms import RowForm
 from raykd.tasks.registry import register_task
-from raykd.tasks.schemes import ColumnMap, Scheme, map_tag_columns, parse_scheme
+from raykd.tasks.schemes import Scheme, map_tag_columns, parse_scheme
 from raykd.tasks.scores import entities
 from raykd.tasks.scores.classes import ClassAnswers, pair_spans
 from raykd.tasks.scores.classification import log_softmax
@@ -100,28 +98,16 @@ class TokenClassification(TaskBase):
             raise ValueError(f"a tagger gives [B, L, C] logits, got {tuple(logits.shape)}")
         return logits[encoded.places_N2[:, 0], encoded.places_N2[:, 1]]
 
-    def start_answers(
-        self, model: Network, encoded: EncodedBatch, columns: Sequence[Sequence[int]]
-    ) -> PendingRows:
-        """Compute one body per row over the run's tags; a tag that the teacher does not know has the logit -inf."""
-
-        seen = () if encoded.seen_N is None else (encoded.seen_N,)
-
-        def encode(arrays: Sequence[NDArray[Any]]) -> list[bytes | None]:
-            raw_NC, *seen_N = arrays
-            logits_NC = ColumnMap(tuple(tuple(own) for own in columns)).apply(raw_NC)
-            logits_NC[:, [not own for own in columns]] = -np.inf
-            covered_N = seen_N[0] if seen_N else np.ones(len(raw_NC), dtype=bool)
-            answer = DenseAnswer(logits_NC=logits_NC, covered_N=covered_N)
-            return encode_rows(answer, encoded.counts_B, np.isfinite(raw_NC).all(axis=1))
-
-        return PendingRows((self.gather(encoded.run(model), encoded).float(), *seen), encode)
-
     def map_columns(
-        self, own: Sequence[str], wanted: Sequence[str], label_map: Mapping[str, str], name: str
+        self,
+        own: Sequence[str],
+        wanted: Sequence[str],
+        label_map: Mapping[str, str | None],
+        name: str,
+        missing: Sequence[str] = (),
     ) -> tuple[tuple[int, ...], ...]:
         """See `TaskBase`; tags of another scheme are added up, and types that the teacher lacks have no column."""
-        return map_tag_columns(own, wanted, label_map, name).columns
+        return map_tag_columns(own, wanted, label_map, name, missing).columns
 
     def build_answer_key(self) -> object:
         """Return how words are given and read, because that changes a model's answer."""

@@ -109,10 +109,6 @@ def test_a_list_of_wrong_items_is_not_told_to_be_short() -> None:
         ({"teachers": [{"name": "a", "languages": ["de"], "path": "x"}]}, "['de'], not in data.languages"),
         ({"teachers": [{"name": "a", "languages": "all"}]}, "path (a model that exists) or training"),
         ({"teachers": [{"name": "a", "languages": "all", "path": "x"}] * 2}, "same name"),
-        (
-            {"teachers": [{"name": "a", "languages": "all", "path": "x", "label_map": {"p": "posit"}}]},
-            "posit",
-        ),
         ({"objective": {"alpha": 1.5}}, "alpha"),
         ({"objective": {"temperature": 0}}, "temperature"),
         ({"objective": {"terms": []}}, "terms"),

@@ -155,14 +155,16 @@ def test_transformers_count_of_labels_is_followed_where_no_names_are_given() -> 
     assert read_label_names(classifier | {"num_labels": 3}) == ("LABEL_0", "LABEL_1", "LABEL_2")
 
 
-def test_several_labels_cannot_be_merged_and_that_is_said(teacher: Path, tmp_path: Path) -> None:
+def test_several_labels_that_lead_nowhere_are_refused_with_what_to_write(
+    teacher: Path, tmp_path: Path
+) -> None:
     five = {f"{i}": f"{i + 1} stars" for i in range(5)}
     save(tiny("bert", find_auto_class("classification"), num_labels=5, vocab_size=200), tmp_path / "five")
     rewrite(tmp_path / "five" / "config.json", id2label=five, label2id={v: int(k) for k, v in five.items()})
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / "five" / name).write_bytes((teacher / name).read_bytes())
     said = refused(findings(tmp_path, tmp_path / "five")["teacher t"])
-    assert "5 labels cannot be paired with 2" in said and "several cannot be merged into one" in said
+    assert "several may lead to one, and null drops one" in said and "{1 stars: ..., 2 stars: ...," in said
     mapped = [{"name": "t", "languages": "all", "path": str(teacher), "label_map": {"nagative": "positive"}}]
     said = refused(findings(tmp_path, teacher, teachers=mapped)["teacher t"])
     assert "teachers.t.label_map names labels that the teacher does not have" in said and "nagative" in said

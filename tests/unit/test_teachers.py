@@ -19,7 +19,7 @@ from raykd.config import ActorConfig, ModelTeacher, TrainedTeacher
 from raykd.distill.weighting import ByLanguage
 from raykd.errors import LabelMismatchError, ModelError, NonFiniteError, TeacherError
 from raykd.tasks import Classification
-from raykd.tasks.base import map_label_columns
+from raykd.tasks.label_columns import map_label_columns
 from raykd.teachers.actor import Coalescer
 from raykd.teachers.backends.backend import BACKENDS
 from raykd.teachers.backends.model import ModelBackend
@@ -104,7 +104,7 @@ def test_other_labels_are_refused_with_both_lists() -> None:
     assert "teacher zh" in str(error.value) and "good" in str(error.value) and "positive" in str(error.value)
     with pytest.raises(LabelMismatchError):
         map_label_columns(["negative", "positive", "neutral"], LABELS, {}, "zh")
-    assert map_label_columns(["positive", "negative"], LABELS, {}, "zh") == [1, 0]
+    assert map_label_columns(["positive", "negative"], LABELS, {}, "zh").columns == ((1,), (0,))
 
 
 def test_non_finite_logits_name_teacher_and_rows(directory: Path) -> None:

@@ -194,7 +194,7 @@ def _measure_calibration(
             logits_NC = logits_NC[:, list(columns)]
             gold_N = np.searchsorted(np.asarray(columns), gold_N)
         found.append(measure_calibration(name, logits_NC, gold_N))
-    there_N = everyone.covered_N
+    there_N = everyone.covered_N & everyone.find_known(units.gold_N)
     found.append(measure_calibration(ENSEMBLE, everyone.logp_NC[there_N], units.gold_N[there_N]))
     if inputs.student is not None:
         seen_N = inputs.student.covered_N

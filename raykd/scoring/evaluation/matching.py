@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from raykd.data.cells import find_spelling
 from raykd.data.labels import MOST_SHOWN
 from raykd.errors import ConfigError, LabelMismatchError
-from raykd.tasks.schemes import OUTSIDE, ColumnMap, rename_tag
+from raykd.tasks.label_columns import ColumnMap
+from raykd.tasks.schemes import OUTSIDE, rename_tag
 
 LabelMap = Mapping[str, str | None]
 """Labels of the model or the file to their common names; None leaves the rows of a file's label out."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from raykd.distill.signals import UNLABELLED
+from raykd.distill.signals import MASKED, UNLABELLED
 
 ECE_BINS = 15
 """Bins of calibration, as in Guo et al."""
@@ -20,6 +20,12 @@ def log_softmax(logits_NC: NDArray[np.floating]) -> NDArray[np.float64]:
     shifted: NDArray[np.float64] = logits_NC.astype(np.float64) - logits_NC.max(axis=1, keepdims=True)
     log_total: NDArray[np.float64] = np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     return shifted - log_total
+
+
+def is_known(logits: NDArray[np.floating]) -> NDArray[np.bool_]:
+    """Return which logits, or log-probabilities, are of labels that their system knows."""
+    known: NDArray[np.bool_] = np.asarray(logits) > MASKED / 2
+    return known
 
 
 def compute_macro_f1(predicted_N: NDArray[np.int64], labels_N: NDArray[np.int64]) -> float:
@@ -56,6 +62,8 @@ def compute_classification_metrics(
 ) -> dict[str, float]:
     """Return accuracy, macro-F1, NLL (nats) and ECE over the labelled units.
 
+    A system that does not know the gold label of a unit (`MASKED`) is wrong there; the unit is left out of its NLL.
+
     Raises:
         ValueError: No unit is labelled, so nothing can be measured.
     """
@@ -67,9 +75,11 @@ def compute_classification_metrics(
     predicted_N = logp_NC.argmax(axis=1)
     correct_N = predicted_N == labels_N
     confidence_N = np.exp(logp_NC.max(axis=1))
+    gold_N = np.arange(len(labels_N)), labels_N
+    known_N = is_known(logits_NC[gold_N])
     return {
         "accuracy": float(correct_N.mean()),
         "macro_f1": compute_macro_f1(predicted_N, labels_N),
-        "nll": float(-logp_NC[np.arange(len(labels_N)), labels_N].mean()),
+        "nll": float(-logp_NC[gold_N][known_N].mean()) if known_N.any() else float("nan"),
         "ece": compute_calibration_error(confidence_N, correct_N),
     }

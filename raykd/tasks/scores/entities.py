@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from raykd.distill.signals import MASKED, UNLABELLED
 from raykd.tasks.schemes import Scheme, parse_scheme
-from raykd.tasks.scores.classification import log_softmax
+from raykd.tasks.scores.classification import is_known, log_softmax
 
 
 class _Rules(NamedTuple):
@@ -186,7 +186,7 @@ def compute_entity_metrics(
     gold_N, counts_B = labels_N[labelled_N], counts_B[labelled_B > 0]
     seen_N = np.ones(len(gold_N), dtype=bool) if covered_N is None else covered_N[labelled_N]
     nll_N = -log_softmax(kept)[np.arange(len(gold_N)), gold_N]
-    told_N = seen_N & (kept[np.arange(len(gold_N)), gold_N] > MASKED)
+    told_N = seen_N & is_known(kept[np.arange(len(gold_N)), gold_N])
     predicted_N = decode_tags(replace_unseen(kept, seen_N, scheme), counts_B, scheme)
     return {
         **compute_entity_scores(predicted_N, gold_N, counts_B, scheme),

@@ -22,7 +22,7 @@ from raykd.answers.codec import VERSION, encode_rows
 from raykd.answers.vocabularies import TeacherVocabulary
 from raykd.config import TeacherBase
 from raykd.errors import NonFiniteError, TeacherError
-from raykd.tasks.schemes import ColumnMap
+from raykd.tasks.label_columns import ColumnMap
 from raykd.teachers.spec import TeacherInfo, TeacherSpec
 from raykd.teachers.timing import Timing, describe_conditions
 from raykd.text.batch import TextBatch
@@ -142,7 +142,8 @@ class BackendBase(ABC, Generic[T]):
         Raises:
             LabelMismatchError: Its labels are not the run's.
         """
-        return self.spec.task.map_columns(labels, self.spec.labels, self.teacher.label_map, self.spec.name)
+        spec, teacher = self.spec, self.teacher
+        return spec.task.map_columns(labels, spec.labels, teacher.label_map, spec.name, teacher.missing)
 
     def encode_logits(self, batch: TextBatch, logits_NC: NDArray[np.float32]) -> list[bytes | None]:
         """Encode logits over the teacher's own labels as answers over the run's; None for a row that is not finite.
@@ -151,9 +152,8 @@ class BackendBase(ABC, Generic[T]):
             batch: The rows.
             logits_NC: Of each unit of the rows (a text, or a word of a tagger's text), row after row.
         """
-        columns = self.describe().columns
-        mapped_NC = ColumnMap(columns).apply(np.asarray(logits_NC, dtype=np.float32))
-        mapped_NC[:, [not own for own in columns]] = -np.inf
+        columns = ColumnMap(self.describe().columns)
+        mapped_NC = columns.apply(np.asarray(logits_NC, dtype=np.float32), unknown=-np.inf)
         answer = DenseAnswer(logits_NC=mapped_NC, covered_N=np.ones(len(mapped_NC), dtype=np.bool_))
         return encode_rows(
             answer, self.spec.task.count_units(batch), np.asarray(np.isfinite(logits_NC).all(axis=1))
