@@ -11,6 +11,7 @@ from raykd.config.overlay import check_name, overlay
 from raykd.config.run import Phase, RayConfig, RunConfig, TrackingConfig
 from raykd.config.teachers import (
     ActorConfig,
+    CallableTeacher,
     ModelTeacher,
     ServingConfig,
     TeacherBase,
@@ -23,6 +24,7 @@ from raykd.config.train import TrainConfig, WorkersConfig
 
 __all__ = [
     "ActorConfig",
+    "CallableTeacher",
     "Columns",
     "DataConfig",
     "Embedded",

@@ -34,7 +34,7 @@ def remove_unused_teacher_keys(teacher: JsonObject) -> None:
 def simplify_model(model: JsonObject) -> None:
     """Remove the later keys of a model that change nothing, and the folders of its absolute paths."""
     _remove(model, _MODELS.get(str(model.get("kind")), {}))
-    for key in ("path", "embedding_from"):
+    for key in ("path", "embedding_from", "function"):
         path = model.get(key)
         if isinstance(path, str) and os.path.isabs(path):
             model[key] = os.path.basename(path)

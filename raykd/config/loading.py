@@ -223,6 +223,11 @@ def _resolve(tree: JsonObject, base_dir: Path) -> JsonObject:
     for teacher in tree["teachers"]:
         if "path" in teacher:
             teacher["path"] = _local(teacher["path"], base_dir, f"teachers.{teacher['name']}.path")
+        if "function" in teacher:
+            place, _, name = teacher["function"].rpartition(":")
+            if place.endswith(".py"):
+                key = f"teachers.{teacher['name']}.function"
+                teacher["function"] = f"{_absolute(place, base_dir, key)}:{name}"
     for model in [tree["student"], *(training["model"] for training in trained)]:
         if model["kind"] == "pretrained":
             model["path"] = _local(model["path"], base_dir, "student.path")

@@ -175,21 +175,42 @@ class TrainedTeacher(TeacherBase):
         return ModelTeacher(path=folder, **shared)
 
 
-_KIND_BY_KEY = {"path": "model", "training": "trained"}
+@register_teacher
+class CallableTeacher(TeacherBase):
+    """A Python function: texts in, a number for each label out. For ONNX, spaCy, scikit-learn, rules."""
+
+    kind: Literal["callable"] = "callable"
+    function: str = Field(pattern=r"^[^:]+(?::[^:]+)?:[A-Za-z_]\w*$")
+    """`FILE.py:NAME` (relative to the run file) or `MODULE:NAME`. It is called with a list of texts (of pairs: two
+    lists; of taggers: a list of lists of words) and returns an array of shape texts x labels (of taggers: one of words
+    x labels for each text). Its code runs in the teacher's process, on every node that serves it."""
+    labels: tuple[str, ...] = ()
+    """The labels of its numbers, in their order; () reads them from the attribute `labels` of the function."""
+    output: Literal["probabilities", "logits"] = "probabilities"
+    """What its numbers are; log-probabilities are logits."""
+    version: str | None = None
+    """Names its stored answers: another version answers anew. None takes the content of the file that the function
+    stands in. Neither sees what else the function reads (a saved model, a library): write another version when that
+    changes."""
+
+
+_KIND_BY_KEY = {"function": "callable", "path": "model", "training": "trained"}
 """The kind of a teacher without `kind`, by a key that only that kind has."""
 
 
 def add_teacher_kind(tree: object) -> object:
-    """Add the kind to the tree of a teacher that has only `path` or `training`.
+    """Add the kind to the tree of a teacher that has only `path`, `training` or `function`.
 
     Raises:
-        ValueError: It has neither or both, or a key of another kind than its own.
+        ValueError: It has none or several, or a key of another kind than its own.
     """
     if not isinstance(tree, Mapping):
         return tree
     kind = find_teacher_kind(tree)
     if kind is None:
-        raise ValueError("a teacher needs either path (a model that exists) or training (how to make it)")
+        raise ValueError(
+            "a teacher needs one of path (a model that exists), training (how to make it), function (Python)"
+        )
     for key, other in _KIND_BY_KEY.items():
         if kind in _KINDS and key not in _KINDS[kind].model_fields and tree.get(key) is not None:
             raise ValueError(f"a teacher of kind {kind} has no {key}; leave it out, or write kind: {other}")

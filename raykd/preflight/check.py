@@ -36,7 +36,7 @@ from raykd.preflight.model_check import (
     measure_vocabulary,
     sign_notes,
 )
-from raykd.preflight.selftests import check_answers, check_student_answers
+from raykd.preflight.selftests import check_answers, check_student_answers, try_out_teacher
 from raykd.scoring.absent_teachers import describe_unused_teachers, find_unused_teachers
 from raykd.student.prepare import is_trimmed
 from raykd.teachers.backends.backend import describe_teacher
@@ -229,7 +229,11 @@ def _look_at_selftests(config: Run, job: Job, look: Callable[[str, Callable[[], 
     for name, member in config.members.items():
         rows = job.tasks[name].data.train
         for teacher in member.active_teachers if config.serving.pool is None else ():
-            if isinstance(teacher, ModelTeacher) and Path(teacher.path).is_dir():
+            if isinstance(teacher, TrainedTeacher):
+                continue
+            if not isinstance(teacher, ModelTeacher):
+                look(f"self-test {teacher.name}", partial(try_out_teacher, teacher, member, rows))
+            elif Path(teacher.path).is_dir():
                 look(f"self-test {teacher.name}", partial(check_answers, teacher, member, rows))
         student = member.student
         if student.kind == "pretrained" and Path(student.path).is_dir():

@@ -12,11 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from raykd.config import ModelTeacher, RunConfig
+from raykd.config import ModelTeacher, RunConfig, TeacherBase
 from raykd.data.rows import Rows
 from raykd.models import PretrainedStudent
 from raykd.prediction.findings import compute_finding_key, load_or_test
 from raykd.pretrained.stamp import stamp_model
+from raykd.text.batch import TextBatch
 
 if TYPE_CHECKING:
     from raykd.prediction.selftest import PaddingFinding
@@ -25,6 +26,8 @@ LARGEST = 2 * 10**9
 """Bytes of weights up to which a check loads a teacher."""
 ROWS = 64
 """Most rows that a test chooses from."""
+NO_ROW = "no training row in its languages"
+"""What is said of a teacher that cannot be tested."""
 
 
 def check_answers(teacher: ModelTeacher, config: RunConfig, rows: Rows) -> str:
@@ -42,10 +45,9 @@ def check_answers(teacher: ModelTeacher, config: RunConfig, rows: Rows) -> str:
     size = _count_weight_bytes(folder)
     if size > LARGEST:
         return f"left to its serving process: {size / 1e9:.1f} GB of weights"
-    languages = teacher.language_set
-    spoken = [i for i, language in enumerate(rows.languages) if languages is None or language in languages]
-    if not spoken:
-        return "no training row in its languages"
+    some = _choose_rows(teacher, rows)
+    if not len(some):
+        return NO_ROW
 
     def test() -> PaddingFinding:
         from raykd.driver.pool import make_teacher_spec
@@ -53,7 +55,7 @@ def check_answers(teacher: ModelTeacher, config: RunConfig, rows: Rows) -> str:
         from raykd.teachers.backends.model import ModelBackend
 
         spec = replace(make_teacher_spec(config, teacher, {}), store=None)
-        found = ModelBackend(spec).test(rows.take(spoken[:: max(1, len(spoken) // ROWS)][:ROWS]))
+        found = ModelBackend(spec).test(some)
         if not math.isfinite(found.difference):
             raise build_nonfinite_error(f"teacher {teacher.name}")
         return found
@@ -61,6 +63,33 @@ def check_answers(teacher: ModelTeacher, config: RunConfig, rows: Rows) -> str:
     length = teacher.max_length or config.task.max_length
     key = compute_finding_key(stamp_model(folder), config.task.head, length, config.serving.dtype, "cpu")
     return load_or_test(key, test).describe()
+
+
+def try_out_teacher(teacher: TeacherBase, config: RunConfig, rows: Rows) -> str:
+    """Let a teacher that has no weights answer some rows, and describe what was found.
+
+    Args:
+        teacher: One of a kind that is no saved model.
+        config: The run.
+        rows: The run's training rows.
+
+    Raises:
+        RaykdError: It cannot answer, or its answer to a text depends on other texts.
+    """
+    from raykd.driver.pool import make_teacher_spec
+    from raykd.teachers.backends.backend import make_backend
+
+    some = _choose_rows(teacher, rows)
+    if not len(some):
+        return NO_ROW
+    return make_backend(replace(make_teacher_spec(config, teacher, {}), store=None)).try_out(some)
+
+
+def _choose_rows(teacher: TeacherBase, rows: Rows) -> TextBatch:
+    """Return some rows in a teacher's languages, without their labels."""
+    languages = teacher.language_set
+    spoken = [i for i, language in enumerate(rows.languages) if languages is None or language in languages]
+    return rows.take(spoken[:: max(1, len(spoken) // ROWS)][:ROWS]).without_labels()
 
 
 def check_student_answers(student: PretrainedStudent, config: RunConfig, rows: Rows) -> str:

@@ -41,7 +41,7 @@ class TeacherCost:
         taught: Languages of the training texts that this teacher was asked about.
         texts: Number of these texts.
         parameters: The teacher's.
-        smaller: The teacher's parameters over the student's.
+        smaller: The teacher's parameters over the student's; None for one without weights.
         ms: The teacher's milliseconds per text; None is not known.
         student_ms: The student's milliseconds per text, on the same texts; None is not known.
         kept: Whether an earlier run took `ms`.
@@ -52,7 +52,7 @@ class TeacherCost:
     taught: tuple[str, ...]
     texts: int
     parameters: int
-    smaller: float
+    smaller: float | None
     ms: float | None = None
     student_ms: float | None = None
     kept: bool = False
@@ -98,10 +98,16 @@ class CostTable:
     @property
     def summary(self) -> str:
         """How much smaller and faster than all its teachers the student is, in words."""
-        ratios = [_format_range([t.smaller for t in self.teachers], "smaller", "larger")]
+        sizes = [t.smaller for t in self.teachers if t.smaller is not None]
+        ratios = [_format_range(sizes, "smaller", "larger")] if sizes else []
         known = [t.faster for t in self.teachers if t.faster is not None]
         ratios += [_format_range(known, "faster", "slower")] if known else []
-        return f"the student ({format_count(self.parameters)} parameters) is {', '.join(ratios)} than its teachers"
+        who = f"the student ({format_count(self.parameters)} parameters)"
+        return (
+            f"{who} is {', '.join(ratios)} than its teachers"
+            if ratios
+            else f"{who}: its teachers have no weights"
+        )
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -113,7 +119,10 @@ class CostTable:
                 "were loaded"
             )
         if unknown := ", ".join(t.teacher for t in self.teachers if t.ms is None):
-            lines.append(f"the time of {unknown} is not known: all answers were stored, or it did not answer")
+            lines.append(
+                f"the time of {unknown} is not known: all answers were stored, it has no weights, or it did not "
+                "answer"
+            )
         return tuple(lines)
 
     def to_cells(self) -> tuple[list[str], list[list[str]]]:
@@ -144,10 +153,15 @@ class CostTable:
 
     def _line(self, t: TeacherCost) -> list[str]:
         return [
-            t.teacher, " ".join(t.taught) or "nothing", f"{t.texts:,}", format_count(t.parameters),
-            format_megabytes(t.megabytes), format_speed(t.ms) + (EARLIER_MARK if t.kept else ""),
-            format_speed(t.student_ms), format_ratio(t.smaller), ABSENT if t.faster is None else format_ratio(t.faster),
-        ]  # fmt: skip
+            t.teacher,
+            " ".join(t.taught) or "nothing",
+            f"{t.texts:,}",
+            format_count(t.parameters) if t.parameters else ABSENT,
+            format_megabytes(t.megabytes),
+            format_speed(t.ms) + (EARLIER_MARK if t.kept else ""),
+            format_speed(t.student_ms),
+            *(ABSENT if ratio is None else format_ratio(ratio) for ratio in (t.smaller, t.faster)),
+        ]
 
     def to_rich(self) -> FittedTable:
         """Return the table for the terminal."""

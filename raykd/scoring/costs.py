@@ -88,7 +88,7 @@ def make_cost_table(
                 taught=taught[info.name],
                 texts=sum(texts[language] for language in taught[info.name]),
                 parameters=info.parameters,
-                smaller=info.parameters / max(1, own),
+                smaller=info.parameters / max(1, own) if info.parameters else None,
                 ms=None if teacher_time is None else teacher_time.ms,
                 student_ms=None if student_time is None else student_time.ms,
                 kept=teacher_time is not None and teacher_time.kept,

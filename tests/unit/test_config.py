@@ -107,7 +107,7 @@ def test_a_list_of_wrong_items_is_not_told_to_be_short() -> None:
         ({"train": {"learning_rate": float("nan")}}, "finite"),
         ({"teachers": []}, "objective.alpha: 1"),
         ({"teachers": [{"name": "a", "languages": ["de"], "path": "x"}]}, "['de'], not in data.languages"),
-        ({"teachers": [{"name": "a", "languages": "all"}]}, "path (a model that exists) or training"),
+        ({"teachers": [{"name": "a", "languages": "all"}]}, "path (a model that exists), training"),
         ({"teachers": [{"name": "a", "languages": "all", "path": "x"}] * 2}, "same name"),
         ({"objective": {"alpha": 1.5}}, "alpha"),
         ({"objective": {"temperature": 0}}, "temperature"),
@@ -279,8 +279,8 @@ def test_defaults_of_a_kind_are_for_teachers_of_that_kind() -> None:
 @pytest.mark.parametrize(
     ("teacher", "message"),
     [
-        ({}, r"teachers\.0: a teacher needs either path \(a model that exists\) or training"),
-        ({"path": "m", "training": {}}, "a teacher needs either path"),
+        ({}, r"teachers\.0: a teacher needs one of path \(a model that exists\), training"),
+        ({"path": "m", "training": {}}, "a teacher needs one of path"),
         (
             {"kind": "trained", "path": "m"},
             "a teacher of kind trained has no path; leave it out, or write kind: model",
@@ -288,7 +288,7 @@ def test_defaults_of_a_kind_are_for_teachers_of_that_kind() -> None:
         ({"kind": "model", "path": "m", "training": {}}, "a teacher of kind model has no training"),
         ({"kind": "model"}, r"teachers\.0\.path: this key is missing"),
         ({"kind": "trained", "revision": "r"}, r"teachers\.0\.revision\s+got:\s+an unknown key 'revision'"),
-        ({"kind": "modle", "path": "m"}, r"wanted:\s+kind: (?:\w+ \| )?model \| trained"),
+        ({"kind": "modle", "path": "m"}, r"wanted:\s+kind: callable \| (?:\w+ \| )?model \| trained"),
         ({"path": "m", "task": "topic"}, "task topic is for a run of several tasks"),
     ],
 )

@@ -20,6 +20,7 @@ from raykd.presets import preset
 from raykd.report.costs import CostTable, TeacherCost
 from raykd.report.ensembles.cost_tables import lay_out_prices
 from raykd.report.ensembles.report import EnsembleReport
+from raykd.report.formats import ABSENT
 from raykd.scoring.costs import list_system_sizes, list_taught_languages, make_cost_table
 from raykd.scoring.score import sample_texts
 from raykd.teachers import timing
@@ -82,6 +83,9 @@ def test_a_language_without_a_teacher_of_its_own_is_taught_by_the_multilingual_o
         table.summary
         == "the student (100 parameters) is 0.5 to 12 x smaller, 6.0 to 8.0 x faster than its teachers"
     )
+    function = CostTable((TeacherCost("a", ("en",), 1, 0, None),), 100, ("en",), "so")
+    assert function.summary.endswith("its teachers have no weights")
+    assert function.to_cells()[1][0][3] == function.to_cells()[1][0][7] == ABSENT
     larger = CostTable((TeacherCost("a", ("en",), 1, 50, 0.5),), 100, ("en",), "so")
     assert larger.summary == "the student (100 parameters) is 2.0 x larger than its teachers"
     assert heads[4:7] == ["MB", "texts/s", "student's texts/s"]

@@ -23,6 +23,7 @@ from raykd.answers.vocabularies import TeacherVocabulary
 from raykd.config import TeacherBase
 from raykd.errors import NonFiniteError, TeacherError
 from raykd.tasks.label_columns import ColumnMap
+from raykd.teachers.backends.self_test import compare_answers
 from raykd.teachers.spec import TeacherInfo, TeacherSpec
 from raykd.teachers.timing import Timing, describe_conditions
 from raykd.text.batch import TextBatch
@@ -175,6 +176,17 @@ class BackendBase(ABC, Generic[T]):
                 next_step="try serving.dtype: float32; if it stays, the teacher's weights are broken",
             )
         return [answer for answer in answers if answer is not None]
+
+    def try_out(self, batch: TextBatch) -> str:
+        """Answer some rows as a check does, before a run starts; describe what was found.
+
+        Args:
+            batch: Rows of the run in the teacher's languages.
+
+        Raises:
+            RaykdError: As `compute` would raise later; or its answer to a text depends on other texts.
+        """
+        return compare_answers(self.compute, batch, self.spec.name)
 
     @property
     def loaded(self) -> bool:
