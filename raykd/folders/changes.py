@@ -96,16 +96,6 @@ def compare_trees(
     return Changes(**{kind: tuple(changes) for kind, changes in kinds.items()})
 
 
-def list_changes(changes: Sequence[Change], which: str) -> str:
-    """Return the keys with their values for a message.
-
-    Args:
-        changes: The changes.
-        which: Which values: "before" or "now".
-    """
-    return ", ".join(f"{change.key} {getattr(change, which)}" for change in changes)
-
-
 def _simplify(node: object) -> object:
     """Return a tree as people write it: a constant schedule is a number, a list of named items a mapping by name."""
     if isinstance(node, Mapping):

@@ -20,7 +20,7 @@ from raykd.config.home import RUN, STATE, check_state, find_output, read_folder_
 from raykd.config.loading import load_any_run
 from raykd.config.run import TrackingConfig
 from raykd.errors import ConfigError, ResourceError
-from raykd.folders.changes import Change, Changes, compare_trees, list_changes
+from raykd.folders.changes import Change, Changes, compare_trees
 from raykd.folders.contents import digest_models, list_model_paths
 from raykd.parse import JsonObject
 from raykd.tracking import resolve_tracking_uri
@@ -157,10 +157,11 @@ def changed_settings_error(
         if (path / "student").is_dir()
         else f"make another run: name={other}"
     )
+    before = ", ".join(f"{c.key} {c.before}" for c in changes.refused)
     return ConfigError(
         f"cannot resume {path}: settings have changed since it began",
         got="; ".join(f"{c.key} {c.now} (was {c.before})" for c in changes.refused),
-        wanted=f"{list_changes(changes.refused, 'before')}, as in {path / file}",
+        wanted=f"{before}, as in {path / file}",
         next_step=f"resume with the old values; or {next_step or begin}; or start anew: --overwrite",
     )
 

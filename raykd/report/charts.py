@@ -181,12 +181,12 @@ def give_all(layers: Sequence[Spec], **encoding: object) -> list[Spec]:
     return [{**layer, "encoding": {**encoding, **layer["encoding"]}} for layer in layers]
 
 
-def draw_rule(axis: str, value: float, **mark: object) -> Spec:
-    """Return a line at one value of an axis."""
+def draw_zero_rule(**mark: object) -> Spec:
+    """Return an upright line at 0 of the x axis."""
     return {
-        "data": {"values": [{"at": value}]},
+        "data": {"values": [{"at": 0.0}]},
         "mark": {"type": "rule", "strokeWidth": 1, "strokeDash": [2, 2], **mark},
-        "encoding": {axis: {"field": "at", "type": "quantitative"}},
+        "encoding": {"x": {"field": "at", "type": "quantitative"}},
     }
 
 

@@ -269,7 +269,7 @@ def _watch(worker: Any, running: Any) -> None:
     Raises:
         RayError: The worker died, or the training raised.
         TrainingError: It has not answered for too long.
-        ResourceError: It has not started for as long: others took what was free.
+        ResourceError: It has not started for as long: others took what was free, or the machine is too busy.
     """
     limit_s = float(os.environ.get("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", SILENT_S))
     ping, asked, started = worker.ping.remote(), time.monotonic(), False
@@ -281,8 +281,9 @@ def _watch(worker: Any, running: Any) -> None:
             if started:
                 raise TrainingError("the worker does not answer", got=f"silence for {limit_s:.0f} s")
             raise ResourceError(
-                "the worker could not start: others were quicker to take what was free",
+                "the worker could not start: others took what was free, or the machine is too busy",
                 got=f"no answer for {limit_s:.0f} s",
-                next_step="the same command with --resume, when the cluster is less busy",
+                next_step="the same command with --resume when less runs; or wait longer: "
+                "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S=900",
             )
     ray.get(running)

@@ -16,7 +16,7 @@ from raykd.report.charts import (
     Spec,
     add_captions,
     choose_colours,
-    draw_rule,
+    draw_zero_rule,
     encode,
     give_all,
     join_panels,
@@ -101,7 +101,7 @@ def draw_arms(report: ComparisonReport) -> Spec | None:
     means = [_describe_difference(d) for d in found]
     title = f"difference {choose_unit(report.metric)}".rstrip()
     right = _draw_rows(names, means, apart, title, "mean difference", labels=False)
-    right["layer"].append(draw_rule("x", 0.0))
+    right["layer"].append(draw_zero_rule())
     return join_panels([left, right])
 
 

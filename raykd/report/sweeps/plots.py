@@ -18,7 +18,7 @@ from raykd.report.charts import (
     Spec,
     choose_colours,
     draw_lines,
-    draw_rule,
+    draw_zero_rule,
     encode,
     give_all,
     join_panels,
@@ -172,7 +172,7 @@ def draw_importance_bars(found: Importance | None) -> Spec | None:
              "encoding": {"x": {"value": "width"}, "text": {"field": "shown"}}},
         ], y=name_rows("key", [row["key"] for row in rows]),
             tooltip=list_tips(key="key", shown="share %", interval="95 % interval"),
-        ), draw_rule("x", 0.0, strokeDash=[1, 0])],
+        ), draw_zero_rule(strokeDash=[1, 0])],
     }  # fmt: skip
 
 
