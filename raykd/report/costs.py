@@ -1,8 +1,8 @@
-"""Show which teacher taught which language, and how much smaller and faster the student is than each teacher.
+"""Show which teacher taught which language, how large and fast each is, and the student beside them.
 
-Decision record: a ratio of times is shown only where both were taken on the same texts, threads and device (see
-`raykd.teachers.timing`). Both times stand beside it, so that a reader can divide. What is not known is a dash, and a
-note says why.
+Decision record: the student's texts a second stand beside each teacher's, taken in the same process on the same texts,
+threads and device (see `raykd.teachers.timing`), so that a reader can divide. What is not known is a dash, and a note
+says why.
 """
 
 from __future__ import annotations
@@ -11,25 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from raykd.report.fitted_table import FittedTable, build_form
-from raykd.report.formats import (
-    ABSENT,
-    format_count,
-    format_megabytes,
-    format_ratio,
-    format_speed,
-    render_markdown_table,
-)
+from raykd.report.formats import format_count, format_ratio, format_speed, render_markdown_table
+from raykd.report.sizes import NARROW_HEADS, RATIO_HEADS, SIZE_HEADS, Size, format_ratios, format_size
 from raykd.report.table import Row
 
 COST_TITLE = "Who taught what, and the student beside its teachers"
 EARLIER_MARK = "*"
 """Mark of a time that an earlier run took."""
-_NARROW_HEADS = {
-    "parameters": "params",
-    "student's texts/s": "student's\ntexts/s",
-    "x smaller": "x\nsmaller",
-    "x faster": "x\nfaster",
-}
+_NARROW_HEADS = {**NARROW_HEADS, "student's texts/s": "student's\ntexts/s"}
 """Headings that are too wide for a terminal."""
 
 
@@ -46,6 +35,8 @@ class TeacherCost:
         student_ms: The student's milliseconds per text, on the same texts; None is not known.
         kept: Whether an earlier run took `ms`.
         megabytes: Of the teacher's weights on disk; None is not known.
+        timed_on: Threads and device of `ms`, in words; None is not known.
+        earlier: When and on what that run took it, in words; empty for a time of this run.
     """
 
     teacher: str
@@ -57,6 +48,13 @@ class TeacherCost:
     student_ms: float | None = None
     kept: bool = False
     megabytes: float | None = None
+    timed_on: str | None = None
+    earlier: str = ""
+
+    @property
+    def size(self) -> Size:
+        """How large and fast the teacher is."""
+        return Size(self.parameters, self.megabytes, self.ms, self.timed_on)
 
     @property
     def faster(self) -> float | None:
@@ -81,6 +79,9 @@ class CostTable:
         languages: Languages of the training texts.
         conditions: How the times were taken, in words.
         megabytes: Of the student's weights on disk; None is not known.
+        ms: The student's milliseconds per text, as the table of results has it; None is not known.
+        timed_on: Threads and device of `ms`, in words; None is not known.
+        together: All teachers as one system; None is not known.
     """
 
     teachers: tuple[TeacherCost, ...]
@@ -88,6 +89,14 @@ class CostTable:
     languages: tuple[str, ...]
     conditions: str
     megabytes: float | None = None
+    ms: float | None = None
+    timed_on: str | None = None
+    together: Size | None = None
+
+    @property
+    def student(self) -> Size:
+        """How large and fast the student is."""
+        return Size(self.parameters, self.megabytes, self.ms, self.timed_on)
 
     @property
     def by_language(self) -> str:
@@ -97,14 +106,14 @@ class CostTable:
 
     @property
     def summary(self) -> str:
-        """How much smaller and faster than all its teachers the student is, in words."""
+        """How much smaller and faster than each of its teachers the student is, in words."""
         sizes = [t.smaller for t in self.teachers if t.smaller is not None]
         ratios = [_format_range(sizes, "smaller", "larger")] if sizes else []
         known = [t.faster for t in self.teachers if t.faster is not None]
         ratios += [_format_range(known, "faster", "slower")] if known else []
         who = f"the student ({format_count(self.parameters)} parameters)"
         return (
-            f"{who} is {', '.join(ratios)} than its teachers"
+            f"{who} is {', '.join(ratios)} than a teacher alone"
             if ratios
             else f"{who}: its teachers have no weights"
         )
@@ -113,55 +122,35 @@ class CostTable:
     def notes(self) -> tuple[str, ...]:
         """How to read the table, a sentence a line."""
         lines = [self.by_language, *([self.summary] if self.teachers else []), self.conditions]
-        if any(t.kept for t in self.teachers):
+        if kept := [t for t in self.teachers if t.kept]:
+            when = "; ".join(f"{t.teacher} {t.earlier}" for t in kept if t.earlier)
             lines.append(
                 f"{EARLIER_MARK} taken by an earlier run in the same way, as all answers were stored and no weights "
-                "were loaded"
+                f"were loaded{': ' * bool(when)}{when}"
             )
         if unknown := ", ".join(t.teacher for t in self.teachers if t.ms is None):
             lines.append(
-                f"the time of {unknown} is not known: all answers were stored, it has no weights, or it did not "
-                "answer"
+                f"the time of {unknown} is not known: all answers were stored and none was taken on this machine with "
+                "as many threads, it has no weights, or it did not answer; a run for which it computes an answer takes "
+                "it"
             )
         return tuple(lines)
 
     def to_cells(self) -> tuple[list[str], list[list[str]]]:
         """Return headings and rows as texts."""
-        heads = [
-            "teacher",
-            "taught",
-            "texts",
-            "parameters",
-            "MB",
-            "texts/s",
-            "student's texts/s",
-            "x smaller",
-            "x faster",
-        ]
-        own = [
-            "student",
-            "",
-            "",
-            format_count(self.parameters),
-            format_megabytes(self.megabytes),
-            "",
-            "",
-            "",
-            "",
-        ]
-        return heads, [*(self._line(t) for t in self.teachers), own]
+        heads = ["system", "taught", "texts", *SIZE_HEADS, "student's texts/s", *RATIO_HEADS]
+        lines = [self._line(t) for t in self.teachers]
+        others = [] if self.together is None else [("teachers together", self.together)]
+        for name, size in [*others, ("student", self.student)]:
+            lines.append([name, "", "", *format_size(size), "", *format_ratios(self.together, size)])
+        return heads, lines
 
     def _line(self, t: TeacherCost) -> list[str]:
+        *size, speed = format_size(t.size)
         return [
-            t.teacher,
-            " ".join(t.taught) or "nothing",
-            f"{t.texts:,}",
-            format_count(t.parameters) if t.parameters else ABSENT,
-            format_megabytes(t.megabytes),
-            format_speed(t.ms) + (EARLIER_MARK if t.kept else ""),
-            format_speed(t.student_ms),
-            *(ABSENT if ratio is None else format_ratio(ratio) for ratio in (t.smaller, t.faster)),
-        ]
+            t.teacher, " ".join(t.taught) or "nothing", f"{t.texts:,}", *size, speed + (EARLIER_MARK if t.kept else ""),
+            format_speed(t.student_ms), *format_ratios(self.together, t.size),
+        ]  # fmt: skip
 
     def to_rich(self) -> FittedTable:
         """Return the table for the terminal."""

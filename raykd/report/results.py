@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from raykd.distill.signals import UNLABELLED
 from raykd.report.evaluations.result import CalibrationBin
+from raykd.report.sizes import Size
 from raykd.tasks.scores.classes import ClassScores
 from raykd.tasks.scores.classification import ECE_BINS, compute_calibration_bins, log_softmax
 
@@ -68,6 +69,12 @@ class Predictions:
             raise ValueError(
                 f"{self.name}: logits, covered, labels and languages have different lengths {sorted(units)}"
             )
+
+    @property
+    def size(self) -> Size:
+        """How large and fast it is."""
+        ms = None if self.ms_per_1000 is None else self.ms_per_1000 / 1e3
+        return Size(self.parameters, self.megabytes, ms, self.timed_on)
 
 
 @dataclass(frozen=True)

@@ -16,34 +16,29 @@ from raykd.report.fitted_table import FittedTable, add_row, build_form
 from raykd.report.formats import (
     ABSENT,
     choose_unit,
-    format_count,
-    format_megabytes,
     format_metric,
     format_metric_name,
-    format_ratio,
     format_signed,
-    format_speed,
     render_markdown_table,
 )
 from raykd.report.results import ROLES, Predictions, Role, Score
+from raykd.report.sizes import (
+    NARROW_HEADS,
+    RATIO_HEADS,
+    RATIO_REMARK,
+    SIZE_HEADS,
+    Size,
+    format_ratios,
+    format_size,
+)
 from raykd.tasks.scores.metrics import find_metric_title, is_higher_better, is_out_of_hundred, is_rate
 
 ROLE_TITLES: Mapping[Role, str] = {
     "teacher": "teacher", "ensemble": "teachers' ensemble", "baseline": "undistilled student",
     "student": "distilled student",
 }  # fmt: skip
-_NARROW_HEADS = {
-    "languages": "langs",
-    "parameters": "params",
-    "macro-F1 %": "macro\nF1 %",
-    "texts/s": "texts\n/s",
-}
+_NARROW_HEADS = {**NARROW_HEADS, "languages": "langs", "macro-F1 %": "macro\nF1 %"}
 """Headings that are too wide for a terminal."""
-RATIO_HEADS = ["x smaller", "x faster"]
-RATIO_REMARK = (
-    "x smaller, x faster: than the teachers together, where a text goes to the teachers of its language; a ratio of "
-    "times needs equal threads and devices"
-)
 MACRO = "macro"
 """Language of a row of results that holds the mean over languages."""
 COST_KEYS = ("parameters", "megabytes", "ms_per_1000")
@@ -109,10 +104,12 @@ class ResultTable:
     Attributes:
         systems: Sorted by role; within a role in the order given.
         metric: The metric by which the run is judged, shown first. None is the first that the task gives.
+        together: The teachers as one system, in a run that has no line for it; None is not known.
     """
 
     systems: tuple[tuple[Predictions, Score], ...]
     metric: str | None = None
+    together: Size | None = None
 
     def __post_init__(self) -> None:
         ordered = sorted(self.systems, key=lambda pair: ROLES.index(pair[0].role))
@@ -146,9 +143,9 @@ class ResultTable:
         return marked if self.reference is None else [*marked, RATIO_REMARK]
 
     @property
-    def reference(self) -> Predictions | None:
-        """The system that sizes and speeds are set beside: the teachers together; None in a run without an ensemble."""
-        return next((p for p, _ in self.systems if p.role == "ensemble"), None)
+    def reference(self) -> Size | None:
+        """What sizes and speeds are set beside: the teachers together; None in a run without teachers."""
+        return next((p.size for p, _ in self.systems if p.role == "ensemble"), self.together)
 
     @property
     def gap(self) -> Gap | None:
@@ -198,9 +195,7 @@ class ResultTable:
         heads += [
             f"mean {find_metric_title(first)}",
             *map(find_metric_title, others),
-            "parameters",
-            "MB",
-            "texts/s",
+            *SIZE_HEADS,
             *([] if self.reference is None else RATIO_HEADS),
         ]
         return heads, [self._line(p, s) for p, s in self.systems]
@@ -218,14 +213,14 @@ class ResultTable:
         mean, *others = self._means(s)
         return [
             format_system(p), " ".join(measured) or ABSENT, *by_language, mean + mark, *others,
-            *_format_costs(p), *self._ratios(p),
+            *format_size(p.size), *self._ratios(p),
         ]  # fmt: skip
 
     def _ratios(self, p: Predictions) -> list[str]:
         """Return how many times a system is smaller and faster than the teachers together."""
         if self.reference is None:
             return []
-        return format_ratios(self.reference, p)
+        return format_ratios(self.reference, p.size)
 
     def _means(self, s: Score) -> list[str]:
         return [format_metric(m, None if s.macro is None else s.macro.get(m)) for m in self._metrics]
@@ -278,7 +273,7 @@ class ResultTable:
                 [x, *(format_metric(m, values.get(m)) for m in self._metrics), "", ""]
                 for x, values in s.by_language.items()
             ]
-            lines.append(["mean", *self._means(s), *_format_costs(p)[::2]])
+            lines.append(["mean", *self._means(s), *format_size(p.size)[::2]])
             for at, line in enumerate(lines):
                 name = "" if at else format_system(p)
                 add_row(table, [name, *line], bold=p.role == "student", end=at == len(lines) - 1)
@@ -311,19 +306,3 @@ def _name_system(p: Predictions) -> str:
 def format_system(p: Predictions) -> str:
     """Return how tables call a system: a teacher by its name, the others by their role."""
     return _name_system(p) if p.constant is None else f"{_name_system(p)} {CONSTANT_MARK}"
-
-
-def format_ratios(reference: Predictions, p: Predictions) -> list[str]:
-    """Return how many times a system is smaller and faster than another; a dash where that is not known."""
-    timed = reference.timed_on is not None and reference.timed_on == p.timed_on
-    faster = (
-        reference.ms_per_1000 / p.ms_per_1000 if timed and reference.ms_per_1000 and p.ms_per_1000 else None
-    )
-    smaller = reference.parameters / p.parameters if p.parameters and reference.parameters else None
-    return [ABSENT if ratio is None else format_ratio(ratio) for ratio in (smaller, faster)]
-
-
-def _format_costs(p: Predictions) -> list[str]:
-    """Return parameters, megabytes and texts a second."""
-    ms = None if p.ms_per_1000 is None else p.ms_per_1000 / 1e3
-    return [format_count(p.parameters), format_megabytes(p.megabytes), format_speed(ms)]

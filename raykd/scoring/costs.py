@@ -10,12 +10,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from raykd import models
 from raykd.config import RunConfig
 from raykd.data.rows import Rows
 from raykd.report.costs import CostTable, TeacherCost
-from raykd.report.ensembles.report import SystemSize
-from raykd.scoring.score import make_student_spec, sample_texts
+from raykd.report.ensembles.report import SystemRole, SystemSize
+from raykd.report.sizes import Size
+from raykd.scoring.score import compute_shares, join_sizes, make_student_spec, sample_texts
 from raykd.teachers.pools.pool import TeacherPool
 from raykd.teachers.spec import TeacherInfo
 from raykd.teachers.timing import PASSES, Timing
@@ -61,24 +61,26 @@ def make_cost_table(
     pool: TeacherPool,
     infos: Sequence[TeacherInfo],
     times: Times,
-    student: Path,
+    student: Size,
     trained: Rows,
+    held_out: Rows,
     megabytes: Mapping[str, float | None],
 ) -> CostTable:
-    """Return the table that compares the student with each teacher.
+    """Return the table that shows the student beside its teachers.
 
     Args:
         config: The run of one task.
         pool: The opened teachers.
         infos: What each teacher says of itself.
         times: As `time_teachers` returns them.
-        student: Folder of the saved student.
+        student: How large and fast the student is.
         trained: The training rows.
+        held_out: The rows over which the teachers share the texts, where they are one system.
         megabytes: Of each teacher's weights on disk, by name; None is not known.
     """
     taught = list_taught_languages(config, pool, trained)
     texts = Counter(trained.languages)
-    own = models.count_stored_parameters(student)
+    own = student.parameters or 0
     teachers = []
     for info in infos:
         teacher_time, student_time = times.get(info.name, (None, None))
@@ -93,11 +95,30 @@ def make_cost_table(
                 student_ms=None if student_time is None else student_time.ms,
                 kept=teacher_time is not None and teacher_time.kept,
                 megabytes=megabytes.get(info.name),
+                timed_on=None if teacher_time is None else teacher_time.place,
+                earlier=_describe_earlier(teacher_time),
             )
         )
-    languages = sorted(texts, key=config.data.languages.index)
-    stored = models.measure_stored_megabytes(student)
-    return CostTable(tuple(teachers), own, tuple(languages), _describe_conditions(times), stored)
+    names, spoken = pool.handle.teachers, pool.handle.teacher_languages
+    return CostTable(
+        tuple(teachers),
+        own,
+        tuple(sorted(texts, key=config.data.languages.index)),
+        _describe_conditions(times),
+        student.megabytes,
+        student.ms,
+        student.timed_on,
+        join_sizes([t.size for t in teachers], compute_shares(config, names, spoken, held_out)),
+    )
+
+
+def _describe_earlier(timing: Timing | None) -> str:
+    """Return when and on what texts an earlier run took a time, in words; empty for a time of this run."""
+    if timing is None or not timing.kept:
+        return ""
+    when = f"on {timing.taken}, " if timing.taken else ""
+    other = "" if timing.characters is None else f" on texts of {timing.characters:.0f} characters"
+    return f"{when}{timing.place}{other}"
 
 
 def list_system_sizes(costs: CostTable, config: RunConfig) -> tuple[SystemSize, ...]:
@@ -119,17 +140,21 @@ def list_system_sizes(costs: CostTable, config: RunConfig) -> tuple[SystemSize, 
                 megabytes=t.megabytes,
                 texts_per_s=None if not t.ms else 1e3 / t.ms,
                 student_texts_per_s=None if not t.student_ms else 1e3 / t.student_ms,
-                smaller=t.smaller,
-                faster=t.faster,
+                timed_on=t.timed_on,
                 texts=t.texts,
                 seconds=seconds,
                 price=None if price is None else price.charge(t.texts, seconds),
             )
         )
-    speeds = [s.student_texts_per_s for s in found if s.student_texts_per_s is not None]
-    speed = sum(speeds) / len(speeds) if speeds else None
-    own = SystemSize("student", "student", costs.parameters, costs.megabytes, speed, speed)
-    return (*found, own)
+    if costs.together is not None:
+        found.append(_make_size("teachers together", "ensemble", costs.together))
+    return (*found, _make_size("student", "student", costs.student))
+
+
+def _make_size(system: str, role: SystemRole, size: Size) -> SystemSize:
+    return SystemSize(
+        system, role, size.parameters or 0, size.megabytes, size.texts_s, timed_on=size.timed_on
+    )
 
 
 def _describe_conditions(times: Times) -> str:

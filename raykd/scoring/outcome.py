@@ -113,16 +113,17 @@ def conclude_task(
         ending: How the student's training ended; all tasks of a run share it.
         read_counters: Reads the counters of all teachers of the run, over all its starts.
     """
-    student = jobs[-1]
-    teachers = TeacherResults()
-    if pool is not None:
-        teachers = collect_teacher_results(student, pool, infos, review, curve, read_counters)
-    systems = list(teachers.systems)
+    student, students = jobs[-1], []
     for job in jobs:
         title = "student" if job.role == "student" else "undistilled student"
         predictions, scores = score_student(title, job.role, job.output, student.config, student.held_out)
         stored = measure_stored_megabytes(job.output)
-        systems.append((replace(predictions, megabytes=stored), scores))
+        students.append((replace(predictions, megabytes=stored), scores))
+    teachers = TeacherResults()
+    if pool is not None:
+        own = students[-1][0].size
+        teachers = collect_teacher_results(student, pool, infos, review, curve, read_counters, own)
+    systems = [*teachers.systems, *students]
     if student.data.held_out in student.data.judged:
         systems = [(predictions, name_score(scores)) for predictions, scores in systems]
     report = _make_report(student, tuple(systems), teachers, curve, ending, tracker)

@@ -24,6 +24,7 @@ from raykd.distill.signals import MASKED, UNLABELLED, Signals
 from raykd.ensemble.mixing import mix_weighted
 from raykd.errors import RaykdError
 from raykd.report.results import Predictions, Role, Score, score_by_language
+from raykd.report.sizes import Size
 from raykd.scoring.language_answers import collect_student_answers, collect_teacher_answers
 from raykd.student.prepare import get_language_codes
 from raykd.tasks import SystemAnswers
@@ -218,25 +219,52 @@ def score_ensemble(
     weights_MN, mixture = weighting.weights(signals), config.objective.mixture
     target = mix_weighted(signals, weights_MN, mixture)
     names, spoken = signals.teachers, signals.teacher_languages
-    times = [t.ms_per_1000 for t in teachers]
-    shares = np.asarray([weighting.may_need(lang, names, spoken) for lang in rows.languages]).mean(axis=0)
     answers = SystemAnswers(
         target.logp_NK.numpy().astype(np.float32),
         config.task.count_units(rows.take(range(len(rows)))),
         target.covered_N.numpy(),
     )
-    parameters, sizes = sum(t.parameters for t in teachers), [t.megabytes for t in teachers]
-    needed = [(t, share) for t, share in zip(times, shares.tolist(), strict=True) if share]
-    known = [t * share for t, share in needed if t is not None]
-    spent = sum(known) if len(known) == len(needed) else None
+    size = join_sizes([t.size for t in teachers], compute_shares(config, names, spoken, rows))
+    spent = None if size.ms is None else 1e3 * size.ms
     predictions, scores = measure_system(
-        "teacher ensemble", "ensemble", config, answers, asked_B, rows, parameters, spent
+        "teacher ensemble", "ensemble", config, answers, asked_B, rows, size.parameters or 0, spent
     )
-    known_sizes = [size for size in sizes if size is not None]
-    together = sum(known_sizes) if len(known_sizes) == len(sizes) else None
-    places = {t.timed_on for t, share in zip(teachers, shares.tolist(), strict=True) if share}
-    place = places.pop() if len(places) == 1 else None
-    return replace(predictions, megabytes=together, timed_on=place), scores
+    return replace(predictions, megabytes=size.megabytes, timed_on=size.timed_on), scores
+
+
+def compute_shares(
+    config: RunConfig, names: Sequence[str], spoken: Sequence[frozenset[str] | None], rows: Rows
+) -> list[float]:
+    """Return the share of rows that each teacher is asked for.
+
+    Args:
+        config: The run of one task.
+        names: Of the teachers.
+        spoken: The languages that each was declared for; None for any.
+        rows: The rows.
+    """
+    asked = [config.objective.weighting.may_need(x, tuple(names), tuple(spoken)) for x in rows.languages]
+    shares: list[float] = np.asarray(asked).mean(axis=0).tolist()
+    return shares
+
+
+def join_sizes(sizes: Sequence[Size], shares: Sequence[float]) -> Size:
+    """Return teachers as one system, whose time for a text is that of the teachers it goes to.
+
+    Args:
+        sizes: Of each teacher.
+        shares: The share of texts that each is asked for.
+    """
+    needed = [(size, share) for size, share in zip(sizes, shares, strict=True) if share]
+    times = [size.ms * share for size, share in needed if size.ms is not None]
+    places = {size.timed_on for size, _ in needed}
+    megabytes = [size.megabytes for size in sizes if size.megabytes is not None]
+    return Size(
+        sum(size.parameters or 0 for size in sizes),
+        sum(megabytes) if len(megabytes) == len(sizes) else None,
+        sum(times) if times and len(times) == len(needed) else None,
+        places.pop() if len(places) == 1 else None,
+    )
 
 
 def make_student_spec(directory: Path, config: RunConfig) -> TeacherSpec:
@@ -265,7 +293,7 @@ def score_student(name: str, role: Role, directory: Path, config: RunConfig, row
                 info.parameters,
                 signal.answered_B,
             )
-        timing = _time_student(student, rows)
+        timing = time_student(student, rows)
     finally:
         torch.set_num_threads(before)
     spent = None if timing is None else 1e3 * timing.ms
@@ -273,7 +301,7 @@ def score_student(name: str, role: Role, directory: Path, config: RunConfig, row
     return replace(predictions, timed_on=None if timing is None else timing.place), scores
 
 
-def _time_student(student: Teacher, rows: Rows) -> Timing | None:
+def time_student(student: Teacher, rows: Rows) -> Timing | None:
     """Return what a text takes a student; None if it cannot be asked like a teacher."""
     try:
         student.load()

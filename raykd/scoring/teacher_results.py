@@ -20,6 +20,7 @@ from raykd.report.costs import CostTable
 from raykd.report.ensembles.report import EnsembleReport
 from raykd.report.plots import collect_curves
 from raykd.report.runs.report import TeacherFacts
+from raykd.report.sizes import Size
 from raykd.scoring.absent_teachers import describe_lost_teachers, drop_lost_teachers, find_loss_steps
 from raykd.scoring.costs import list_system_sizes, make_cost_table, time_teachers
 from raykd.scoring.ensembles.inputs import EnsembleInputs, ask_student, pick_rows
@@ -84,6 +85,7 @@ def collect_teacher_results(
     review: TeacherReview,
     curve: Sequence[Point],
     read_counters: Callable[[], Counters],
+    size: Size,
 ) -> TeacherResults:
     """Score the teachers on the held-out rows and collect what is known of them.
 
@@ -94,6 +96,7 @@ def collect_teacher_results(
         review: What the teachers scored on the validation rows before they taught.
         curve: Points of the student.
         read_counters: Reads the counters of all teachers of the run, over all its starts.
+        size: How large and fast the student is.
     """
     processes = [[spec.name for spec in g.specs] for g in pool.handle.groups]
     loss_steps = find_loss_steps(curve)
@@ -127,7 +130,7 @@ def collect_teacher_results(
         )
         for m, info in enumerate(infos)
     ]
-    costs = make_cost_table(config, pool, infos, times, student.output, student.data.train, megabytes)
+    costs = make_cost_table(config, pool, infos, times, size, student.data.train, held_out, megabytes)
     return TeacherResults(
         infos=infos,
         systems=found.systems,

@@ -230,7 +230,7 @@ class Teacher:
             return self.backend.compute(batch)
 
     def measure_time(self, batch: TextBatch) -> Timing | None:
-        """Measure what a text takes, or read what was measured under the conditions of this process.
+        """Measure what a text takes, or read what was measured under conditions like those of this process.
 
         Args:
             batch: The texts.
@@ -243,8 +243,8 @@ class Teacher:
         took = self.backend.time(batch)
         if took is None:
             kept = None if self._store is None else read_timing(self._store.read_time())
-            here = self.backend.conditions(batch).conditions
-            return kept if kept is not None and kept.conditions == here else None
+            here = self.backend.conditions(batch)
+            return kept if kept is not None and kept.is_like(here) else None
         if self._store is not None:
             self._store.write_time(took.dump())
         return took

@@ -5,8 +5,8 @@ says little. Here the same few texts go through a model again and again in one f
 least time counts: other work on the machine only ever adds to one. The machine's load is kept beside it, because
 where it is high even the least time is too long. A teacher is timed where it serves, and the student beside it in the
 same process, on the same texts, threads and device, so their ratio compares like with like. A teacher whose answers
-were all stored has no weights in memory and is not loaded for this; the time of an earlier run counts if its
-conditions were the same.
+were all stored has no weights in memory and is not loaded for this; the time of an earlier run counts if it was taken
+on the same machine, threads and device, and on texts about as long, and is marked.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ TIMED_TEXTS = 32
 """Texts of one pass."""
 PASSES = 25
 """Most passes, after one that does not count: enough that one of them is likely to meet no other work."""
+LENGTHS_DIFFER = 1.25
+"""Ratio of mean lengths from which two sets of texts are not timed alike."""
 LIMIT_S = 0.3
 """No further pass begins after this time; a model whose first pass takes longer has that one alone."""
 
@@ -42,6 +44,8 @@ class Timing:
         load: Processes that want a CPU per CPU, as the machine's load average of the last minute says when the passes
             begin: below 1 there were free CPUs. None where the machine does not tell.
         kept: Whether an earlier run measured it.
+        taken: The day, as 2026-01-31; empty is not known.
+        characters: Mean length of the texts; None is not known.
     """
 
     ms: float
@@ -53,11 +57,20 @@ class Timing:
     host: str
     load: float | None
     kept: bool = False
+    taken: str = ""
+    characters: float | None = None
 
-    @property
-    def conditions(self) -> tuple[int, str, int, str, str]:
-        """What must be equal for two times to be compared."""
-        return self.rows, self.texts, self.threads, self.device, self.host
+    def is_like(self, other: Timing) -> bool:
+        """Return whether a time taken so stands for one taken otherwise: the same texts, or others about as long."""
+        mine, theirs = (
+            (own.rows, own.threads, own.device.partition(":")[0], own.host) for own in (self, other)
+        )
+        if mine != theirs or self.texts == other.texts:
+            return mine == theirs
+        if not self.characters or not other.characters:
+            return False
+        short, long = sorted((self.characters, other.characters))
+        return long / short < LENGTHS_DIFFER
 
     @property
     def place(self) -> str:
@@ -94,13 +107,17 @@ def measure_time(once: Callable[[], object], conditions: Timing) -> Timing:
         begun = time.perf_counter()
         once()
         spans.append(time.perf_counter() - begun)
-    return replace(conditions, ms=1e3 * min(spans) / max(1, conditions.rows))
+    ms = 1e3 * min(spans) / max(1, conditions.rows)
+    return replace(conditions, ms=ms, taken=time.strftime("%Y-%m-%d"))
 
 
 def describe_conditions(texts: Sequence[str], threads: int, device: str, dtype: str) -> Timing:
     """Return a `Timing` of these texts without a time yet."""
     key = hashlib.sha256("\n".join(texts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
-    return Timing(0.0, len(texts), key, threads, device, dtype, platform.node(), load=None)
+    characters = sum(map(len, texts)) / max(1, len(texts))
+    return Timing(
+        0.0, len(texts), key, threads, device, dtype, platform.node(), load=None, characters=characters
+    )
 
 
 def measure_load() -> float | None:

@@ -26,6 +26,7 @@ from raykd.runs.stages import train_teachers
 from raykd.runs.teacher_stage import TeacherStage, open_teachers
 from raykd.runs.worker import list_worker_resources
 from raykd.scoring.score import System
+from raykd.scoring.student_sizes import TeacherSizes, join_tasks, measure_teachers
 from raykd.scoring.teacher_systems import score_reference_systems
 from raykd.student.prepare import fit_tokenizer
 from raykd.teachers.groups import Group
@@ -96,6 +97,8 @@ class SweepDriver:
         journal: The sample and the results of every trial.
         notes: What a reader must know about the teachers; filled by `run`.
         references: Teachers and ensemble of each task on the held-out rows; filled by `run`, if asked for.
+        sizes: How large and fast the teachers are; filled by `run`, where no references are asked for.
+        tokenizers: Of the student, by `tokenizer_key`; filled by `run`.
     """
 
     def __init__(
@@ -115,6 +118,8 @@ class SweepDriver:
         self.journal = Journal(self.folder.path / JOURNAL)
         self.notes: tuple[str, ...] = ()
         self.references: dict[str, list[System]] = {}
+        self.sizes = TeacherSizes()
+        self.tokenizers: dict[str, Any] = {}
         self._asked_references = references
 
     @property
@@ -209,6 +214,7 @@ class SweepDriver:
     def _answer(self, teachers: TeacherStage) -> None:
         """Let the teachers answer all texts, then hand their resources to the trials. Does nothing on demand."""
         if not teachers.pools or self.label == "on_demand":
+            self._measure_teachers(teachers)
             teachers.counts.mark_filled()
             return
         report = LabelReport(0, 0, 0, 0.0)
@@ -217,10 +223,20 @@ class SweepDriver:
                 with show_progress(self.console, f"teachers answer {task}".rstrip()) as show:
                     report += self._label(teachers, task, show)
         log.info("teachers answered ahead: %s", report)
+        self._measure_teachers(teachers)
         teachers.counts.mark_filled()
         with teachers.counts.pause():
             for pool, _ in teachers.pools.values():
                 pool.park()
+
+    def _measure_teachers(self, teachers: TeacherStage) -> None:
+        """Time the teachers while those that answered have their weights in memory."""
+        if self._asked_references is None:
+            parts = [
+                measure_teachers(self.base.members[task], self.student.data[task], pool, infos)
+                for task, (pool, infos) in teachers.pools.items()
+            ]
+            self.sizes = join_tasks(parts)
 
     def _label(self, teachers: TeacherStage, task: str, show: Callable[[int, int], None]) -> LabelReport:
         begun = False
@@ -273,11 +289,12 @@ class SweepDriver:
         student = self.base.student
         rows = [(task.config.task, task.data.train) for task in self.student.tasks.values()]
         joined = PoolSource(teachers.handles[""], direct=False) if "" in teachers.handles else None
+        self.tokenizers = {student.tokenizer_key(): fit_tokenizer(student, rows, joined)}
         return TrialContext(
             run_factory=plan.run_factory,
             base=self.base,
             data=self.student.data,
-            tokenizers={student.tokenizer_key(): fit_tokenizer(student, rows, joined)},
+            tokenizers=self.tokenizers,
             pools=teachers.handles,
             mailbox=mailbox,
             folder=str(self.folder.path / CHECKPOINTS),

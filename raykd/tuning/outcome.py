@@ -8,7 +8,7 @@ read here. Population based training finds a schedule and not one setting, so it
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,9 +22,11 @@ from raykd.driver.teacher_counts import count_finished_starts
 from raykd.folders.folder import RunFolder
 from raykd.parse import JsonObject
 from raykd.point import Point
+from raykd.report.sizes import Size
 from raykd.report.sweeps.page import write_sweep_page
 from raykd.report.sweeps.trial_table import TrialTable
-from raykd.report.sweeps.trials import SweepReport
+from raykd.report.sweeps.trials import SweepReport, TrialRow
+from raykd.scoring.student_sizes import TeacherSizes
 from raykd.spaces.domains import LogUniformDomain
 from raykd.tracking import Tracker, describe_environment, redact
 from raykd.tuning.config import Sweep, dump_sweep
@@ -67,6 +69,8 @@ def conclude_sweep(
     tracker: Tracker,
     notes: Sequence[str] = (),
     metric: str | None = None,
+    measure: Callable[[Sequence[TrialRow]], Mapping[str, Size]] = lambda trials: {},
+    teachers: TeacherSizes | None = None,
 ) -> SweepOutcome:
     """Write and record the results of a sweep.
 
@@ -77,9 +81,15 @@ def conclude_sweep(
         tracker: The sweep's MLflow run.
         notes: What a reader must know about the teachers.
         metric: Name of the metric in tables and plots; None is that of the configuration.
+        measure: Returns how large and fast the students of trials are, by name; asked for the best trials first.
+        teachers: How large and fast the teachers are; None is not known.
     """
     best_path = folder.path / BEST
     report = replace(_report(plan, folder, journal, tracker, notes), metric=metric or plan.metric)
+    teachers = teachers or TeacherSizes()
+    sizes = measure(report.rank_trials())
+    trials = tuple(replace(trial, size=sizes.get(trial.name)) for trial in report.trials)
+    report = replace(report, trials=trials, teacher_sizes=teachers.each, together=teachers.together)
     if report.best is not None:
         report = replace(report, best_yaml=dump_run(build_best_run(plan, journal.trials[report.best.name])))
         best_path.write_text(report.best_yaml, encoding="utf-8")
@@ -91,7 +101,7 @@ def conclude_sweep(
     failed = report.by_status.get("failed", 0)
     return SweepOutcome(
         report=report,
-        tables=(table.to_rich(MAX_TRIALS_SHOWN),),
+        tables=(table.to_rich(MAX_TRIALS_SHOWN), *(() if report.best is None else (table.size_table(),))),
         lines=_lines(report, journal.trials.values(), page, best_path, tracker, folder),
         best=best_path if report.best is not None else None,
         page=page,

@@ -11,6 +11,7 @@ import json
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -31,6 +32,7 @@ from raykd.tuning.checks.trials import check_known_trials, check_trial_resources
 from raykd.tuning.config import Sweep, dump_sweep
 from raykd.tuning.driver import CHECKPOINTS, SweepDriver, find_shared_weightings, read_base_jobs
 from raykd.tuning.outcome import SweepOutcome, conclude_sweep
+from raykd.tuning.sizes import measure_trial_sizes
 from raykd.tuning.tuner import TrialPlan
 
 log = logging.getLogger("raykd.tuning")
@@ -124,6 +126,14 @@ class SweepCommand(Command[SweepOutcome]):
             session.open_tracker(),
             (*plan.notes, *driver.notes),
             driver.student.metric,
+            partial(
+                measure_trial_sizes,
+                factory=plan.space,
+                base=plan.base,
+                data=driver.student.data,
+                tokenizers=driver.tokenizers,
+            ),
+            driver.sizes,
         )
         if not journal.cut_off:
             shutil.rmtree(folder.path / CHECKPOINTS, ignore_errors=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,6 +20,7 @@ from raykd.report.costs import CostTable, TeacherCost
 from raykd.report.ensembles.cost_tables import lay_out_prices
 from raykd.report.ensembles.report import EnsembleReport
 from raykd.report.formats import ABSENT
+from raykd.report.sizes import Size
 from raykd.scoring.costs import list_system_sizes, list_taught_languages, make_cost_table
 from raykd.scoring.score import sample_texts
 from raykd.teachers import timing
@@ -56,46 +56,56 @@ POOL: Any = SimpleNamespace(
 )
 
 
-def test_a_language_without_a_teacher_of_its_own_is_taught_by_the_multilingual_one(monkeypatch) -> None:
+def test_a_language_without_a_teacher_of_its_own_is_taught_by_the_multilingual_one() -> None:
     trained = rows(en=3, fr=5, zh=4)
     assert list_taught_languages(config(), POOL, trained) == {"zh": ("zh",), "en": ("en",), "multi": ("fr",)}
     uniform = list_taught_languages(config("uniform"), POOL, trained)
     assert uniform == {"zh": ("zh",), "en": ("en",), "multi": ("zh", "en", "fr")}
-    monkeypatch.setattr("raykd.models.count_stored_parameters", lambda folder: 100)
     infos: Any = [
         SimpleNamespace(name=n, parameters=p) for n, p in (("zh", 900), ("en", 50), ("multi", 1200))
     ]
     at = {"threads": 1, "device": "cpu", "dtype": "float32"}
-    took = [timing.replace(describe_conditions(["a"], **at), ms=ms) for ms in (0.6, 0.1, 0.8)]
+    took = [
+        timing.replace(describe_conditions(["ab"], **at), ms=ms, taken="2026-01-31") for ms in (0.6, 0.1, 0.8)
+    ]
     times = {
         "zh": (took[0], took[1]),
         "en": (None, None),
         "multi": (timing.replace(took[2], kept=True), took[1]),
     }
-    table = make_cost_table(config(), POOL, infos, times, Path("student"), trained, {"zh": 3.6})  # type: ignore[arg-type]
+    student = Size(100, 0.4, 0.05, "1 thread, cpu")
+    table = make_cost_table(config(), POOL, infos, times, student, trained, trained, {"zh": 3.6})  # type: ignore[arg-type]
     assert [(t.taught, t.texts, t.smaller) for t in table.teachers] == [
         (("zh",), 4, 9.0), (("en",), 3, 0.5), (("fr",), 5, 12.0)]  # fmt: skip
     assert table.by_language == "zh is taught by zh; en is taught by en; fr is taught by multi"
     heads, lines = table.to_cells()
     assert heads[-2:] == ["x smaller", "x faster"] and [line[-2:] for line in lines] == [
-        ["9.0", "6.0"], ["0.5", "–"], ["12", "8.0"], ["", ""]]  # fmt: skip
+        ["2.4", "–"], ["43", "–"], ["1.8", "–"], ["1.0", "–"], ["22", "–"]]  # fmt: skip
+    # Of 12 texts 4 go to zh, 3 to en and 5 to multi: (4 x 0.6 + 3 x 0.1 + 5 x 0.8) / 12 ms.
+    whole = {**times, "en": (took[1], took[1])}
+    known = make_cost_table(config(), POOL, infos, whole, student, trained, trained, {})  # type: ignore[arg-type]
+    assert known.together is not None and known.together.ms == pytest.approx(6.7 / 12)
+    assert [line[-2:] for line in known.to_cells()[1]] == [
+        ["2.4", "0.9"], ["43", "5.6"], ["1.8", "0.7"], ["1.0", "1.0"], ["22", "11"]]  # fmt: skip
     assert (
         table.summary
-        == "the student (100 parameters) is 0.5 to 12 x smaller, 6.0 to 8.0 x faster than its teachers"
+        == "the student (100 parameters) is 0.5 to 12 x smaller, 6.0 to 8.0 x faster than a teacher alone"
     )
     function = CostTable((TeacherCost("a", ("en",), 1, 0, None),), 100, ("en",), "so")
     assert function.summary.endswith("its teachers have no weights")
     assert function.to_cells()[1][0][3] == function.to_cells()[1][0][7] == ABSENT
     larger = CostTable((TeacherCost("a", ("en",), 1, 50, 0.5),), 100, ("en",), "so")
-    assert larger.summary == "the student (100 parameters) is 2.0 x larger than its teachers"
+    assert larger.summary == "the student (100 parameters) is 2.0 x larger than a teacher alone"
     assert heads[4:7] == ["MB", "texts/s", "student's texts/s"]
     assert [line[4:7] for line in lines] == [
-        ["3.6", "1,667", "10,000"], ["–", "–", "–"], ["–", "1,250*", "10,000"], ["–", "", ""]]  # fmt: skip
+        ["3.6", "1,667", "10,000"], ["–", "–", "–"], ["–", "1,250*", "10,000"], ["–", "–", ""],
+        ["0.4", "20,000", ""]]  # fmt: skip
     said = " ".join(table.notes)
     assert "1 held-out texts" in said and "1 thread, cpu" in said and "the time of en is not known" in said
+    assert "were loaded: multi on 2026-01-31, 1 thread, cpu on texts of 2 characters" in said
     assert "taken by an earlier run" in said and "load of the machine is not known" in said
     busy = {"zh": (timing.replace(took[0], load=0.2), timing.replace(took[1], load=1.4))}
-    noted = make_cost_table(config(), POOL, infos, busy, Path("student"), trained, {})  # type: ignore[arg-type]
+    noted = make_cost_table(config(), POOL, infos, busy, student, trained, trained, {})  # type: ignore[arg-type]
     assert "least of up to 25 passes" in noted.conditions
     assert "0.2 to 1.4 processes a CPU; other work made the times longer" in noted.conditions
     assert table.to_rows()[0]["x_faster"] == 0.6 / 0.1 and table.to_rows()[1]["x_faster"] is None
@@ -136,6 +146,20 @@ def test_a_time_is_the_least_after_a_first_pass_and_a_large_model_costs_one(monk
     calls = []
     taken = measure_time(lambda: calls.append(now.__setitem__(0, now[0] + next(slow))), asked)
     assert abs(taken.ms - 100.0) < 1e-6 and len(calls) == 1
+
+
+def test_an_earlier_time_stands_for_texts_about_as_long_on_the_same_machine_and_threads() -> None:
+    kept = describe_conditions(["a" * 40, "b" * 60], 1, "cpu", "float32")
+    assert kept.is_like(describe_conditions(["a" * 40, "b" * 60], 1, "cpu", "bfloat16")), "the same texts"
+    assert kept.is_like(describe_conditions(["c" * 61, "d" * 61], 1, "cpu", "float32"))
+    assert not kept.is_like(describe_conditions(["c" * 63, "d" * 63], 1, "cpu", "float32")), "50 against 63"
+    assert not kept.is_like(describe_conditions(["a" * 40, "b" * 60], 2, "cpu", "float32"))
+    assert not kept.is_like(describe_conditions(["a" * 40, "b" * 60], 1, "cuda", "float32"))
+    assert not kept.is_like(describe_conditions(["a" * 50], 1, "cpu", "float32")), "one row a pass"
+    assert not kept.is_like(timing.replace(kept, host="another"))
+    older = timing.read_timing(timing.replace(kept, ms=1.0, characters=None).dump())
+    assert older is not None and older.is_like(kept)
+    assert not older.is_like(describe_conditions(["c" * 50, "d" * 50], 1, "cpu", "float32"))
 
 
 def test_a_sample_is_spread_over_the_rows_of_its_languages() -> None:

@@ -19,6 +19,7 @@ import raykd
 from raykd.cli import main
 from raykd.data.rows import Rows
 from raykd.errors import ConfigError, DataError, LabelMismatchError, ModelError, RaykdError
+from raykd.models import count_stored_parameters
 from raykd.prediction.predictor import Predictor
 from raykd.report.evaluations.result import EvaluationResult, Slice
 from raykd.report.evaluations.tables import build_evaluation_tables
@@ -349,7 +350,12 @@ def test_the_command_shows_what_python_returns(
     arguments = [str(model), str(files["csv"]), "--column", "text=review", "--column", "label=stars"]
     found = raykd.evaluate(model, files["csv"], columns={"text": "review", "label": "stars"})
     code, out, _ = run_command(monkeypatch, capsys, *arguments, "--json")
-    assert code == 0 and json.loads(out) == json.loads(json.dumps(found.to_json()))
+    printed, wanted = json.loads(out), json.loads(json.dumps(found.to_json()))
+    assert printed["size"].pop("ms") > 0 < wanted["size"].pop("ms")
+    assert code == 0 and printed == wanted
+    assert wanted["size"]["parameters"] == count_stored_parameters(model)
+    assert wanted["size"]["megabytes"] == (model / "model.safetensors").stat().st_size / 1e6
+    assert wanted["size"]["timed_on"].endswith("cpu")
     code, out, err = run_command(monkeypatch, capsys, *arguments)
     assert code == 0 and err == ""
     assert found.overall.interval is not None
@@ -372,5 +378,5 @@ def test_many_classes_are_shown_by_their_most_frequent_confusions() -> None:
         overall=Slice("all", "", 132, {"accuracy": 1.0}, None), mean_of_languages=None,
         slices=(), classes=scores, calibration=None, notes=(),
     )  # fmt: skip
-    confusions = build_evaluation_tables(found)[2]
+    confusions = build_evaluation_tables(found)[3]
     assert [list(line) for line in confusions.lines] == [["l7", "l9", "3"]]

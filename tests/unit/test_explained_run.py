@@ -82,12 +82,14 @@ def make_run(folder: Path, **changes: Any) -> Path:
     (path / "run.json").write_text(json.dumps(state), encoding="utf-8")
     save_transformer(path / "student", seed=2)
     costs = [
-        {"teacher": t["name"], "taught": "en,zh", "texts_taught": 100, "parameters": 4000, "x_smaller": 2.0,
-         "ms_a_text": 4.0, "student_ms_a_text": 1.0, "x_faster": 4.0, "megabytes": 0.5}
+        {"teacher": t["name"], "taught": ["en", "zh"], "texts": 100, "parameters": 4000, "smaller": 2.0,
+         "ms": 4.0, "student_ms": 1.0, "megabytes": 0.5, "timed_on": "1 thread, cpu"}
         for t in teachers
     ]  # fmt: skip
-    results = [{"role": "student", "language": "macro", "parameters": 2000}]
-    report = {"costs": costs, "results": results, "notes": []}
+    together = {"parameters": 12_000, "ms": 12.0, "timed_on": "1 thread, cpu"}
+    table = {"teachers": costs, "parameters": 2000, "languages": ["en"], "conditions": "", "ms": 2.0,
+             "timed_on": "1 thread, cpu", "together": together}  # fmt: skip
+    report = {"cost_table": table, "results": [], "notes": []}
     (path / "report.json").write_text(json.dumps(report), encoding="utf-8")
     points = [
         {"job": "student", "step": s, "time_ms": 0, "values": {"teacher/one/weight": s / 4}} for s in range(5)
@@ -134,7 +136,9 @@ def test_a_run_is_explained_from_its_stored_answers(run: Path) -> None:
     assert all(d.student_right + d.teachers_right <= d.differing for d in report.departures)
     assert report.weights == {"one": ((0.0, 0.0), (0.25, 0.25), (0.5, 0.5), (0.75, 0.75), (1.0, 1.0))}
     one = next(s for s in report.sizes if s.system == "one")
-    assert (one.texts_per_s, one.faster, one.seconds) == (250.0, 4.0, 0.4) and one.megabytes == 0.5
+    assert (one.texts_per_s, one.student_texts_per_s, one.seconds, one.megabytes) == (250.0, 1000.0, 0.4, 0.5)
+    sizes = build_sections(report)[[s.name for s in build_sections(report)].index("sizes")]
+    assert [line[-2:] for line in sizes.lines] == [["3.0", "3.0"]] * 3 + [["1.0", "1.0"], ["6.0", "6.0"]]
     assert report.hardest and all(row.text for row in report.hardest)
     assert [a for a in report.advice if a.kind == "copy" and {a.teacher, a.other} == {"one", "again"}]
 

@@ -10,7 +10,8 @@ from rich.console import Console
 from raykd.distill.signals import UNLABELLED
 from raykd.report.formats import format_count, format_metric
 from raykd.report.results import Predictions, Score, compute_agreement
-from raykd.report.table import ResultTable, format_ratios
+from raykd.report.sizes import format_ratios
+from raykd.report.table import ResultTable
 from tests.fakes import scored
 
 LANGUAGES = ("zh", "zh", "zh", "zh", "en", "en", "fr", "fr")
@@ -103,9 +104,10 @@ def test_a_system_is_set_beside_the_teachers_together_where_both_were_timed_alik
         return replace(system(role, role, [0] * 8), parameters=parameters, ms_per_1000=ms, timed_on=timed_on)
 
     together = timed("ensemble", 900, 60.0, "1 thread, cpu")
-    assert format_ratios(together, timed("student", 30, 4.0, "1 thread, cpu")) == ["30", "15"]
-    assert format_ratios(together, timed("student", 30, 4.0, "2 threads, cpu")) == ["30", "–"]
-    assert format_ratios(together, timed("student", 30, 4.0, None)) == ["30", "–"]
+    size = together.size
+    assert format_ratios(size, timed("student", 30, 4.0, "1 thread, cpu").size) == ["30", "15"]
+    assert format_ratios(size, timed("student", 30, 4.0, "2 threads, cpu").size) == ["30", "–"]
+    assert format_ratios(size, timed("student", 30, 4.0, None).size) == ["30", "–"]
     score = Score({}, None, {})
     alone = ResultTable(((timed("student", 30, 4.0, "1 thread, cpu"), score),))
     assert "x smaller" not in alone.to_cells()[0] and alone.remarks == []

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from raykd.report.formats import format_value
 from raykd.report.key_names import shorten_names
+from raykd.report.sizes import RATIO_REMARK, Size
 from raykd.report.sweeps.axes import INACTIVE, build_search_axes
 from raykd.report.sweeps.trial_table import TrialTable, format_score_title
 from raykd.report.sweeps.trials import Evaluation, TrialRow
@@ -206,3 +207,35 @@ def test_ticks_are_round_and_inside():
         np.testing.assert_allclose(
             [axis.place({"k": float(text)}) for _, text in ticks], [p for p, _ in ticks], atol=1e-9
         )
+
+
+def test_sizes_have_columns_where_trials_differ_in_them_and_the_winner_stands_beside_the_teachers():
+    place = "1 thread, cpu"
+    small, large = Size(1000, 0.004, 0.5, place), Size(4000, 0.016, 1.0, place)
+    teacher, together = Size(40_000, 0.16, 10.0, place), Size(80_000, None, 8.0, place)
+    trials = [
+        dataclasses.replace(row("t0000", (0.6,), sample={"student.hidden": 8}), size=small),
+        dataclasses.replace(row("t0001", (0.7,), sample={"student.hidden": 32}), size=large),
+        row("t0002", (0.5,), sample={"student.hidden": 64}),
+    ]
+    table = TrialTable(report_of(trials, teacher_sizes={"zh": teacher}, together=together))
+    heads, lines = table.to_cells()
+    assert heads[6:-1] == ["seconds", "parameters", "MB", "texts/s", "x smaller", "x faster"]
+    assert [line[7:-1] for line in lines] == [
+        ["4 k", "0.016", "1,000", "20", "8.0"],
+        ["1 k", "0.004", "2,000", "80", "16"],
+        ["–", "–", "–", "–", "–"],
+    ]
+    assert [(r["parameters"], r["megabytes"], r["texts_s"]) for r in table.to_rows()] == [
+        (4000, 0.016, 1000.0), (1000, 0.004, 2000.0), (None, None, None)]  # fmt: skip
+    heads, lines = table.size_cells()
+    assert heads == ["system", "accuracy %", "parameters", "MB", "texts/s", "x smaller", "x faster"]
+    assert lines == [
+        ["teacher zh", "–", "40 k", "0.2", "100", "2.0", "0.8"],
+        ["teachers together", "–", "80 k", "–", "125", "1.0", "1.0"],
+        ["student of t0001", "70.00", "4 k", "0.016", "1,000", "20", "8.0"],
+    ]
+    assert "| student of t0001 | 70.00 |" in table.to_markdown() and RATIO_REMARK in table.to_markdown()
+    alike = TrialTable(report_of([dataclasses.replace(trial, size=small) for trial in trials]))
+    assert "parameters" not in alike.to_cells()[0] and "x smaller" not in alike.size_cells()[0]
+    assert alike.size_cells()[1] == [["student of t0001", "70.00", "1 k", "0.004", "2,000"]]

@@ -11,6 +11,7 @@ from raykd.report.comparisons.tables import ComparisonTables
 from raykd.report.formats import format_metric_name
 from raykd.report.html import write_html
 from raykd.report.record import ARMS, write_record
+from raykd.report.sizes import RATIO_REMARK
 from raykd.tasks.scores.metrics import is_higher_better
 
 MOST_CARDS = 3
@@ -41,6 +42,7 @@ def write_comparison_page(report: ComparisonReport, path: Path) -> Path:
         languages=tables.language_cells() if len(report.languages) > 1 else None,
         classes=tables.class_cells() if report.classes else None,
         costs=tables.cost_cells(),
+        ratio_remark=RATIO_REMARK,
         everything=tables.all_cells(),
         arms=tables.arm_cells(),
     )

@@ -160,8 +160,8 @@ def draw_costs(report: ComparisonReport) -> Spec | None:
     costs = [(arm, known_costs.get(arm.name)) for arm in report.arms if report.average(arm) is not None]
     known = [(arm, cost) for arm, cost in costs if cost is not None]
     panels = []
-    if len({cost.parameters for _, cost in known}) > 1:
-        sizes = [(arm, float(cost.parameters)) for arm, cost in known]
+    if len({cost.size.parameters for _, cost in known}) > 1:
+        sizes = [(arm, float(cost.size.parameters or 0)) for arm, cost in known]
         panels.append(("parameters", sizes, _list_references(report)))
     if len(known) > 1 and all(cost.cpu_s > 0 for _, cost in known):
         panels.append(("CPU seconds of a training", [(arm, cost.cpu_s) for arm, cost in known], []))

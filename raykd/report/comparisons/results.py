@@ -30,6 +30,7 @@ from raykd.report.comparisons.statistics import (
     correct_p_values,
 )
 from raykd.report.results import Role
+from raykd.report.sizes import Size
 from raykd.tasks.scores.classes import ClassScores
 
 
@@ -121,6 +122,12 @@ class ReferenceSystem:
     megabytes: float | None = None
     ms_per_1000: float | None = None
     timed_on: str | None = None
+
+    @property
+    def size(self) -> Size:
+        """How large and fast it is."""
+        ms = None if self.ms_per_1000 is None else self.ms_per_1000 / 1e3
+        return Size(self.parameters, self.megabytes, ms, self.timed_on)
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from raykd.parse import JsonObject
-from raykd.report.comparisons.costs import (
-    ArmCost,
-    find_reference_cost,
-    format_cost,
-    format_cost_ratios,
-    summarize_costs,
-)
+from raykd.report.comparisons.costs import ArmCost, summarize_costs
 from raykd.report.comparisons.differences import MACRO, PairedDifference, find_scale
 from raykd.report.comparisons.results import ArmResult, ArmScore, ComparisonReport, ReferenceSystem
 from raykd.report.comparisons.statistics import Interval
@@ -23,7 +17,8 @@ from raykd.report.formats import (
     render_markdown_table,
     use_minus_sign,
 )
-from raykd.report.table import RATIO_HEADS, RATIO_REMARK, Row
+from raykd.report.sizes import RATIO_HEADS, RATIO_REMARK, SIZE_HEADS, format_ratios, format_size
+from raykd.report.table import Row
 from raykd.tasks.scores.metrics import find_metric_title
 
 WITH = "compared with"
@@ -138,29 +133,23 @@ class ComparisonTables:
         return ["arm", *heads], lines
 
     def cost_cells(self) -> Cells:
-        """Return what each arm's student costs beside its score, and how much smaller and faster it is.
-
-        Than the teachers together; without teachers, where sizes differ, than the baseline's student.
-        """
+        """Return what each arm's student costs beside its score, and how much smaller and faster it is."""
         report, costs = self.report, summarize_costs(self.report)
-        heads = ["arm", find_metric_title(report.metric), "parameters", "MB", "texts/s", "training CPU s"]
+        heads = ["arm", find_metric_title(report.metric), *SIZE_HEADS, "training CPU s"]
         together = report.ensemble
-        base = costs.get(report.baseline or "") if together is None else find_reference_cost(together)
-        compared = base is not None and (
-            together is not None or len({cost.parameters for cost in costs.values()}) > 1
-        )
+        ratios = [] if together is None else RATIO_HEADS
         lines = []
         for arm in report.arms:
             score, cost = report.average(arm), costs.get(arm.name)
             mean = ABSENT if score is None else format_score(report.metric, score.mean)
-            cells = [ABSENT] * 4 if cost is None else format_cost(cost)
-            times = format_cost_ratios(base, cost) if compared else []
-            lines.append([arm.name, mean, *cells, *times])
+            size = None if cost is None else cost.size
+            cpu_s = f"{cost.cpu_s:.1f}" if cost is not None and cost.cpu_s else ABSENT
+            times = format_ratios(together.size, size) if together is not None else []
+            lines.append([arm.name, mean, *format_size(size), cpu_s, *times])
         for one in report.references:
-            cost = find_reference_cost(one)
-            times = format_cost_ratios(base, cost) if compared else []
-            lines.append([one.name, self._reference_mean(one), *format_cost(cost), *times])
-        return [*heads, *(RATIO_HEADS if compared else [])], lines
+            times = format_ratios(together.size, one.size) if together is not None else []
+            lines.append([one.name, self._reference_mean(one), *format_size(one.size), ABSENT, *times])
+        return [*heads, *ratios], lines
 
     def all_cells(self) -> Cells:
         """Return every paired difference: splits, languages and metrics."""
@@ -322,6 +311,14 @@ def _build_row(d: PairedDifference) -> Row:
     }  # fmt: skip
 
 
+def _dump_cost(cost: ArmCost) -> JsonObject:
+    size = cost.size
+    return {
+        "parameters": size.parameters, "megabytes": size.megabytes, "texts_s": size.texts_s, "cpu_s": cost.cpu_s,
+        "timed_on": size.timed_on,
+    }  # fmt: skip
+
+
 def _dump_arm(arm: ArmResult, score: ArmScore | None, cost: ArmCost | None) -> JsonObject:
     return {
         "name": arm.name,
@@ -330,7 +327,7 @@ def _dump_arm(arm: ArmResult, score: ArmScore | None, cost: ArmCost | None) -> J
         "labelled": arm.labelled,
         "mean": None if score is None else score.mean,
         "interval": None if score is None else score.interval,
-        "cost": None if cost is None else vars(cost),
+        "cost": None if cost is None else _dump_cost(cost),
         "students": {
             str(seed): {
                 "scores": dict(one.scores),

@@ -5,7 +5,8 @@ from __future__ import annotations
 from raykd.ensemble.contributions import Contribution
 from raykd.report.ensembles.report import EnsembleReport, SystemSize
 from raykd.report.ensembles.sections import Section, format_points
-from raykd.report.formats import ABSENT, format_count, format_megabytes, format_ratio, format_speed
+from raykd.report.formats import ABSENT, format_speed
+from raykd.report.sizes import RATIO_HEADS, RATIO_REMARK, SIZE_HEADS, format_ratios, format_size
 from raykd.tasks.scores.metrics import is_rate
 
 
@@ -21,22 +22,21 @@ def lay_out_weights(report: EnsembleReport) -> Section | None:
 
 
 def lay_out_sizes(report: EnsembleReport) -> Section:
-    """Return size and speed of each teacher and of the student."""
-    heads = ["system", "parameters", "MB", "texts/s", "student's texts/s", "x smaller", "x faster"]
+    """Return size and speed of each teacher, of all together and of the student."""
+    heads = ["system", *SIZE_HEADS, "student's texts/s", *RATIO_HEADS]
+    together = next((s.size for s in report.sizes if s.role == "ensemble"), None)
     lines = [
         [
             s.system,
-            format_count(s.parameters),
-            format_megabytes(s.megabytes),
-            *(ABSENT if not v else format_speed(1e3 / v) for v in (s.texts_per_s, s.student_texts_per_s)),
-            ABSENT if s.smaller is None else format_ratio(s.smaller),
-            ABSENT if s.faster is None else format_ratio(s.faster),
+            *format_size(s.size),
+            ABSENT if not s.student_texts_per_s else format_speed(1e3 / s.student_texts_per_s),
+            *format_ratios(together, s.size),
         ]
         for s in report.sizes
     ]
     remarks = (
-        "x smaller, x faster: the student beside this teacher; both were timed in one process, on the same texts and "
-        "threads, tokenisation included",
+        RATIO_REMARK,
+        "student's texts/s: in the teacher's process, on the same texts and threads, tokenisation included",
     )
     return Section("sizes", "Size and speed", heads, lines, remarks=remarks)
 

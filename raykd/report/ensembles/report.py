@@ -18,6 +18,7 @@ from raykd.ensemble.agreement import PairAgreement
 from raykd.ensemble.calibration import Calibration
 from raykd.ensemble.contributions import Contribution
 from raykd.errors import DataError
+from raykd.report.sizes import Size
 
 SystemRole = Literal["teacher", "ensemble", "student"]
 
@@ -124,8 +125,7 @@ class SystemSize:
         megabytes: Of its weights on disk; None is not known.
         texts_per_s: Texts a second, tokenisation included; None is not known.
         student_texts_per_s: The student's, on the same texts and threads.
-        smaller: Its parameters over the student's.
-        faster: The student's texts a second over its own.
+        timed_on: Threads and device of `texts_per_s`, in words; None is not known.
         texts: Training texts that it was asked about.
         seconds: What answering these takes, at that speed.
         price: What answering these costs, in the currency of `teachers[].price`; None is not known.
@@ -137,11 +137,16 @@ class SystemSize:
     megabytes: float | None = None
     texts_per_s: float | None = None
     student_texts_per_s: float | None = None
-    smaller: float | None = None
-    faster: float | None = None
+    timed_on: str | None = None
     texts: int | None = None
     seconds: float | None = None
     price: float | None = None
+
+    @property
+    def size(self) -> Size:
+        """How large and fast it is."""
+        ms = 1e3 / self.texts_per_s if self.texts_per_s else None
+        return Size(self.parameters, self.megabytes, ms, self.timed_on)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from raykd.report.sizes import Size
+
 if TYPE_CHECKING:
     from raykd.parse import JsonObject
     from raykd.tasks.scores.classes import ClassScores
@@ -81,6 +83,7 @@ class EvaluationResult:
         classes: Scores by class and the confusion table; None for a task without classes.
         calibration: None for a task that gives no probabilities of answers.
         notes: What a reader must know.
+        size: How large and fast the model is; a model that writes texts is not timed.
     """
 
     model: str
@@ -94,6 +97,7 @@ class EvaluationResult:
     classes: ClassScores | None = field(repr=False)
     calibration: Reliability | None = field(repr=False)
     notes: tuple[str, ...] = field(repr=False)
+    size: Size = field(default_factory=Size, repr=False)
 
     @property
     def metrics(self) -> dict[str, float]:

@@ -15,6 +15,7 @@ from raykd.report.classes import (
 from raykd.report.evaluations.result import EvaluationResult, Reliability, Slice
 from raykd.report.fitted_table import FittedTable, build_form
 from raykd.report.formats import ABSENT, format_metric
+from raykd.report.sizes import SIZE_HEADS, Size, format_size
 from raykd.tasks.scores.classes import ClassScores
 from raykd.tasks.scores.metrics import find_metric_title
 
@@ -22,8 +23,8 @@ _BY = {"language": "language", "length": "characters", "cut": "cut"}
 
 
 def build_evaluation_tables(evaluation: EvaluationResult) -> list[FittedTable]:
-    """Return the tables in the order in which they are read: scores, slices, classes, confusions, calibration."""
-    tables = [_build_score_table(evaluation)]
+    """Return the tables in the order in which they are read: scores, size, classes, confusions, calibration."""
+    tables = [_build_score_table(evaluation), _build_size_table(evaluation.size)]
     if evaluation.classes is not None:
         tables += [
             _build_class_table(evaluation.classes),
@@ -68,6 +69,12 @@ def _format_interval(part: Slice, metric: str) -> str:
     if part.interval is None:
         return ABSENT
     return f"{format_metric(metric, part.interval.low)} to {format_metric(metric, part.interval.high)}"
+
+
+def _build_size_table(size: Size) -> FittedTable:
+    """Return parameters, megabytes and texts a second."""
+    remarks = () if size.timed_on is None else (f"texts/s: {size.timed_on}, tokenisation included",)
+    return _build_table("Size and speed", SIZE_HEADS, [format_size(size)], left=0, remarks=remarks)
 
 
 def _build_class_table(scores: ClassScores) -> FittedTable:

@@ -100,7 +100,7 @@ class RunReport:
     @property
     def table(self) -> ResultTable:
         """The results as a table."""
-        return ResultTable(self.systems, self.metric)
+        return ResultTable(self.systems, self.metric, None if self.costs is None else self.costs.together)
 
     @property
     def classes(self) -> dict[str, ClassScores]:

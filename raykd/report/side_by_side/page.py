@@ -23,15 +23,14 @@ from raykd.report.fitted_table import FittedTable, build_form
 from raykd.report.formats import (
     ABSENT,
     format_count,
-    format_megabytes,
     format_metric,
     format_metric_name,
     format_signed,
-    format_speed,
 )
 from raykd.report.html import write_html
 from raykd.report.plots import draw_bar_panels
 from raykd.report.side_by_side.summaries import RunSummary
+from raykd.report.sizes import RATIO_HEADS, RATIO_REMARK, SIZE_HEADS, Size, format_ratios, format_size
 from raykd.report.table import Row
 from raykd.tasks.scores.metrics import find_metric_title, is_higher_better, is_rate
 
@@ -101,7 +100,7 @@ class SideBySide:
         heads = [
             "run", "rows", "seeds", *(f"{format_metric_name(first)} {x}" for x in self.languages),
             f"mean {find_metric_title(first)}", "over undistilled", *map(find_metric_title, others),
-            "parameters", "MB", "texts/s", "seconds", "training CPU s",
+            *SIZE_HEADS, *RATIO_HEADS, "seconds", "training CPU s",
         ]  # fmt: skip
         lines = [self._line(run, first, others) for run in self.runs]
         single = all(run.seeds == 1 for run in self.runs)
@@ -123,11 +122,15 @@ class SideBySide:
             *(format_metric(first, run.scores.get(x, {}).get(first)) for x in self.languages),
             format_metric(first, mean) + (mark if mean is not None else ""), gain,
             *(format_metric(m, run.means.get(m)) for m in others),
-            ABSENT if run.parameters is None else format_count(run.parameters), format_megabytes(run.megabytes),
-            format_speed(1e3 / run.texts_s if run.texts_s else None),
+            *format_size(run.size), *format_ratios(run.together, run.size),
             ABSENT if run.seconds is None else f"{run.seconds:,.0f}",
             ABSENT if run.cpu_s is None else f"{run.cpu_s:,.1f}",
         ]  # fmt: skip
+
+    @staticmethod
+    def remarks(cells: Cells) -> tuple[str, ...]:
+        """Return what ratios of size and speed are beside, where the table has them."""
+        return (f"{RATIO_REMARK}; of the same run",) if set(RATIO_HEADS) & set(cells[0]) else ()
 
     def list_differences(self) -> dict[str, list[str]]:
         """Return each key of the configurations that differs, with its value in each run; a dash where it has none.
@@ -157,7 +160,8 @@ class SideBySide:
 
     def to_rich(self) -> tuple[FittedTable, ...]:
         """Return the tables for the terminal."""
-        tables = [_build_table("Runs side by side", self.to_cells(), 1)]
+        cells = self.to_cells()
+        tables = [_build_table("Runs side by side", cells, 1, self.remarks(cells))]
         heads, lines = self.difference_cells()
         if lines:
             title = "What differs in their configurations"
@@ -172,8 +176,9 @@ class SideBySide:
         for run in self.runs:
             head = {"run": run.name, "folder": str(run.folder), "split": run.split, "seeds": run.seeds}
             rows += [{**head, "language": x, **values} for x, values in run.scores.items()]
+            size = run.size or Size()
             costs = {
-                "parameters": run.parameters, "megabytes": run.megabytes, "texts_s": run.texts_s,
+                "parameters": size.parameters, "megabytes": size.megabytes, "texts_s": size.texts_s,
                 "seconds": run.seconds, "cpu_s": run.cpu_s,
             }  # fmt: skip
             rows.append({**head, "language": "macro", **run.means, "gain": run.gain, **costs})
@@ -196,17 +201,21 @@ class SideBySide:
         return draw_bar_panels(rows, names, [*self.languages, "mean"], metric, choose_colours(names))
 
     def _draw_sizes(self) -> Spec | None:
-        known = [run for run in self.runs if run.parameters and self.metric in run.means]
-        if len({run.parameters for run in known}) < 2:
+        known = [
+            (run, run.size.parameters)
+            for run in self.runs
+            if run.size is not None and run.size.parameters and self.metric in run.means
+        ]
+        if len({count for _, count in known}) < 2:
             return None
         metric, title = self.metric, find_metric_title(self.metric)
         rows = [
             {
-                "run": run.name, "parameters": run.parameters, "shown": format_metric(metric, run.means[metric]),
-                "size": format_count(run.parameters or 0),
+                "run": run.name, "parameters": count, "shown": format_metric(metric, run.means[metric]),
+                "size": format_count(count),
                 "value": round_number((100 if is_rate(metric) else 1) * run.means[metric]),
             }
-            for run in known
+            for run, count in known
         ]  # fmt: skip
         x = encode("parameters", "parameters (logarithmic)", scale={"type": "log", "nice": False, "padding": 40},
                    axis={"format": "~s", "tickCount": 4, "grid": False})  # fmt: skip
@@ -241,6 +250,7 @@ def _build_table(title: str, cells: Cells, left: int, remarks: tuple[str, ...] =
 def write_runs_page(runs: SideBySide, path: Path) -> Path:
     """Write the page about several runs and return its path."""
     heads, lines = runs.difference_cells()
+    cells = runs.to_cells()
     head: Mapping[str, str] = {
         "title": f"{len(runs.runs)} runs side by side",
         "summary": f"{', '.join(run.name for run in runs.runs)}.",
@@ -252,7 +262,8 @@ def write_runs_page(runs: SideBySide, path: Path) -> Path:
         runs.draw_figures(),
         report=head,
         notes=runs.notes,
-        table=runs.to_cells(),
+        table=cells,
+        remarks=runs.remarks(cells),
         roles=["student" if run is runs.best else "" for run in runs.runs],
         differences=(heads, lines),
         folders=(["run", "folder"], [[run.name, str(run.folder)] for run in runs.runs]),

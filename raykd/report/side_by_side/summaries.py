@@ -24,6 +24,7 @@ from raykd.report.comparisons.results import ArmResult, ComparisonReport
 from raykd.report.results import Predictions, Score
 from raykd.report.runs.report import RunReport
 from raykd.report.side_by_side.rewrite import read_reports
+from raykd.report.sizes import Size
 from raykd.report.sweeps.trial_table import strip_metric_path
 from raykd.report.sweeps.trials import SweepReport
 
@@ -44,9 +45,8 @@ class RunSummary:
         means: Metrics, as unweighted means over these languages.
         seeds: Students that the scores are means of.
         gain: How much more than the undistilled student of the same run, in raw units; None without one.
-        parameters: Of the student; None is not known.
-        megabytes: Of its weights on disk.
-        texts_s: Texts a second.
+        size: How large and fast the student is; None is not known.
+        together: The same of the run's teachers as one system.
         seconds: Of the whole run on the clock; of a trial, its own.
         cpu_s: Processor seconds of training.
         config: Values by dotted key.
@@ -61,9 +61,8 @@ class RunSummary:
     means: Mapping[str, float]
     seeds: int = 1
     gain: float | None = None
-    parameters: int | None = None
-    megabytes: float | None = None
-    texts_s: float | None = None
+    size: Size | None = None
+    together: Size | None = None
     seconds: float | None = None
     cpu_s: float | None = None
     config: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -127,9 +126,8 @@ def _summarize_run(folder: Path, name: str, task: str, report: RunReport) -> lis
             scores=s.by_language,
             means=s.macro or {},
             gain=gain,
-            parameters=p.parameters,
-            megabytes=p.megabytes,
-            texts_s=1e6 / p.ms_per_1000 if p.ms_per_1000 else None,
+            size=p.size,
+            together=table.reference,
             seconds=None if report.times is None else report.times.seconds,
             config=flatten_config(yaml.safe_load(report.config) or {}),
             rows=_read_rows(folder, task),
@@ -149,7 +147,8 @@ def _summarize_best(folder: Path, name: str, report: SweepReport) -> list[RunSum
     return [
         RunSummary(
             name=f"{name}: {best.name}", folder=folder, metric=metric, split="validation", scores={},
-            means=means, seconds=best.seconds, config=flatten_config(yaml.safe_load(report.best_yaml) or {}),
+            means=means, size=best.size, together=report.together, seconds=best.seconds,
+            config=flatten_config(yaml.safe_load(report.best_yaml) or {}),
         )
     ]  # fmt: skip
 
@@ -164,8 +163,8 @@ def _summarize_arms(folder: Path, name: str, report: ComparisonReport) -> list[R
                 RunSummary(
                     name=f"{name}: {arm.name}", folder=folder, metric=report.metric, split=report.split,
                     scores={language: own for language, own in means.items() if language != MACRO},
-                    means=means.get(MACRO, {}), seeds=len(arm.students), parameters=cost.parameters,
-                    megabytes=cost.megabytes, texts_s=cost.texts_s, cpu_s=cost.cpu_s,
+                    means=means.get(MACRO, {}), seeds=len(arm.students), size=cost.size,
+                    together=None if report.ensemble is None else report.ensemble.size, cpu_s=cost.cpu_s,
                     config=flatten_config(configs.get(arm.name, {})), rows=_read_rows(folder, ""),
                 )
             )  # fmt: skip

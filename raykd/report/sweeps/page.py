@@ -51,7 +51,7 @@ def draw_sweep_figures(report: SweepReport) -> Charts:
 def write_sweep_page(report: SweepReport, path: Path) -> Path:
     """Write the page, and ``sweep.json`` beside it; return the page's path."""
     write_record(path.parent / SWEEP, report)
-    found = report.importance
+    found, table = report.importance, TrialTable(report)
     names, ranked = shorten_names(report.shown_keys), report.rank_trials()
     correlations = compute_rank_correlations(report)
     return write_html(
@@ -65,7 +65,9 @@ def write_sweep_page(report: SweepReport, path: Path) -> Path:
         importance_says=found.describe() if found else explain_missing_importance(report),
         rungs_say=describe_rungs(correlations),
         rungs=build_rung_cells(correlations),
-        table=TrialTable(report).to_cells(),
+        table=table.to_cells(),
+        sizes=table.size_cells(),
+        size_remarks=table.size_remarks,
         ranked=ranked,
         broken=BROKEN,
         paths={short: key for key, short in names.items()},

@@ -17,10 +17,22 @@ from dataclasses import dataclass
 from raykd.report.fitted_table import FittedTable, build_form
 from raykd.report.formats import ABSENT, format_metric, format_value, render_markdown_table
 from raykd.report.key_names import fold_sample, shorten_names
+from raykd.report.sizes import (
+    NARROW_HEADS,
+    RATIO_HEADS,
+    RATIO_REMARK,
+    SIZE_HEADS,
+    Size,
+    format_ratios,
+    format_size,
+)
 from raykd.report.sweeps.trials import SweepReport, TrialRow
 from raykd.report.table import Row
 from raykd.tasks.scores.metrics import find_metric_title
 
+SIZE_REMARK = (
+    "speeds are of the validation rows; scores of teachers and of the winner on test rows: raykd confirm"
+)
 LEAST_VALUES = 24
 """Characters of a column that holds the values of all searched keys."""
 
@@ -58,7 +70,20 @@ class TrialTable:
 
     def _fixed_heads(self) -> list[str]:
         nll = [] if self._metric == "nll" else ["NLL nats"]
-        return ["trial", "status", find_metric_title(self._metric), *nll, "best step", "steps", "seconds"]
+        sizes = [*SIZE_HEADS, *self._ratio_heads()] if self.report.has_sizes else []
+        return [
+            "trial",
+            "status",
+            find_metric_title(self._metric),
+            *nll,
+            "best step",
+            "steps",
+            "seconds",
+            *sizes,
+        ]
+
+    def _ratio_heads(self) -> list[str]:
+        return [] if self.report.together is None else RATIO_HEADS
 
     @property
     def _metric(self) -> str:
@@ -70,9 +95,38 @@ class TrialTable:
         return [
             t.name, t.status, format_metric(self._metric, t.score, compared=True), *nll,
             ABSENT if t.best_step is None else f"{t.best_step:,}", f"{t.last_step:,} / {t.total_steps:,}",
-            f"{t.seconds:,.0f}",
+            f"{t.seconds:,.0f}", *(self._size(t.size) if self.report.has_sizes else []),
             *(format_value(sample[key]) if key in sample else ABSENT for key in self.report.shown_keys),
         ]  # fmt: skip
+
+    def _size(self, size: Size | None) -> list[str]:
+        together = self.report.together
+        return [*format_size(size), *([] if together is None else format_ratios(together, size))]
+
+    def size_cells(self) -> tuple[list[str], list[list[str]]]:
+        """Return headings and rows of the winner's size and speed beside the teachers'."""
+        report, best = self.report, self.report.best
+        heads = ["system", find_metric_title(self._metric), *SIZE_HEADS, *self._ratio_heads()]
+        others = [*((f"teacher {name}", size) for name, size in report.teacher_sizes.items())]
+        others += [] if report.together is None else [("teachers together", report.together)]
+        lines = [[name, ABSENT, *self._size(size)] for name, size in others]
+        if best is not None:
+            score = format_metric(self._metric, best.score, compared=True)
+            lines.append([f"student of {best.name}", score, *self._size(best.size)])
+        return heads, lines
+
+    @property
+    def size_remarks(self) -> tuple[str, ...]:
+        """What must be known to read sizes and speeds."""
+        return (*([] if self.report.together is None else [RATIO_REMARK]), SIZE_REMARK)
+
+    def size_table(self) -> FittedTable:
+        """Return `size_cells` for the terminal."""
+        heads, lines = self.size_cells()
+        bold, title = frozenset({len(lines) - 1}), "The best trial's student"
+        narrow = [NARROW_HEADS.get(head, head.replace(" ", "\n")) for head in heads]
+        form = build_form(narrow, lines, left=1, bold=bold, title=title, remarks=self.size_remarks)
+        return FittedTable((form,), heads, lines, bold=bold, title=title, remarks=self.size_remarks)
 
     def to_rows(self) -> list[Row]:
         """Return a flat row for each trial, the best first. Every row has the same keys; what is absent is None."""
@@ -81,10 +135,15 @@ class TrialTable:
                 "rank": rank if t.is_eligible else None, "trial": t.name, "status": t.status, "score": t.score,
                 "nll": t.nll, "best_step": t.best_step, "evaluations": len(t.evaluations),
                 "steps": t.last_step, "total_steps": t.total_steps, "seconds": t.seconds, "error": t.error,
+                **self._dump_size(t),
                 **{key: _null_nonfinite(t.sample.get(key)) for key in self.report.keys},
             }
             for rank, t in enumerate(self.report.rank_trials(), 1)
         ]  # fmt: skip
+
+    def _dump_size(self, t: TrialRow) -> Row:
+        size = t.size or Size()
+        return {"parameters": size.parameters, "megabytes": size.megabytes, "texts_s": size.texts_s}
 
     def to_csv(self) -> str:
         """Return `to_rows` as CSV; None is an empty cell."""
@@ -120,8 +179,9 @@ class TrialTable:
         return FittedTable(forms, heads, lines, bold=bold, remarks=remarks)
 
     def to_markdown(self) -> str:
-        """Return all trials as GitHub Markdown."""
-        return render_markdown_table(*self.to_cells()) + "\n"
+        """Return all trials, and the winner's size and speed, as GitHub Markdown."""
+        tables = [render_markdown_table(*cells) for cells in (self.to_cells(), self.size_cells())]
+        return "\n\n".join([*tables, *self.size_remarks]) + "\n"
 
 
 def _break_head(head: str) -> str:

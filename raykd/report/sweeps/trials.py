@@ -13,11 +13,12 @@ import dataclasses
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from raykd.report.key_names import fold_sample
+from raykd.report.sizes import Size
 from raykd.tasks.scores.ranking import build_rank_key
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class TrialRow:
         seconds: Wall clock.
         error: The whole message where something went wrong.
         higher_is_better: Direction of the score. `SweepReport` sets it, so that rows need not repeat it.
+        size: How large and fast its student is; None is not known.
     """
 
     name: str
@@ -70,6 +72,7 @@ class TrialRow:
     seconds: float
     error: str | None = None
     higher_is_better: bool = True
+    size: Size | None = None
 
     def __post_init__(self) -> None:
         ordered = sorted(self.evaluations, key=lambda e: (e.evaluation, e.step))
@@ -156,6 +159,8 @@ class SweepReport:
         best_path: Where ``best.yaml`` was written, for the command on the page.
         log_keys: Searched keys whose domain is logarithmic. A positive key that spans over two decades is drawn so
             without being named here.
+        teacher_sizes: How large and fast each teacher is.
+        together: The teachers as one system; None is not known.
     """
 
     title: str
@@ -173,6 +178,8 @@ class SweepReport:
     created: str
     best_path: str = "best.yaml"
     log_keys: tuple[str, ...] = ()
+    teacher_sizes: Mapping[str, Size] = field(default_factory=dict)
+    together: Size | None = None
 
     def __post_init__(self) -> None:
         rows = [dataclasses.replace(t, higher_is_better=self.higher_is_better) for t in self.trials]
@@ -195,6 +202,11 @@ class SweepReport:
     def best(self) -> TrialRow | None:
         """The best trial: by score, then lower NLL, then name; None while no trial is eligible."""
         return next((t for t in self.rank_trials() if t.is_eligible), None)
+
+    @property
+    def has_sizes(self) -> bool:
+        """Whether trials have students of different sizes."""
+        return len({t.size.parameters for t in self.trials if t.size is not None}) > 1
 
     @property
     def by_status(self) -> dict[Status, int]:

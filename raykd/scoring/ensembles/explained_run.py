@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from raykd.answers.source import AnswerSlots
 from raykd.checkpoint.curves import FILE, Curves
@@ -24,8 +25,7 @@ from raykd.data.rows import Rows
 from raykd.driver.jobs import find_trained_teachers, load_rows
 from raykd.driver.pool import make_teacher_spec
 from raykd.errors import ConfigError, RaykdError, TeacherError
-from raykd.parse import JsonObject
-from raykd.report.costs import CostTable, TeacherCost
+from raykd.report.costs import CostTable
 from raykd.report.ensembles.page import FILE as REPORT
 from raykd.report.ensembles.page import write_ensemble_page
 from raykd.report.ensembles.report import EnsembleReport, SystemSize, read_ensemble_report
@@ -217,26 +217,10 @@ def _read_sizes(config: RunConfig, place: Path, missing: list[str]) -> tuple[Sys
     """Return sizes and speeds as the run measured them at its end."""
     try:
         found = json.loads((place / "report.json").read_text(encoding="utf-8"))
-        costs = found["costs"]
-        own = next(r for r in found["results"] if r["role"] == "student" and "parameters" in r)
-        teachers = tuple(_read_cost(row) for row in costs)
-        table = CostTable(teachers, int(own["parameters"]), (), "", own.get("megabytes"))
-    except (OSError, ValueError, KeyError, TypeError, StopIteration) as error:
+        table = TypeAdapter(CostTable).validate_python(found["cost_table"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
         missing.append(
             f"sizes and speeds are not shown: report.json of the run cannot be read ({type(error).__name__})"
         )
         return ()
     return list_system_sizes(table, config)
-
-
-def _read_cost(row: JsonObject) -> TeacherCost:
-    return TeacherCost(
-        teacher=row["teacher"],
-        taught=tuple(x for x in row["taught"].split(",") if x),
-        texts=row["texts_taught"],
-        parameters=row["parameters"],
-        smaller=row["x_smaller"],
-        ms=row["ms_a_text"],
-        student_ms=row["student_ms_a_text"],
-        megabytes=row.get("megabytes"),
-    )

@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from raykd import models
 from raykd.prediction.predictor import Predictor
 from raykd.report.evaluations.result import CalibrationBin, EvaluationResult, Reliability, Slice
+from raykd.report.sizes import Size
 from raykd.scoring.evaluation.labelled_file import FileOptions, LabelledFile, read_labelled_file
 from raykd.scoring.language_answers import answer_as_language_model
 from raykd.student.evaluate import join_system_answers
@@ -28,6 +30,7 @@ from raykd.tasks.scores.chance import compare_with_constant_label
 from raykd.tasks.scores.classes import ClassAnswers
 from raykd.tasks.scores.classification import ECE_BINS, compute_calibration_bins
 from raykd.tasks.scores.intervals import compute_bootstrap_interval
+from raykd.teachers.timing import TIMED_TEXTS, describe_conditions, measure_time
 from raykd.text.batch import TextBatch
 
 _WRITTEN = ("chrf", "bleu", "rougeL", "exact_match")
@@ -86,7 +89,24 @@ def evaluate_model(model: models.TextModel, name: str, path: Path, options: File
         classes=asked.task.score_classes(asked.answers, asked.rows, asked.labels),
         calibration=_measure_calibration(asked),
         notes=(*found.notes, *_list_notes(asked)),
+        size=_measure_size(predictor, Path(name), found.rows),
     )
+
+
+def _measure_size(predictor: Predictor, folder: Path, rows: TextBatch) -> Size:
+    """Return how large and fast the model is, timed as students and teachers of a run are."""
+    weights = {weight.data_ptr(): weight.numel() for weight in predictor.model.model.parameters()}
+    megabytes = models.measure_stored_megabytes(folder) if folder.is_dir() else None
+    if isinstance(predictor.task, LanguageTask):  # writing takes what the length of its texts takes
+        return Size(sum(weights.values()), megabytes)
+    count = min(TIMED_TEXTS, len(rows))
+    sample = rows.take([i * len(rows) // count for i in range(count)])
+    device = str(predictor.model.model.device)
+    asked = describe_conditions(
+        sample.texts, torch.get_num_threads(), device, str(predictor.model.model.dtype)
+    )
+    timing = measure_time(lambda: list(predictor.answer(sample)), asked)
+    return Size(sum(weights.values()), megabytes, timing.ms, timing.place)
 
 
 def _ask_model(predictor: Predictor, found: LabelledFile) -> _Asked:
