@@ -22,12 +22,12 @@ LEFT_OUT = {
         protobuf psutil py-cpuinfo pyarrow pycparser Pygments pyparsing python-dateutil PyYAML regex requests rich
         sacrebleu safetensors scikit-learn scipy sentencepiece shellingham six smmap sympy tabulate threadpoolctl
         tokenizers torch tqdm transformers truststore typer urllib3 wcwidth wrapt xxhash yarl zipp""",
-    "no run imports it: MLflow's pages and server, clients of clouds, Ray's dashboard and launcher": """
+    "no run imports it: MLflow's pages and server, clients of clouds, Ray's dashboard and launcher, charts as PNG": """
         aiohttp-cors blinker colorful distlib docker flask-cors Flask gitdb GitPython google-api-core google-auth
         googleapis-common-protos graphene graphql-core graphql-relay gunicorn huey itsdangerous mlflow-skinny
         mlflow-tracing opencensus-context opencensus opentelemetry-exporter-prometheus prettytable prometheus_client
         proto-plus psycopg2-binary py-spy pyasn1_modules pyasn1 python-discovery skops smart_open
-        virtualenv Werkzeug""",
+        virtualenv vl-convert-python Werkzeug""",
     "for development": """
         ast_serialize defusedxml grimp hypothesis import-linter importlib_resources iniconfig kubernetes-validate librt
         mypy_extensions mypy pathspec pluggy pytest-timeout pytest ruff seqeval sortedcontainers types-PyYAML""",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -43,3 +44,13 @@ def test_the_script_reads_well_and_names_no_machine_and_no_registry() -> None:
     assert subprocess.run(["bash", "-n", str(script)], check=False).returncode == 0
     assert script.stat().st_mode & 0o111
     assert not re.search(r"https?://|index-url|/home/|/root/", script.read_text())
+
+
+def test_every_dependency_is_pinned_but_what_benchmarks_alone_compare_with() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [
+        *project["dependencies"],
+        *(x for name, extra in project["optional-dependencies"].items() if name != "bench" for x in extra),
+    ]
+    names = {normalise(re.split(r"[\[<>=!~; ]", one, maxsplit=1)[0]) for one in wanted} - {"raykd"}
+    assert names <= {normalise(line.partition("==")[0]) for line in CONSTRAINTS}, names
