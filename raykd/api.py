@@ -167,14 +167,14 @@ def sweep(
     if isinstance(resume, str | os.PathLike):
         plan = load_resumed_sweep(Path(resume), Path(output), config, changes)
     elif config is None:
-        raise ConfigError("no sweep is named", wanted="raykd sweep SPACE.yaml, or raykd sweep --resume NAME")
+        raise ConfigError("no sweep is named", wanted="raykd sweep SPACE.yaml, or raykd sweep NAME --resume")
     else:
         plan = load_sweep(config, changes)
     if smoke:
         refuse_smoke_resume(resume=bool(resume))
         plan, overwrite = shorten_sweep(plan), True
     if resume is True and not (Path(plan.output) / plan.name).exists():
-        _refuse_another(config, plan, "raykd sweep --resume {}")
+        _refuse_another(config, plan, "raykd sweep {} --resume")
     start_ray_ahead(plan.base.ray)  # beside the imports that follow
     from raykd.tuning.run import run_sweep
 

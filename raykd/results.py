@@ -293,6 +293,7 @@ class Explanation(Result):
                 shown += [section.to_rich(), ""] if section.brief else []
             advice += [f"{mark}{line}" for line in list_advice(one.report)]
         notes = tuple(note for one in explained for note in one.report.missing)
+        notes += tuple(dict.fromkeys(one.unrecorded for one in explained if one.unrecorded))
         rows = [
             {**({"task": one.task} if one.task else {}), **vars(contribution)}
             for one in explained

@@ -106,7 +106,8 @@ def explain(
 ) -> Explanation:
     """Explain what each teacher of a run adds, over stored answers: contributions, agreement, calibration, advice.
 
-    Nothing is trained and no teacher is loaded. Writes ensemble.json and ensemble.html into the run's folder.
+    Nothing is trained and no teacher is loaded. Writes ensemble.json and ensemble.html into the run's folder, and
+    replaces them and the run's page in MLflow.
 
     Args:
         run: The folder of a run, or its result.

@@ -1,10 +1,11 @@
 """Ctrl-C, SIGTERM and a terminal that is gone: what lasts is written at once, and the process ends in time.
 
 Decision record: `ray job stop` sends SIGKILL three seconds after SIGTERM, and what a signal handler raises may be lost:
-in a weak reference's callback, in an `except BaseException` of a library, in a C call that never looks. So a thread of
-its own hears of signals (`signal.set_wakeup_fd`). It writes state and MLflow's status at once, looks whether the
-exception is still alive and sends it again if not, and where the process is the command line's it ends it in any case
-`UNWIND_S` after the signal. The main thread's own unwinding is welcome and not relied upon.
+in a weak reference's callback or a `__del__`, in an `except BaseException` of a library, in a C call that never looks.
+So a thread of its own hears of signals (`signal.set_wakeup_fd`). It writes state and MLflow's status at once, looks
+whether the exception is still alive and sends it again if not, and where the process is the command line's it ends it
+in any case `UNWIND_S` after the signal. The main thread's own unwinding is welcome and not relied upon. Python would
+print the traceback of one that was lost in a callback, as if the command had a fault, so that is kept silent.
 
 Imports nothing heavy: the command line listens before it imports anything else.
 """
@@ -74,6 +75,7 @@ class _Listener:
         self._mine, self._kernels = socket.socketpair()
         self._kernels.setblocking(False)
         self._wakeup_before = signal.set_wakeup_fd(self._kernels.fileno(), warn_on_full_buffer=False)
+        self._unraisable_before, sys.unraisablehook = sys.unraisablehook, self._take_unraisable
         self.take()
         threading.Thread(target=self._hear, name="raykd-signals", daemon=True).start()
 
@@ -85,6 +87,7 @@ class _Listener:
     def close(self) -> None:
         """Give the signals back."""
         signal.set_wakeup_fd(self._wakeup_before)
+        sys.unraisablehook = self._unraisable_before
         self._kernels.close()
         for number, handler in self._before.items():
             signal.signal(number, handler)
@@ -125,6 +128,11 @@ class _Listener:
         if self._raised is not None and self._raised() is not None:
             return  # one is on its way; what a second signal means is for the thread that hears it
         raise self._exception()  # no local name: its own traceback would keep it alive
+
+    def _take_unraisable(self, unraisable: sys.UnraisableHookArgs) -> None:
+        """Say nothing of an `Interrupted` that was raised where nothing may be: it is sent again."""
+        if not isinstance(unraisable.exc_value, Interrupted):
+            self._unraisable_before(unraisable)
 
     def _exception(self) -> Interrupted:
         error = Interrupted()

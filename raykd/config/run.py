@@ -123,9 +123,14 @@ class RunBase(Spec):
         names = [t.name for t in self.teachers]
         if len(set(names)) != len(names):
             raise ValueError(f"two teachers have the same name: {names}")
-        if self.select_teachers == () or set(self.select_teachers or ()) - set(names):
+        if self.select_teachers == ():
             raise ValueError(
-                f"select_teachers {list(self.select_teachers or ())}: wanted at least one of the teachers {names}"
+                "select_teachers []: wanted at least one of the teachers; a run without any has teachers: [] and "
+                "objective: {alpha: 1} and no select_teachers"
+            )
+        if set(self.select_teachers or ()) - set(names):
+            raise ValueError(
+                f"select_teachers {list(self.select_teachers or ())}: wanted some of the teachers {names}"
             )
 
 

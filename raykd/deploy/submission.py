@@ -1,6 +1,6 @@
 """One submission: the command that runs on the cluster, what goes along with it, and what must not.
 
-Decision record: the entrypoint can be run again. `raykd train --resume` and `raykd sweep --continue` start what is not
+Decision record: the entrypoint can be run again. `raykd train --resume` and `raykd sweep --resume` start what is not
 there and go on with what is, so a job that is sent a second time, or tried again on a new cluster, does the missing
 work only. The submission id is new each time, because Ray refuses one that it has seen. `output` must be a path from
 the root: a job runs in a folder that Ray removes. Entrypoint, environment and ids are shown by the Jobs API to
@@ -101,7 +101,7 @@ def prepare_submission(
     ray = "ray.address" if request.kind == "train" else "set.ray.address"
     words = ["raykd", request.kind, str(request.file.resolve().relative_to(folder)), *request.overrides]
     words += [f"{key}={where}"] if output else []
-    words += [f"{ray}=auto", "--continue" if request.kind == "sweep" else "--resume"]
+    words += [f"{ray}=auto", "--resume"]
     _refuse_secrets(words)
     return Submission(
         id=new_submission_id(request.name),

@@ -264,6 +264,11 @@ class PairSampler(Sampler):
 
     def __post_init__(self) -> None:
         self.waiting = list(self.waiting)
+        self._all = [*self.waiting]
+
+    def is_wanted(self, sample: Mapping[str, Scalar]) -> bool:
+        """Return whether a training is still of the experiment: a resume may ask for other seeds."""
+        return "trial" in sample or dict(sample) in self._all
 
     def ask(self, index: int) -> Sample | None:
         """Return the next pair, whatever its number."""

@@ -70,7 +70,7 @@ class ExperimentConfig(Spec):
     """Seeds of every arm, or their number: 5 is 1, 2, 3, 4, 5. An interval needs two."""
     baseline: str | None = None
     """The arm that the others are compared with, seed by seed. None is the arm `base`, the unchanged base, which is
-    added if no arm equals it."""
+    added if no arm equals it; so it is where the baseline is one of `generate`."""
     equal: Literal["steps", "as_written"] = "steps"
     """What arms have in common beside rows and seeds. steps: all train as many optimizer steps as the base, whatever
     number of rows they use. as_written: each trains as its own `train.steps` or `train.epochs` says."""
@@ -298,8 +298,11 @@ def _choose_baseline(
 ) -> tuple[list[Arm], str | None]:
     """Return all arms and the name of the baseline; None where every arm names its own."""
     names = [arm.name for arm in arms]
-    if config.baseline in names:
+    is_there = any(arm.run.fingerprint() == base.fingerprint() for arm in arms)
+    if config.baseline in config.arms:
         return arms, config.baseline
+    if config.baseline in names:  # made from the base, which it is there to be compared with
+        return arms if is_there else [Arm(BASE, base, "the base as it is"), *arms], config.baseline
     if config.baseline not in (None, BASE):
         raise ConfigError(
             f"{origin}: the baseline is no arm", got=config.baseline, wanted=", ".join([BASE, *names])

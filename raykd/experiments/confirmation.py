@@ -41,7 +41,7 @@ def read_confirmation(sweep_folder: Path, count: int) -> ExperimentPlan:
             f"{folder} holds no finished sweep",
             got=f"no {(space if not space.is_file() else best).name}",
             wanted="the folder of a sweep, output/name",
-            next_step="raykd sweep SPACE.yaml, or raykd sweep --resume NAME",
+            next_step="raykd sweep SPACE.yaml, or raykd sweep NAME --resume",
         )
     plan, winner = load_sweep(space, check=False), load_any_run(best)
     used = {plan.base.seed, *(t.sample.get("seed") for t in Journal(folder / JOURNAL).trials.values())}

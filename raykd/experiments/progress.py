@@ -44,7 +44,8 @@ class ArmProgress(SweepProgress):
         seeds: Sequence[int],
         key: Literal["seed", "trial"] = "seed",
     ) -> None:
-        super().__init__(console, metric, total, names)
+        # Not of all trials: the journal may hold trainings of seeds that are not asked for any more.
+        super().__init__(console, metric, min(total, len(arms) * len(seeds)), names)
         self._arms, self._seeds, self._key = arms, seeds, key
         self._rows: dict[tuple[str, int], TrialRow] = {}
 
@@ -56,9 +57,9 @@ class ArmProgress(SweepProgress):
             yield
 
     def add_earlier(self, row: TrialRow) -> None:
-        """Count a training that ended in an earlier start, and show its score."""
-        self._keep(row)
-        super().add_earlier(row)
+        """Count a training that ended in an earlier start, and show its score, if it is one of the table."""
+        if self._keep(row):
+            super().add_earlier(row)
 
     def update_trial(self, row: TrialRow) -> None:
         """Show an evaluation of a training."""
@@ -97,9 +98,15 @@ class ArmProgress(SweepProgress):
         score = format_metric(self._metric, row.score, compared=True)
         return Text(score, style="" if row.status == "finished" else "dim italic")
 
-    def _keep(self, row: TrialRow) -> None:
-        if ("trial" in row.sample) == (self._key == "trial"):
-            self._rows[str(row.sample["arm"]), int(str(row.sample[self._key]))] = row
+    def _keep(self, row: TrialRow) -> bool:
+        """Keep a training for the table; return False for one that has no place in it."""
+        if ("trial" in row.sample) != (self._key == "trial"):
+            return False
+        place = str(row.sample["arm"]), int(str(row.sample[self._key]))
+        if place[0] not in self._arms or place[1] not in self._seeds:
+            return False
+        self._rows[place] = row
+        return True
 
     def _values(self, row: TrialRow) -> str:
         return ""  # the name says arm and seed

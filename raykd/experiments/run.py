@@ -196,9 +196,11 @@ class CompareCommand(Command[ComparisonOutcome]):
         folder.write_state(**{CHOSEN: chosen})
         arms = (arm.choose_trial(chosen[arm.name]) if arm.trials else arm for arm in self.experiment.arms)
         self.experiment = experiment = replace(self.experiment, arms=tuple(arms))
-        total = len(experiment.tuning_samples) + experiment.trainings
         progress = partial(ArmProgress, arms=[arm.name for arm in experiment.arms], seeds=experiment.seeds)
         sampler = experiment.build_sampler()
+        # Trainings of seeds that are not asked for any more have places among the trials of the journal.
+        dropped = sum(not sampler.is_wanted(trial.sample) for trial in journal.trials.values())
+        total = len(experiment.tuning_samples) + experiment.trainings + dropped
         return self._plan_trials(sampler, total, concurrent, folder.path / STUDENTS, progress)
 
     def _plan_trials(

@@ -59,7 +59,9 @@ def score_arms(
     finished = [
         trial
         for trial in journal.trials.values()
-        if trial.status == "finished" and "trial" not in trial.sample
+        if trial.status == "finished"
+        and "trial" not in trial.sample
+        and trial.sample["seed"] in experiment.seeds
     ]
     units: tuple[str, ...] = ()
     for done, trial in enumerate(finished, start=1):

@@ -160,7 +160,9 @@ def collect_findings(
         for teacher in member.active_teachers:
             look(f"teacher {teacher.name}", partial(check_teacher, teacher, member))
     read: list[Job] = []
-    look("data", lambda: _check_data(config, read))
+    taught: list[Job] = []
+    look("data", lambda: _check_data(config, read, taught))
+    findings[:] = [_name_trained(finding, taught) for finding in findings]
     findings.append(_look_at_folder(folder or partial(describe_folder, config), read))
     for job in read[-1:] if asked_alike else ():
         for task, part in job.tasks.items():
@@ -186,6 +188,14 @@ def collect_findings(
         "disk", lambda: check_disk(compute_disk(config, read[-1].data if read else None, tokens=trimmed))
     )
     return [*findings, _replace_repeated(disk, findings)]
+
+
+def _name_trained(finding: Finding, taught: Sequence[Job]) -> Finding:
+    """Return the finding of a teacher that was trained before as one that says so; any other unchanged."""
+    for job in taught:
+        if finding.what == job.name.replace("-", " ", 1) and job.is_done and finding.error is None:
+            return Finding(finding.what, f"trained before, and reused: {job.output}")
+    return finding
 
 
 def _replace_repeated(finding: Finding, earlier: Sequence[Finding]) -> Finding:
@@ -240,15 +250,17 @@ def _look_at_selftests(config: Run, job: Job, look: Callable[[str, Callable[[], 
             look("self-test student", partial(check_student_answers, student, member, rows))
 
 
-def _check_data(config: Run, read: list[Job]) -> str:
+def _check_data(config: Run, read: list[Job], taught: list[Job]) -> str:
     """Read the data and describe the jobs.
 
     Args:
         config: The run.
         read: The students' jobs are added to it, for later checks.
+        taught: The same of the teachers that are trained first.
     """
     teachers, students = make_jobs(config, Path(config.output) / config.name)
     read += students
+    taught += teachers
     remarks = dict.fromkeys(line for part in students[-1].tasks.values() for line in part.data.remarks())
     return "; ".join([*(_describe(job) for job in [*teachers, *students]), *remarks])
 

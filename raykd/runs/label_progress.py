@@ -43,8 +43,8 @@ def show_progress(
         bar = bars.add_task(what, total=None, rate="")
 
         def report(done: int, total: int) -> None:
-            speed = bars.tasks[bar].speed
-            bars.update(bar, completed=done, total=total, rate=f"{speed:,.0f} {unit}/s" if speed else "")
+            rate = _describe_rate(bars.tasks[bar].speed or 0.0, unit)
+            bars.update(bar, completed=done, total=total, rate=rate)
 
         yield report
 
@@ -65,6 +65,18 @@ class _Lines:
             return
         self._said = now
         rate = (done - self._first) / max(1e-9, now - self._begun)
-        left = f", {(total - done) / rate:,.0f} s left" if rate > 0 and done < total else ""
-        speed = f", {rate:,.0f} {self._unit}/s" if rate > 0 else ""
-        self._console.print(f"{self._what}: {done:,} of {total:,}{speed}{left}", highlight=False)
+        left = f"about {format_seconds((total - done) / rate)} left" if rate > 0 and done < total else ""
+        rest = "".join(f", {part}" for part in (_describe_rate(rate, self._unit), left) if part)
+        self._console.print(f"{self._what}: {done:,} of {total:,}{rest}", highlight=False)
+
+
+def _describe_rate(rate: float, unit: str) -> str:
+    """Return how many are done in a second; empty below one, where the time that is left says more."""
+    return f"{rate:,.0f} {unit}/s" if rate >= 1.0 else ""
+
+
+def format_seconds(seconds: float) -> str:
+    """Return a time that is left: 40 s, 12 min, 2.5 h."""
+    if seconds < 120:
+        return f"{seconds:,.0f} s"
+    return f"{seconds / 60:,.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"

@@ -15,7 +15,7 @@ from raykd.data.rows import Rows
 from raykd.report.costs import CostTable, TeacherCost
 from raykd.report.ensembles.report import SystemRole, SystemSize
 from raykd.report.sizes import Size
-from raykd.scoring.score import compute_shares, join_sizes, make_student_spec, sample_texts
+from raykd.scoring.score import join_sizes, make_student_spec, sample_texts, share_texts
 from raykd.teachers.pools.pool import TeacherPool
 from raykd.teachers.spec import TeacherInfo
 from raykd.teachers.timing import PASSES, Timing
@@ -108,7 +108,7 @@ def make_cost_table(
         student.megabytes,
         student.ms,
         student.timed_on,
-        join_sizes([t.size for t in teachers], compute_shares(config, names, spoken, held_out)),
+        join_sizes([t.size for t in teachers], share_texts(config, names, spoken, held_out)),
     )
 
 

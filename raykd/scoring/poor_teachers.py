@@ -1,14 +1,27 @@
-"""Describe a teacher that is not good enough to teach: its score, that of one label for everything, and the cause."""
+"""Describe a teacher that is not good enough to teach, and a language that is routed to the weaker of its teachers.
+
+Decision record: `by_language` asks the monolingual teacher of a language and nobody else. Where that one is the weaker
+of those that speak it, the student learns from it all the same, and its table shows a loss that looks like
+distillation's. The validation scores of all teachers are known before, so this is said then. A difference counts if it
+is more than two standard errors of the difference of two shares of as many rows, so that a small validation set does
+not warn by luck.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from raykd.config import RunConfig
 from raykd.report.results import Score
 from raykd.tasks.scores.chance import Comparison, Swap
+from raykd.tasks.scores.metrics import find_metric_title, is_rate
 from raykd.teachers.spec import TeacherInfo, TeacherSpec
 
+LEAST = 0.02
+"""Least difference of two rates that is worth a change."""
+ERRORS = 2.0
+"""Standard errors that the difference must exceed."""
 NAMED = 12
 """Most labels of a map that a message shows."""
 
@@ -120,3 +133,55 @@ def suggest_label_map(info: TeacherInfo, swap: Swap, labels: tuple[str, ...]) ->
         names = [own[c] for c in columns if c < len(own)] or [labels[at]]
         found.update({name: labels[wanted] for name in names if name != labels[wanted]})
     return found
+
+
+def find_poor_routes(config: RunConfig, scores: Mapping[str, Score], languages: set[str]) -> list[str]:
+    """Return a warning for each language in which a teacher that is not asked scores better than those that are.
+
+    Args:
+        config: The run of one task.
+        scores: Of each teacher on the validation rows.
+        languages: Of the training rows.
+    """
+    metric, weighting = config.task.metric_names[0], config.objective.weighting
+    if weighting.kind != "by_language" or not is_rate(metric):
+        return []
+    teachers = config.active_teachers
+    names, spoken = [t.name for t in teachers], [t.language_set for t in teachers]
+    found = []
+    for language in sorted(languages):
+        asked = weighting.may_need(language, names, spoken)
+        known = [
+            (scores[name].by_language[language][metric], name, is_asked)
+            for name, is_asked in zip(names, asked, strict=True)
+            if metric in scores[name].by_language.get(language, {})
+        ]
+        own = max((one for one in known if one[2]), default=None)
+        other = max((one for one in known if not one[2]), default=None)
+        if own is None or other is None:
+            continue
+        rows = min(scores[name].rows[language] for _, name, _ in (own, other))
+        error = sum(rate * (1 - rate) / max(1, rows) for rate, _, _ in (own, other)) ** 0.5
+        if other[0] - own[0] > max(LEAST, ERRORS * error):
+            found.append(_describe_route(config, language, own, other, metric))
+    return found
+
+
+def _describe_route(
+    config: RunConfig,
+    language: str,
+    own: tuple[float, str, bool],
+    other: tuple[float, str, bool],
+    metric: str,
+) -> str:
+    title = find_metric_title(metric).removesuffix(" %")
+    rest = [t.name for t in config.active_teachers if t.name != own[1]]
+    mine = next(t.language_set for t in config.active_teachers if t.name == own[1])
+    only = mine is not None and len(mine) == 1  # else other languages would lose it too
+    alone = f"select_teachers=[{', '.join(rest)}] leaves {own[1]} out, " if only else ""
+    return (
+        f"{language} is taught by {own[1]}, although {other[1]}, which speaks it too, is better there: validation "
+        f"{title} {100 * own[0]:.1f} against {100 * other[0]:.1f} %. {alone}"
+        "objective.weighting={kind: uniform} asks both, "
+        "objective.weighting.chain=[multilingual, monolingual, any] asks multilingual teachers first in every language"
+    )

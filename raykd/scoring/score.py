@@ -224,7 +224,7 @@ def score_ensemble(
         config.task.count_units(rows.take(range(len(rows)))),
         target.covered_N.numpy(),
     )
-    size = join_sizes([t.size for t in teachers], compute_shares(config, names, spoken, rows))
+    size = join_sizes([t.size for t in teachers], share_texts(config, names, spoken, rows))
     spent = None if size.ms is None else 1e3 * size.ms
     predictions, scores = measure_system(
         "teacher ensemble", "ensemble", config, answers, asked_B, rows, size.parameters or 0, spent
@@ -232,7 +232,7 @@ def score_ensemble(
     return replace(predictions, megabytes=size.megabytes, timed_on=size.timed_on), scores
 
 
-def compute_shares(
+def share_texts(
     config: RunConfig, names: Sequence[str], spoken: Sequence[frozenset[str] | None], rows: Rows
 ) -> list[float]:
     """Return the share of rows that each teacher is asked for.

@@ -26,7 +26,7 @@ from raykd.report.formats import format_metric
 from raykd.report.results import Score
 from raykd.scoring.absent_teachers import describe_unused_teachers, find_unused_teachers
 from raykd.scoring.ensembles.agreement import name_score
-from raykd.scoring.poor_teachers import Complaint, make_complaint
+from raykd.scoring.poor_teachers import Complaint, find_poor_routes, make_complaint
 from raykd.scoring.score import ask_teachers, collect_unit_answers, score_teachers
 from raykd.tasks.schemes import parse_scheme
 from raykd.tasks.scores import entities
@@ -142,6 +142,7 @@ def review_teachers(
         warnings = (
             *(c.line for c in complaints if not c.stops),  # the others become an error
             *_far_below(config, scores, {c.teacher for c in complaints}),
+            *(find_poor_routes(config, scores, set(languages)) if asked_alike else ()),
             *_not_judged(config, scores, rows, set(languages)),
         )
     return TeacherReview(

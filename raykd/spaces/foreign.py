@@ -81,7 +81,7 @@ SETTING_HINTS = {
     "n_initial_points": "did you mean 'startup_trials'?",
     "evaluated_rewards": "scores of earlier trials come from their sweep: warm_start: runs/NAME",
     "enqueue_trials": "did you mean 'points_to_evaluate'?",
-    "storage": "a sweep keeps its trials in its own folder: raykd sweep --resume NAME goes on",
+    "storage": "a sweep keeps its trials in its own folder: raykd sweep NAME --resume goes on",
 }
 """What to write for keys that other libraries have and a sweep's file lacks."""
 KIND_ALIASES = {

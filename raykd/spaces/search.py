@@ -38,6 +38,11 @@ class Sampler(ABC):
     def ask(self, index: int) -> Sample | None:
         """Return the sample of trial ``index``; None if there are no more. Called once per trial, in order."""
 
+    def is_wanted(self, sample: Mapping[str, Scalar]) -> bool:
+        """Return whether a trial that an earlier start left unfinished goes on."""
+        del sample
+        return True
+
     def name_trial(self, index: int, sample: Sample) -> str:
         """Return the name of a trial in progress, journal and MLflow."""
         del sample

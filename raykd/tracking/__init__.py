@@ -6,6 +6,7 @@
 
 from raykd.redaction import redact
 from raykd.tracking.address import Experiment, build_sqlite_uri, find_database_path, resolve_tracking_uri
+from raykd.tracking.afterwards import replace_files
 from raykd.tracking.delivery.replay import SyncResult, find_waiting_folders, send_waiting
 from raykd.tracking.delivery.unrecorded import take_unrecorded_lines
 from raykd.tracking.environment import describe_environment
@@ -26,6 +27,7 @@ __all__ = [
     "find_waiting_folders",
     "probe_mlflow",
     "redact",
+    "replace_files",
     "resolve_tracking_uri",
     "send_waiting",
     "serve_ui",

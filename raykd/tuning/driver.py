@@ -26,7 +26,6 @@ from raykd.runs.stages import train_teachers
 from raykd.runs.teacher_stage import TeacherStage, open_teachers
 from raykd.runs.worker import list_worker_resources
 from raykd.scoring.score import System
-from raykd.scoring.student_sizes import TeacherSizes, join_tasks, measure_teachers
 from raykd.scoring.teacher_systems import score_reference_systems
 from raykd.student.prepare import fit_tokenizer
 from raykd.teachers.groups import Group
@@ -38,6 +37,7 @@ from raykd.tuning.checks.trials import TrialCheck
 from raykd.tuning.journal import JOURNAL, Journal
 from raykd.tuning.messages import build_no_score_error
 from raykd.tuning.recording.callback import TuneCallback
+from raykd.tuning.sizes import TeacherSizes, join_tasks, measure_teachers
 from raykd.tuning.suggest import Suggestions
 from raykd.tuning.trial_rank import TrialContext
 from raykd.tuning.tuner import TrialPlan, run_trials

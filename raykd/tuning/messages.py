@@ -84,10 +84,10 @@ def suggest_next_steps(trials: Iterable[Trial], sweep: str, budget_s: float | No
         failed -= wrong
     if failed:
         steps.append(
-            f"{failed} failed: raykd sweep --resume {sweep} tries failed trials again, once their cause is gone"
+            f"{failed} failed: raykd sweep {sweep} --resume tries failed trials again, once their cause is gone"
         )
     cut = [t for t in known if t.status is None]
     if budget_s is not None and (cut or not known):
-        longer = f"raykd sweep --resume {sweep} time_budget_s={max(60.0, 4 * budget_s):g}"
+        longer = f"raykd sweep {sweep} --resume time_budget_s={max(60.0, 4 * budget_s):g}"
         steps.append(f"the time budget of {budget_s:g} s was over: {longer} goes on")
     return steps

@@ -26,13 +26,13 @@ from raykd.report.sizes import Size
 from raykd.report.sweeps.page import write_sweep_page
 from raykd.report.sweeps.trial_table import TrialTable
 from raykd.report.sweeps.trials import SweepReport, TrialRow
-from raykd.scoring.student_sizes import TeacherSizes
 from raykd.spaces.domains import LogUniformDomain
 from raykd.tracking import Tracker, describe_environment, redact
 from raykd.tuning.config import Sweep, dump_sweep
 from raykd.tuning.journal import Journal, Trial
 from raykd.tuning.messages import format_trial_errors, suggest_next_steps
 from raykd.tuning.progress import indent_lines
+from raykd.tuning.sizes import TeacherSizes
 
 BEST = "best.yaml"
 MAX_TRIALS_SHOWN = 15
@@ -181,7 +181,7 @@ def _notes(plan: Sweep, journal: Journal) -> tuple[str, ...]:
     notes = [f"{missing} trials never began: the time budget was over"] if missing > 0 else []
     if cut := len(journal.cut_off):
         notes.append(
-            f"{cut} trials were cut off when the time budget was over; raykd sweep --resume {plan.name} goes on with "
+            f"{cut} trials were cut off when the time budget was over; raykd sweep {plan.name} --resume goes on with "
             "them"
         )
     broken = [t for t in journal.trials.values() if t.status in ("failed", "diverged")]

@@ -67,7 +67,7 @@ class Suggestions(Searcher):
         self._sampler, self._journal, self._scheduler = sampler, journal, scheduler
         self._num_samples, self._folder, self._on_begin = num_samples, folder, on_begin
         self._check, self._on_refusal = check, on_refusal
-        self._unfinished = list(journal.unfinished)
+        self._unfinished = [trial for trial in journal.unfinished if sampler.is_wanted(trial.sample)]
         self._index: dict[str, int] = {}
         self._objective: dict[str, float] = {}
         self._next = journal.next_index

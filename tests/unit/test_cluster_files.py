@@ -210,7 +210,7 @@ def test_a_rendered_sweep_is_the_sweep(tmp_path: Path) -> None:
     (tmp_path / "space.yaml").write_text(rendered[0]["data"]["space.yaml"])
     far, here = load_sweep(tmp_path / "space.yaml"), load_sweep(source)
     assert far.fingerprint() == here.fingerprint() and far.trials == 5
-    assert rendered[1]["spec"]["entrypoint"] == "raykd sweep /raykd/config/space.yaml --continue"
+    assert rendered[1]["spec"]["entrypoint"] == "raykd sweep /raykd/config/space.yaml --resume"
     assert [g["replicas"] for g in rendered[1]["spec"]["rayClusterSpec"]["workerGroupSpecs"]] == [1, 3]
 
 

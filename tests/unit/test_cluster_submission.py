@@ -102,7 +102,7 @@ def test_the_command_can_be_sent_again(folder: Path) -> None:
     )  # fmt: skip
     sweep = prepare_submission(read_request(folder / "space.yaml", ["num_samples=3"]), output="/far")
     assert sweep.entrypoint == (
-        "raykd", "sweep", "space.yaml", "num_samples=3", "set.output=/far", "set.ray.address=auto", "--continue"
+        "raykd", "sweep", "space.yaml", "num_samples=3", "set.output=/far", "set.ray.address=auto", "--resume"
     )  # fmt: skip
     assert sweep.id.startswith("small-search-")
     experiment = {"name": "arms", "base": "run.yaml", "arms": {"soft": {"objective": {"temperature": 4.0}}}}

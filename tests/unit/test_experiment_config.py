@@ -446,3 +446,32 @@ def test_generators_over_several_tasks_change_the_task_that_they_are_about() -> 
     other = {"task": {"tasks": {"names": {"data": {"languages": ["en", "zh"]}}}}}
     with pytest.raises(ConfigError, match=r"other rows[\s\S]*another task\.tasks\.names\.data\.languages"):
         load_experiment({"name": "m", "base": two_tasks(), "arms": {"other": other}})
+
+
+def test_the_base_stays_an_arm_where_the_baseline_is_generated() -> None:
+    found = experiment(generate=["no_teachers"], baseline="no_teachers")
+    assert [arm.name for arm in found.arms] == ["base", "no_teachers"] and found.baseline == "no_teachers"
+    assert found.find_reference(found.arms[0]) == "no_teachers"
+    named = experiment(arms={"distilled": {}}, generate=["no_teachers"], baseline="no_teachers")
+    assert [arm.name for arm in named.arms] == ["distilled", "no_teachers"]
+    written = experiment(
+        arms={"soft": {"objective": {"alpha": 0.5}}, "hard": {"objective": {"alpha": 0.9}}}, baseline="hard"
+    )
+    assert [arm.name for arm in written.arms] == ["soft", "hard"], (
+        "who writes the baseline says which arms there are"
+    )
+
+
+def test_select_teachers_of_nothing_says_how_a_run_without_teachers_is_written() -> None:
+    with pytest.raises(ConfigError, match=r"select_teachers \[\].*a run without any has teachers: \[\]"):
+        experiment(arms={"none": {"select_teachers": []}})
+
+
+def test_a_resume_with_fewer_seeds_or_others_trains_those_alone() -> None:
+    found = experiment(generate=["no_teachers"], seeds=[1, 2])
+    sampler = found.build_sampler()
+    for sample in ({"arm": "base", "seed": 3}, {"arm": "gone", "seed": 1}):
+        assert not sampler.is_wanted(sample)
+    sampler.restore(0, {"arm": "base", "seed": 1}, None, finished=False)
+    assert sampler.is_wanted({"arm": "base", "seed": 1}), "what was begun is wanted"
+    assert sampler.is_wanted({"arm": "base", "seed": 0, "trial": 1}), "and what an arm chooses among"

@@ -13,6 +13,7 @@ import raykd
 from raykd.config.loading import load_run
 from raykd.experiments.progress import ArmProgress
 from raykd.report.sweeps.trials import Evaluation, Status, TrialRow
+from raykd.runs.label_progress import format_seconds, show_progress
 from tests.unit.test_cli_bad_input import tree
 
 
@@ -78,3 +79,36 @@ def test_a_plan_counts_trainings_and_steps(tmp_path: Path, monkeypatch: pytest.M
     found = {item.what: item for item in raykd.plan(path)}
     assert found["trainings"].detail == f"2 arms x 3 seeds = 6 x {steps} steps = {6 * (steps or 0)} steps"
     assert "trials at once" in found
+
+
+def test_trainings_of_seeds_that_are_not_asked_for_any_more_do_not_count() -> None:
+    console = Console(file=io.StringIO(), width=100)
+    progress = ArmProgress(console, "accuracy", 7, {}, arms=["base"], seeds=[1, 2])
+    progress.add_earlier(training("base", 1, 0.8))
+    progress.add_earlier(training("base", 3, 0.1))
+    progress.add_earlier(training("gone", 1, 0.1))
+    assert "base 80.00 · 80.00" in shown(progress) and any("1/2" in line for line in shown(progress))
+
+
+def test_what_is_slow_shows_how_many_are_done_and_the_time_that_is_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("raykd.runs.label_progress.time.monotonic", lambda: now[0])
+    out = io.StringIO()
+    with show_progress(Console(file=out, width=200), "students are scored", "students") as report:
+        for at, done in ((0.0, 0), (50.0, 1), (100.0, 2)):
+            now[0] = at
+            report(done, 12)
+    assert out.getvalue().splitlines() == [
+        "students are scored: 0 of 12",
+        "students are scored: 1 of 12, about 9 min left",
+        "students are scored: 2 of 12, about 8 min left",
+    ]
+    out = io.StringIO()
+    with show_progress(Console(file=out, width=200), "texts") as report:
+        for at, done in ((200.0, 0), (220.0, 1000)):
+            now[0] = at
+            report(done, 3000)
+    assert out.getvalue().splitlines()[-1] == "texts: 1,000 of 3,000, 50 texts/s, about 40 s left"
+    assert format_seconds(9000.0) == "2.5 h"

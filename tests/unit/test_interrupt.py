@@ -166,7 +166,7 @@ def test_whoever_swallows_the_exception_the_process_ends_in_time(how: str, tmp_p
     finally:
         process.kill()
     assert process.returncode == 130 and took < 8.0, (took, err)
-    assert err.count("interrupted") == 1 + err.count("raise Interrupted") + err.count("__main__.Interrupted")
+    assert err == "interrupted\n", "Python says nothing of one that was lost in a callback"
     assert (tmp_path / "state").read_text() == "interrupted"
     assert out == "unwound\n" or (tmp_path / "last").read_text() == "ended"
 

@@ -90,4 +90,4 @@ def test_check_takes_a_space_and_names_a_folder_that_is_there(
     state = {"status": "interrupted", "fingerprint": load_sweep(path).fingerprint()}
     (tmp_path / "out" / "s" / "run.json").write_text(json.dumps(state))
     result = CliRunner().invoke(app, ["check", str(path)])
-    assert "s exists already, interrupted" in result.output and "space.yaml --continue" in result.output
+    assert "s exists already, interrupted" in result.output and "space.yaml --resume" in result.output

@@ -87,7 +87,7 @@ def test_what_a_time_budget_left_is_said(tmp_path: Path) -> None:
     journal.record_end("t0", "finished")
     journal.record_end("t1", "failed", "no")
     (note,) = _notes(plan, journal)
-    assert note.startswith("1 failed: raykd sweep --resume s tries failed trials again")
+    assert note.startswith("1 failed: raykd sweep s --resume tries failed trials again")
 
 
 def test_a_domain_that_is_logarithmic_is_drawn_so(tmp_path: Path) -> None:

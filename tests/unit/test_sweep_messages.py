@@ -70,7 +70,7 @@ def test_a_setting_that_is_no_run_is_not_said_to_be_tried_again(tmp_path: Path) 
 def test_failed_trials_are(tmp_path: Path) -> None:
     text = said(journal_of(tmp_path, ("failed", "no"), ("diverged", "nan")), tmp_path)
     assert (
-        f"1 failed: raykd sweep --resume {tmp_path} tries failed trials again" in text
+        f"1 failed: raykd sweep {tmp_path} --resume tries failed trials again" in text
         and "1 diverged" in text
     )
 
@@ -81,4 +81,4 @@ def test_a_budget_that_was_over_too_early_says_so_and_how_to_go_on(tmp_path: Pat
         folder.mkdir()
         text = said(journal_of(folder, *ends), folder, budget=3.0)
         assert "time_budget_s 3 was over before the first score" in text
-        assert f"raykd sweep --resume {folder} time_budget_s=60 goes on" in text
+        assert f"raykd sweep {folder} --resume time_budget_s=60 goes on" in text

@@ -11,10 +11,9 @@ from raykd.driver.jobs import load_rows
 from raykd.driver.loop import make_student_model
 from raykd.report.sizes import Size
 from raykd.scoring.score import join_sizes
-from raykd.scoring.student_sizes import TeacherSizes, join_tasks
 from raykd.student.prepare import fit_tokenizer
 from raykd.tuning import sizes as module
-from raykd.tuning.sizes import measure_trial_sizes
+from raykd.tuning.sizes import TeacherSizes, join_tasks, measure_trial_sizes
 from tests.made_trials import row
 
 PLACE = "1 thread, cpu"

@@ -28,6 +28,7 @@ class FakeSampler:
 
     def __init__(self, limit: int = 100) -> None:
         self.limit, self.asked = limit, list[int]()
+        self.unwanted: list[int] = []
         self.reports: list[tuple[int, int, float]] = []
         self.told: list[tuple[int, float | None]] = []
         self.restored: list[tuple[int, dict[str, Any], float | None, bool]] = []
@@ -35,6 +36,9 @@ class FakeSampler:
     def ask(self, index: int) -> dict[str, Any] | None:
         self.asked.append(index)
         return {"x": index} if index < self.limit else None
+
+    def is_wanted(self, sample: Mapping[str, Any]) -> bool:
+        return sample.get("x") not in self.unwanted
 
     def name_trial(self, index: int, sample: Mapping[str, Any]) -> str:
         return f"t{index:04d}"
@@ -333,3 +337,14 @@ def test_a_cut_journal_without_its_results_would_decide_otherwise(tmp_path: Path
             for t in journal.trials.values() if t.status is not None)]  # fmt: skip
     (tmp_path / "forgetful").write_text("\n".join(kept) + "\n")
     assert driver.run(tmp_path / "forgetful", done=done) != unbroken[done:]
+
+
+def test_an_unfinished_trial_that_nobody_wants_any_more_is_not_handed_out(tmp_path: Path) -> None:
+    first, _, _ = start(Journal(tmp_path / "trials.jsonl"), 3)
+    for trial_id in ("a", "b", "c"):
+        first.suggest(trial_id)
+    sampler = FakeSampler()
+    sampler.unwanted = [1]
+    again, _, _ = start(Journal(tmp_path / "trials.jsonl"), 4, sampler=sampler)
+    handed = [again.suggest(trial_id) for trial_id in ("d", "e", "f")]
+    assert [one["x"] for one in handed] == [0, 2, 3] and again.suggest("g") == Searcher.FINISHED

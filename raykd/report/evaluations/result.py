@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from raykd.report.sizes import Size
-
 if TYPE_CHECKING:
     from raykd.parse import JsonObject
+    from raykd.report.sizes import Size
     from raykd.tasks.scores.classes import ClassScores
     from raykd.tasks.scores.intervals import Interval
 
@@ -83,7 +82,7 @@ class EvaluationResult:
         classes: Scores by class and the confusion table; None for a task without classes.
         calibration: None for a task that gives no probabilities of answers.
         notes: What a reader must know.
-        size: How large and fast the model is; a model that writes texts is not timed.
+        size: How large and fast the model is; a model that writes texts is not timed; None was not measured.
     """
 
     model: str
@@ -97,7 +96,7 @@ class EvaluationResult:
     classes: ClassScores | None = field(repr=False)
     calibration: Reliability | None = field(repr=False)
     notes: tuple[str, ...] = field(repr=False)
-    size: Size = field(default_factory=Size, repr=False)
+    size: Size | None = field(default=None, repr=False)
 
     @property
     def metrics(self) -> dict[str, float]:

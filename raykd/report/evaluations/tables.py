@@ -71,9 +71,11 @@ def _format_interval(part: Slice, metric: str) -> str:
     return f"{format_metric(metric, part.interval.low)} to {format_metric(metric, part.interval.high)}"
 
 
-def _build_size_table(size: Size) -> FittedTable:
+def _build_size_table(size: Size | None) -> FittedTable:
     """Return parameters, megabytes and texts a second."""
-    remarks = () if size.timed_on is None else (f"texts/s: {size.timed_on}, tokenisation included",)
+    remarks = (
+        () if size is None or size.timed_on is None else (f"texts/s: {size.timed_on}, tokenisation included",)
+    )
     return _build_table("Size and speed", SIZE_HEADS, [format_size(size)], left=0, remarks=remarks)
 
 

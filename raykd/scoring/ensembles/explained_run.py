@@ -1,5 +1,7 @@
 """Explain a run from its folder: read the stored answers of its teachers and ask its student. No teacher is loaded.
 
+The pages that hold the report, in the folder and in MLflow, are replaced.
+
 Decision record: answers are read from the store by content, so a run explains itself as long as store, data and the
 description of its teachers are there. Where answers are gone, the report that the run wrote at its end is shown and
 said to be that; where there is none either, the error says how to get the answers again.
@@ -7,9 +9,10 @@ said to be that; where there is none either, the error says how to get the answe
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,7 +21,7 @@ from pydantic import TypeAdapter
 
 from raykd.answers.source import AnswerSlots
 from raykd.checkpoint.curves import FILE, Curves
-from raykd.config import RunConfig
+from raykd.config import Run, RunConfig
 from raykd.config.home import EXPERIMENT, RUN, SPACE, find_folder, read_folder_state
 from raykd.config.loading import load_any_run
 from raykd.data.rows import Rows
@@ -31,6 +34,7 @@ from raykd.report.ensembles.page import write_ensemble_page
 from raykd.report.ensembles.report import EnsembleReport, SystemSize, read_ensemble_report
 from raykd.report.plots import collect_curves
 from raykd.report.runs.tasks_page import TASKS
+from raykd.report.side_by_side.rewrite import PAGE, rewrite_pages
 from raykd.scoring.costs import list_system_sizes
 from raykd.scoring.ensembles.comparison import add_retrained
 from raykd.scoring.ensembles.inputs import EnsembleInputs, ask_student, pick_rows
@@ -39,6 +43,7 @@ from raykd.scoring.several_tasks import select_task_points
 from raykd.tasks import SystemAnswers
 from raykd.teachers.store import make_text_keys
 from raykd.teachers.teacher import Teacher
+from raykd.tracking import replace_files, resolve_tracking_uri
 
 log = logging.getLogger("raykd.runs")
 
@@ -52,12 +57,14 @@ class ExplainedTask:
         report: The report.
         page: The page that shows it.
         folder: Of the run.
+        unrecorded: Why MLflow still holds the earlier pages; None where it has these.
     """
 
     task: str
     report: EnsembleReport
     page: Path
     folder: Path
+    unrecorded: str | None = None
 
 
 def explain_folder(run: Path, comparison: Path | None = None) -> list[ExplainedTask]:
@@ -97,7 +104,26 @@ def explain_folder(run: Path, comparison: Path | None = None) -> list[ExplainedT
             report = add_retrained(report, find_folder(comparison).resolve(), task)
         page = write_ensemble_page(report, place)
         explained.append(ExplainedTask(task, report, page, folder))
-    return explained
+    unrecorded = _record_again(config, folder, explained)
+    return [replace(one, unrecorded=unrecorded) for one in explained]
+
+
+def _record_again(config: Run, folder: Path, explained: Sequence[ExplainedTask]) -> str | None:
+    """Write the run's own pages with the new reports, and give MLflow all of them; return why it has not got them."""
+    files: dict[Path, str | None] = {}
+    with contextlib.suppress(RaykdError):  # of a run that was cut off before its own pages
+        files[rewrite_pages(folder)] = None
+    for one in explained:
+        place, artifacts = one.page.parent, one.task or None
+        files |= dict.fromkeys([one.page, place / REPORT], artifacts)
+        if one.task and (place / PAGE).is_file():
+            files[place / PAGE] = artifacts
+    run_id = (read_folder_state(folder) or {}).get("mlflow_run_id")
+    if run_id is None:
+        return None
+    return replace_files(
+        resolve_tracking_uri(config.tracking, Path(config.output).resolve()), str(run_id), folder, files
+    )
 
 
 def _check_folder(folder: Path, given: Path) -> None:
