@@ -282,3 +282,29 @@ def test_a_comparison_itself_is_not_explained(run: Path) -> None:
             raykd.explain(run)
     finally:
         (run / "experiment.yaml").unlink()
+
+
+def test_mlflow_gets_the_new_pages_of_a_run_that_was_recorded_there(
+    run: Path, mlflow_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    from raykd.tracking import Tracker
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_uri)
+    tracker = Tracker.start(mlflow_uri, "explained", "made", params={}, tags={}, directory=run)
+    tracker.log_text("old", PAGE)
+    tracker.finish("FINISHED")
+    state = run / "run.json"
+    before = state.read_text(encoding="utf-8")
+    state.write_text(json.dumps({**json.loads(before), "mlflow_run_id": tracker.run_id}), encoding="utf-8")
+    try:
+        found = raykd.explain(run)
+    finally:
+        state.write_text(before, encoding="utf-8")
+    client = MlflowClient(tracking_uri=mlflow_uri)
+    for name in (PAGE, FILE):
+        held = Path(client.download_artifacts(tracker.run_id, name)).read_text(encoding="utf-8")
+        assert held == (run / name).read_text(encoding="utf-8")
+    assert not any("MLflow" in note for note in found.notes)
+    assert client.get_run(tracker.run_id).info.status == "FINISHED"

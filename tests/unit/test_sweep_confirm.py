@@ -83,7 +83,7 @@ def test_what_a_time_budget_left_is_said(tmp_path: Path) -> None:
         if index > 1:
             journal.record_end(f"t{index}", "finished")
     (note,) = _notes(plan, journal)
-    assert note.startswith("2 trials were cut off") and "--resume s" in note
+    assert note.startswith("2 trials were cut off") and "sweep s --resume" in note
     journal.record_end("t0", "finished")
     journal.record_end("t1", "failed", "no")
     (note,) = _notes(plan, journal)

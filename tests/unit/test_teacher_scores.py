@@ -21,7 +21,7 @@ from raykd.config import ModelTeacher, RunConfig
 from raykd.data.load import Dataset
 from raykd.data.rows import Rows
 from raykd.distill.signals import UNLABELLED
-from raykd.driver.jobs import Job
+from raykd.driver.jobs import Job, make_teacher_jobs
 from raykd.errors import ModelError
 from raykd.models import read_labels
 from raykd.preflight.check import collect_findings
@@ -428,3 +428,23 @@ def test_check_says_which_teachers_are_never_asked(tmp_path: Path) -> None:
         "note: teacher multi is asked for no row of this run: objective.weighting by_language routes them to others "
         "(rows in en go to en; rows in zh go to zh)"
     )
+
+
+def test_check_says_which_teachers_are_trained_already(tmp_path: Path) -> None:
+    source = {"kind": "embedded", "rows_per_language": 80}
+    config = RunConfig.model_validate({
+        "output": str(tmp_path),
+        "data": {
+            "train": source, "validation": {**source, "split": "validation"}, "labels": ["negative", "positive"],
+            "languages": ["zh", "en"],
+        },
+        "student": {"kind": "linear"},
+        "train": {"batch_size": 8},
+        "teachers": [{"name": name, "languages": [name], "training": {}} for name in ("zh", "en")],
+    })  # fmt: skip
+    there = next(job.output for job in make_teacher_jobs(config) if job.name == "teacher-zh")
+    there.mkdir(parents=True)
+    (there / "config.json").write_text("{}", encoding="utf-8")
+    found = {f.what: f.detail for f in collect_findings(config)}
+    assert found["teacher zh"] == f"trained before, and reused: {there}"
+    assert found["teacher en"].startswith("will be trained: ")

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from raykd.errors import TrackingError
 from raykd.keys import make_mlflow_key
 from raykd.point import Point
-from raykd.tracking import SyncResult, Tracker, find_waiting_folders, send_waiting
+from raykd.tracking import SyncResult, Tracker, find_waiting_folders, replace_files, send_waiting
 from raykd.tracking.client import send_points
 from raykd.tracking.delivery.heartbeat import HEARTBEAT, STALE_S, end_stale
 from raykd.tracking.delivery.operations import LATER
@@ -217,3 +217,48 @@ def test_any_name_becomes_one_that_mlflow_takes_and_no_other_name_becomes(key, o
     for check in (_validate_metric_name, _validate_param_name, _validate_tag_name):
         check(clean)
     assert (make_mlflow_key(other) == clean) is (other == key)
+
+
+def test_files_of_an_ended_run_are_replaced_and_its_end_stays(client, mlflow_uri, tmp_path):
+    page = tmp_path / "ensemble.html"
+    page.write_text("<p>old</p>", encoding="utf-8")
+    run = Tracker.start(mlflow_uri, "afterwards", "done", params={}, tags={}, directory=tmp_path)
+    run.log_file(page)
+    run.log_file(page, "a task")
+    run.finish("FINISHED")
+    before = client.get_run(run.run_id).info
+    page.write_text("<p>new</p>", encoding="utf-8")
+    assert replace_files(mlflow_uri, run.run_id, tmp_path, {page: "a task"}) is None
+    after = client.get_run(run.run_id).info
+    assert (after.status, after.end_time) == ("FINISHED", before.end_time)
+    held = {
+        place: client.download_artifacts(run.run_id, place)
+        for place in ("ensemble.html", "a task/ensemble.html")
+    }
+    texts = {place: open(file, encoding="utf-8").read() for place, file in held.items()}  # noqa: SIM115
+    assert texts == {"ensemble.html": "<p>old</p>", "a task/ensemble.html": "<p>new</p>"}
+    assert not (tmp_path / LATER).exists()
+    client.delete_run(run.run_id)
+    assert replace_files(mlflow_uri, run.run_id, tmp_path, {page: None}) == (
+        f"MLflow was not told: its run {run.run_id} is deleted"
+    )
+
+
+def test_files_that_mlflow_does_not_take_wait_once_for_a_sync(client, mlflow_uri, tmp_path):
+    page = tmp_path / "ensemble.html"
+    page.write_text("<p>old</p>", encoding="utf-8")
+    run = Tracker.start(mlflow_uri, "afterwards", "away", params={}, tags={}, directory=tmp_path)
+    run.log_file(page)
+    run.finish("FINISHED")
+    for text in ("<p>newer</p>", "<p>newest</p>"):
+        page.write_text(text, encoding="utf-8")
+        said = replace_files(DEAD, run.run_id, tmp_path, {page: None})
+        assert said is not None and f"raykd mlflow sync {tmp_path} sends them" in said
+    assert len((tmp_path / LATER).read_text(encoding="utf-8").splitlines()) == 1
+    send_waiting(mlflow_uri, tmp_path)
+    with open(client.download_artifacts(run.run_id, "ensemble.html"), encoding="utf-8") as file:
+        assert file.read() == "<p>newest</p>"
+    assert client.get_run(run.run_id).info.status == "FINISHED" and not (tmp_path / LATER).exists()
+    nowhere = f"sqlite:///{tmp_path}/none/mlflow.db"
+    assert "there is no database" in (replace_files(nowhere, run.run_id, tmp_path, {page: None}) or "")
+    assert not (tmp_path / "none").exists(), "none is made for it"
