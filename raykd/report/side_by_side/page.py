@@ -130,7 +130,11 @@ class SideBySide:
     @staticmethod
     def remarks(cells: Cells) -> tuple[str, ...]:
         """Return what ratios of size and speed are beside, where the table has them."""
-        return (f"{RATIO_REMARK}; of the same run",) if set(RATIO_HEADS) & set(cells[0]) else ()
+        return (
+            (f"{RATIO_REMARK}; each beside the teachers of its own run",)
+            if set(RATIO_HEADS) & set(cells[0])
+            else ()
+        )
 
     def list_differences(self) -> dict[str, list[str]]:
         """Return each key of the configurations that differs, with its value in each run; a dash where it has none.

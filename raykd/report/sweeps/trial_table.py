@@ -31,7 +31,7 @@ from raykd.report.table import Row
 from raykd.tasks.scores.metrics import find_metric_title
 
 SIZE_REMARK = (
-    "speeds are of the validation rows; scores of teachers and of the winner on test rows: raykd confirm"
+    "timed on validation texts; raykd confirm scores the winner, its base and its teachers on the test rows"
 )
 LEAST_VALUES = 24
 """Characters of a column that holds the values of all searched keys."""
