@@ -33,7 +33,7 @@ class Size:
     """What one system takes to keep and to run; None is not known.
 
     Attributes:
-        parameters: Of the model; the sum over an ensemble.
+        parameters: Of the model; the sum over an ensemble; 0 is a teacher without weights.
         megabytes: Of its weights on disk; the sum over an ensemble.
         ms: Milliseconds per text.
         timed_on: Threads and device of `ms`, in words.
@@ -53,7 +53,7 @@ class Size:
 def format_size(size: Size | None) -> list[str]:
     """Return parameters, megabytes and texts a second; dashes for what is not known."""
     size = size or Size()
-    count = ABSENT if size.parameters is None else format_count(size.parameters)
+    count = format_count(size.parameters) if size.parameters else ABSENT
     return [count, format_megabytes(size.megabytes), format_speed(size.ms)]
 
 

@@ -259,8 +259,9 @@ def join_sizes(sizes: Sequence[Size], shares: Sequence[float]) -> Size:
     times = [size.ms * share for size, share in needed if size.ms is not None]
     places = {size.timed_on for size, _ in needed}
     megabytes = [size.megabytes for size in sizes if size.megabytes is not None]
+    counts = [size.parameters for size in sizes if size.parameters]
     return Size(
-        sum(size.parameters or 0 for size in sizes),
+        sum(counts) if len(counts) == len(sizes) else None,  # one without weights is no part of a sum
         sum(megabytes) if len(megabytes) == len(sizes) else None,
         sum(times) if times and len(times) == len(needed) else None,
         places.pop() if len(places) == 1 else None,

@@ -84,6 +84,7 @@ def test_teachers_together_take_what_the_teachers_that_are_asked_take() -> None:
     assert join_sizes(sizes, [0.5, 0.5, 0.0]) == Size(35, None, 6.0, PLACE), (
         "one that is never asked costs no time"
     )
+    assert join_sizes([sizes[0], Size(0)], [1.0, 1.0]).parameters is None, "one of them has no weights"
     assert join_sizes(sizes, [0.5, 0.5, 0.5]) == Size(35, None, None, None)
     parts = [TeacherSizes({"a": sizes[0]}, sizes[0]), TeacherSizes({"b": sizes[1]}, sizes[1])]
     assert join_tasks(parts[:1]) == parts[0] and join_tasks([]) == TeacherSizes()
