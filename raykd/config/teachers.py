@@ -193,6 +193,12 @@ class CallableTeacher(TeacherBase):
     stands in. Neither sees what else the function reads (a saved model, a library): write another version when that
     changes."""
 
+    @property
+    def function_file(self) -> str | None:
+        """The file whose content its answers depend on; None for an installed module, and where a version stands."""
+        place = self.function.rpartition(":")[0]
+        return place if place.endswith(".py") and self.version is None else None
+
 
 _KIND_BY_KEY = {"function": "callable", "path": "model", "training": "trained"}
 """The kind of a teacher without `kind`, by a key that only that kind has."""

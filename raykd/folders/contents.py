@@ -24,8 +24,11 @@ _IGNORED = (".md", ".log", ".lock")
 
 
 def list_model_paths(config: Run) -> dict[str, str]:
-    """Return the folders and hub names of the models that a run starts from, by key."""
+    """Return the folders and hub names of the models that a run starts from, and files of functions, by key."""
     paths = {f"teachers.{t.name}.path": getattr(t, "path", None) for t in config.active_teachers}
+    paths |= {
+        f"teachers.{t.name}.function": getattr(t, "function_file", None) for t in config.active_teachers
+    }
     paths["student.path"] = getattr(config.student, "path", None)
     for teacher in config.trained_teachers:
         key = f"teachers.{teacher.name}.training.model.path"
@@ -34,12 +37,17 @@ def list_model_paths(config: Run) -> dict[str, str]:
 
 
 def digest_models(config: Run) -> dict[str, str]:
-    """Return digests of the local model folders that a run starts from, by key. Hub names are left out."""
+    """Return digests of the local models that a run starts from, by key. Hub names are left out."""
     return {
-        key: digest_folder(Path(path))
+        key: digest_folder(Path(path)) if Path(path).is_dir() else digest_file(Path(path))
         for key, path in list_model_paths(config).items()
-        if Path(path).is_dir()
+        if Path(path).exists()
     }
+
+
+def digest_file(path: Path) -> str:
+    """Return the sha256 (hex) of a file's content."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def digest_folder(folder: Path) -> str:

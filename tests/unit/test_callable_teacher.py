@@ -15,6 +15,9 @@ from raykd.config.loading import load_run, validate_run
 from raykd.data.rows import Rows
 from raykd.driver.pool import make_teacher_spec
 from raykd.errors import ConfigError, LabelMismatchError, ModelError
+from raykd.folders.changes import Changes
+from raykd.folders.contents import digest_models
+from raykd.folders.earlier_start import add_model_changes
 from raykd.preflight.check import check_teacher
 from raykd.preflight.selftests import NO_ROW, try_out_teacher
 from raykd.teachers.backends.backend import describe_teacher
@@ -223,3 +226,15 @@ def test_a_file_is_relative_to_the_run_file_and_its_folder_is_no_part_of_the_run
     assert isinstance(teacher, CallableTeacher) and teacher.function == f"{example.parent}/ngrams.py:predict"
     here, there = (config_of(f"{folder}/own.py:predict").fingerprint() for folder in ("/a", "/b"))
     assert here == there != config_of("/a/own.py:other").fingerprint()
+
+
+def test_a_run_does_not_go_on_with_a_function_that_was_edited(tmp_path: Path) -> None:
+    file = tmp_path / "own.py"
+    file.write_text(LENGTHS, encoding="utf-8")
+    config, key = config_of(f"{file}:predict"), "teachers.t.function"
+    state = {"models": digest_models(config)}
+    assert add_model_changes(Changes(), config, config, state).refused == ()
+    file.write_text(LENGTHS + "# edited", encoding="utf-8")
+    (change,) = add_model_changes(Changes(), config, config, state).refused
+    assert change.key == key and "its files are other ones" in str(change)
+    assert digest_models(config_of(f"{file}:predict", version="1")) == {}
