@@ -125,7 +125,7 @@ def predict_command(
         Path | None,
         typer.Option(
             "--file",
-            help="Rows: JSON lines, CSV, TSV or Parquet; - for JSON lines on standard input.",
+            help="Rows: JSON lines, CSV, TSV, Parquet or plain text (.txt); - for JSON lines on standard input.",
         ),
     ] = None,
     column: Annotated[

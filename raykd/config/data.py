@@ -30,8 +30,8 @@ ColumnKey = Literal[
 
 
 class Files(Spec):
-    """Local JSON lines, CSV, TSV or Parquet files; the ending says which. All but Parquet may be packed (.gz, .zst,
-    .bz2, .xz)."""
+    """Local JSON lines, CSV, TSV, Parquet or plain text files (.txt: one text a line, under the key `text`); the ending
+    says which. All but Parquet may be packed (.gz, .zst, .bz2, .xz)."""
 
     kind: Literal["files"] = "files"
     paths: tuple[str, ...] = Field(min_length=1)

@@ -42,7 +42,7 @@ def read_inputs(
 
     Args:
         texts: Arguments; if there are any, nothing else is read.
-        file: JSON lines, CSV, TSV or Parquet; ``-`` is standard input with JSON lines.
+        file: JSON lines, CSV, TSV, Parquet or plain text; ``-`` is standard input with JSON lines.
         column: Key of the text; None takes the first of these that the rows have: question and context, tokens,
             text, src, prompt.
         pair: Key of the second text.

@@ -330,3 +330,32 @@ def test_patterns_are_sorted_and_match_something(tmp_path: Path) -> None:
         read(folder, "t-*.jsonl", "t-1.jsonl")
     (folder / "t-*.jsonl").write_text(json.dumps({"text": "itself", "label": "a"}))
     assert read(folder, "t-*.jsonl").texts == ("itself",)
+
+
+def test_plain_text_is_one_text_a_line_as_it_stands(tmp_path: Path) -> None:
+    path = tmp_path / "more.txt.gz"
+    path.write_bytes(gzip.compress(b' the "room", was good\n\nO\r\na\tb\n'))
+    records = list(read_file_records(path))
+    assert [(r.line, dict(r.values)) for r in records] == [
+        (1, {"text": ' the "room", was good'}), (3, {"text": "O"}), (4, {"text": "a\tb"}),
+    ]  # fmt: skip
+    rows = read(tmp_path, "more.txt.gz", language="en", labelled=False)
+    assert len(rows.texts) == 3 and not rows.labelled.any()
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "ending"),
+    [
+        (TSV, "a table with tabs", ".tsv"),
+        (JSONL, "JSON lines", ".jsonl"),
+        ("EU B-ORG\nrejects O\n\nGerman B-MISC\n", "tagged words", ".jsonl"),
+    ],
+)
+def test_other_kinds_of_file_under_the_ending_of_plain_text(
+    content: str, kind: str, ending: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "train.txt"
+    path.write_text(content)
+    with pytest.raises(DataError, match="the ending says plain text") as error:
+        list(read_file_records(path))
+    assert kind in str(error.value) and ending in str(error.value)

@@ -1,8 +1,8 @@
 """Read files, hub sets and saved folders as one stream of `Record`s.
 
-Decision record: `datasets` reads hub sets and saved folders, pyarrow Parquet files; text files are read by `textfiles`
-and `delimited`. Columns that hold neither text nor number nor lists of them (vectors, maps, images) are not decoded:
-`UnreadValue` stands in their place, so that a source may hold anything as long as nobody asks for it.
+Decision record: `datasets` reads hub sets and saved folders, pyarrow Parquet files; text files are read by `textfiles`,
+`delimited` and `plain`. Columns that hold neither text nor number nor lists of them (vectors, maps, images) are not
+decoded: `UnreadValue` stands in their place, so that a source may hold anything as long as nobody asks for it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from raykd.config import Files, Hub
 from raykd.data.files.delimited import Tell, read_delimited
 from raykd.data.files.opening import PACKED
+from raykd.data.files.plain import read_plain_lines
 from raykd.data.files.slices import select_split
 from raykd.data.files.textfiles import (
     Record,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 JSON_LINES = (".jsonl", ".ndjson", ".json")
 DELIMITED = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 PARQUET = (".parquet",)
+PLAIN = (".txt",)
 _ROWS_AT_ONCE = 1024
 
 
@@ -61,12 +63,14 @@ def read_file_records(path: Path, source: Files | None = None, tell: Tell = _ign
         )
     if ending in JSON_LINES:
         return read_json_lines(path)
+    if ending in PLAIN:
+        return read_plain_lines(path)
     if ending in PARQUET and not packed:
         return _read_parquet_records(path)
     raise DataError(
         f"{path}: the ending does not say what the file is",
         got=path.suffix or "no ending",
-        wanted=", ".join([*JSON_LINES, *DELIMITED, *PARQUET])
+        wanted=", ".join([*JSON_LINES, *DELIMITED, *PARQUET, *PLAIN])
         + f"; all but Parquet also with {', '.join(PACKED)}",
         next_step="rename or convert the file",
     )

@@ -77,7 +77,7 @@ def require_file(path: Path) -> None:
         raise DataError(
             f"{path}: {problem}",
             got=got,
-            wanted="a file that ends in .jsonl, .csv, .tsv or .parquet, packed (.gz) or not",
+            wanted="a file that ends in .jsonl, .csv, .tsv, .txt or .parquet, packed (.gz) or not",
             next_step=advice,
         )
 
