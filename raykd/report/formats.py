@@ -46,7 +46,12 @@ def format_ratio(ratio: float) -> str:
 
 
 def format_signed(value: float, digits: int) -> str:
-    """Return a difference with its sign; a small one gets up to five digits, so that it does not read as zero."""
+    """Return a difference with its sign; a small one gets up to five digits, so that it does not read as zero.
+
+    What five digits do not show is the rounding of a sum and does read as zero, with the digits that were asked for.
+    """
+    if float(f"{value:.5f}") == 0.0:
+        value = 0.0
     while digits < 5 and value and float(f"{value:.{digits}f}") == 0.0:
         digits += 1
     return use_minus_sign(f"{value:+.{digits}f}")
