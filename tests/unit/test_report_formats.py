@@ -11,7 +11,7 @@ from raykd.report.formats import format_signed
     ("value", "digits", "text"),
     [
         (1.234, 2, "+1.23"),
-        (-0.004, 2, "−0.004"),  # noqa: RUF001 - the typographic minus sign
+        (-0.004, 2, "−0.004"),
         (0.00004, 2, "+0.00004"),
         (1e-15, 2, "+0.00"),
         (-1e-15, 1, "+0.0"),
