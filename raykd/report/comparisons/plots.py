@@ -28,6 +28,7 @@ from raykd.report.charts import (
 from raykd.report.classes import draw_confusions
 from raykd.report.comparisons.costs import summarize_costs
 from raykd.report.comparisons.differences import PairedDifference, find_scale
+from raykd.report.comparisons.point_names import choose_corners, draw_names
 from raykd.report.comparisons.results import ArmResult, ArmScore, ComparisonReport
 from raykd.report.comparisons.tables import format_score
 from raykd.report.formats import ABSENT, choose_unit, format_count
@@ -39,6 +40,8 @@ BELOW = 6
 """How far below its mean a seed is drawn, in pixels, so that the interval does not hide it."""
 WIDE = 3.0
 """Costs that differ by this factor have a logarithmic axis."""
+FRONT, MARGIN = (410, 260), (40, 16)
+"""Width and height in pixels of a chart of quality against cost, and what stays free at its sides."""
 FEW = 5
 """Arms of which each is named in a chart."""
 CAPTIONS = {
@@ -203,15 +206,16 @@ def _draw_front(
         row["named"] = row["arm"] if is_named else ""
     costs = [row["cost"] for row in (*rows, *references)]
     is_wide = max(costs) >= WIDE * min(costs)
-    scale = {"type": "log" if is_wide else "linear", "zero": False, "nice": False, "padding": 40}
+    _place_names(rows, references, is_log=is_wide)
+    scale = {"type": "log" if is_wide else "linear", "zero": False, "nice": False, "padding": MARGIN[0]}
     axis = {"format": "~s", "tickCount": 5, "grid": False}
     x = encode("cost", f"{label} (logarithmic)" if is_wide else label, scale=scale, axis=axis)
     title = f"{report.split} {find_metric_title(report.metric)}"
-    y = encode("value", title, scale={"zero": False, "padding": 16})
+    y = encode("value", title, scale={"zero": False, "padding": MARGIN[1]})
     colour = {"condition": {"test": "datum.front", "value": SEED}, "value": GREY}
     return {
-        "width": 410,
-        "height": 260,
+        "width": FRONT[0],
+        "height": FRONT[1],
         "data": {"values": rows},
         "encoding": {"x": x, "y": y},
         "layer": [
@@ -221,15 +225,27 @@ def _draw_front(
             {"mark": {"type": "point", "filled": True, "size": 55, "opacity": 1}, "encoding": {
                 "color": colour,
                 "tooltip": list_tips(arm="arm", paid=label, shown=title, interval="95 % interval")}},
-            {"mark": {"type": "text", "align": "left", "dx": 7, "dy": -7, "fontSize": 11, "limit": 180},
-             "encoding": {"text": {"field": "named"}}},
+            *draw_names("named"),
             *_draw_references(references, label, title),
         ],
     }  # fmt: skip
 
 
+def _place_names(rows: list[Spec], references: list[Spec], *, is_log: bool) -> None:
+    """Write into each point where its name stands."""
+    points = [(row["cost"], row["value"], row.get("named", row["arm"])) for row in (*rows, *references)]
+    drawn = [
+        value for row in (*rows, *references) for value in (row["value"], row.get("low"), row.get("high"))
+    ]
+    known = [value for value in drawn if value is not None]
+    size = (FRONT[0] - 2.0 * MARGIN[0], FRONT[1] - 2.0 * MARGIN[1])
+    corners = choose_corners(points, (min(known), max(known)), size, is_log=is_log)
+    for row, corner in zip((*rows, *references), corners, strict=True):
+        row["corner"] = corner
+
+
 def _draw_references(references: list[Spec], label: str, title: str) -> list[Spec]:
-    """Return the layers of the teachers: diamonds with their names below them."""
+    """Return the layers of the teachers: diamonds with their names beside them."""
     if not references:
         return []
     data = {"values": references}
@@ -237,8 +253,7 @@ def _draw_references(references: list[Spec], label: str, title: str) -> list[Spe
     return [
         {"data": data, "mark": {"type": "point", "shape": "diamond", "filled": True, "size": 75, "color": INK,
          "opacity": 1}, "encoding": {"tooltip": tips}},
-        {"data": data, "mark": {"type": "text", "align": "right", "dx": -8, "dy": -4, "fontSize": 11, "limit": 180},
-         "encoding": {"text": {"field": "arm"}}},
+        *({"data": data, **layer} for layer in draw_names("arm")),
     ]  # fmt: skip
 
 
