@@ -22,7 +22,12 @@ from raykd.pretrained.starts import GENERATION, check_decoder_start
 from raykd.pretrained.tokenizers import load_tokenizer
 from raykd.tasks.language import LanguageTask
 from raykd.text.batch import TextBatch
-from raykd.text.codes import choose_language_code, is_multilingual_class, list_language_codes
+from raykd.text.codes import (
+    choose_language_code,
+    find_source_marks,
+    is_multilingual_class,
+    list_language_codes,
+)
 from raykd.text.prompts import encode_prompts
 from raykd.text.tokens import Tokenizer
 
@@ -152,6 +157,26 @@ def check_source_languages(config: RunConfig, rows: Rows) -> str:
                     next_step="name it, for example data.train.source_language=en",
                 )
             notes.append(f"{who} reads sources without a language as {own}")
+    return "; ".join(notes)
+
+
+def describe_untold_models(config: RunConfig, rows: Rows) -> str:
+    """Return which models write several languages and are not told which one; "" where there is none.
+
+    A T5, a Marian or a plain BART reads the language to write from the source or not at all, so only the data say it.
+    """
+    if not config.task.marks_languages:
+        return ""
+    asked = {f"teacher {t.name}": t.language_set for t in config.active_teachers}
+    notes = []
+    for who, folder, _, trusted in _list_local_models(config):
+        written = sorted(set(rows.languages) & (asked.get(who) or set(rows.languages)))
+        if len(written) < 2 or has_language_codes(folder):
+            continue
+        if not find_source_marks(load_tokenizer(folder, trust_remote_code=trusted)):
+            notes.append(
+                f"{who} is not told which of {', '.join(written)} to write: its sources have to say it"
+            )
     return "; ".join(notes)
 
 

@@ -30,6 +30,8 @@ class FreshStudent(Spec):
     tasks: ClassVar[frozenset[Head]]
     """Heads that it can have."""
     default_head: ClassVar[Head] = "classification"
+    marks_sources: ClassVar[bool] = False
+    """Whether its sources begin with the language to write, where there are several."""
     kind: str
 
     def build(

@@ -101,6 +101,7 @@ class EncoderDecoderStudent(FreshStudent):
 
     tasks: ClassVar[frozenset[Head]] = frozenset({"seq2seq"})
     default_head: ClassVar[Head] = "seq2seq"
+    marks_sources: ClassVar[bool] = True
     kind: Literal["encoder_decoder"] = "encoder_decoder"
     layers: int = Field(3, ge=1)
     """Of the encoder, and as many of the decoder."""

@@ -74,7 +74,7 @@ def adapt_settings(
     if code is None:
         own = settings.decoder_start_token_id if starts else settings.forced_bos_token_id
         if own is None:
-            raise _build_language_error(codes)
+            raise build_language_error(codes)
         return settings
     adapted = deepcopy(settings)
     if starts:
@@ -84,10 +84,11 @@ def adapt_settings(
     return adapted
 
 
-def _build_language_error(codes: Sequence[str]) -> ModelError:
+def build_language_error(codes: Sequence[str]) -> ModelError:
+    """Return the error of a model that writes several languages and is not told which one."""
     return ModelError(
-        "this model writes many languages, and nothing says which one",
-        got="rows without a language, and no tgt_lang in tokenizer_config.json",
+        "this model writes several languages, and nothing says which one",
+        got="texts without a language, and a tokenizer that names none",
         wanted=f"a language, such as {', '.join(codes[:5])}",
         next_step="name it: raykd predict --language, or a key lang in the JSON lines",
     )

@@ -24,13 +24,14 @@ from torch import nn
 from raykd.prediction.generation_settings import (
     adapt_settings,
     build_generation_settings,
+    build_language_error,
     compute_input_limit,
     count_places,
     log_ignored_settings,
 )
 from raykd.pretrained.starts import find_start_token
 from raykd.tasks.language import Generation
-from raykd.text.codes import group_rows_by_code
+from raykd.text.codes import find_source_marks, group_rows_by_code
 from raykd.text.prompts import encode_prompts, encode_sources
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def generate_texts(
     """
     closed = bool(model.config.is_encoder_decoder)
     limit = compute_input_limit(model.config, max_new_tokens, max_input_tokens)
-    rows = _encode_inputs(model, tokenizer, texts, source_languages, limit)
+    rows = _encode_inputs(model, tokenizer, texts, languages, source_languages, limit)
     settings = build_generation_settings(
         model,
         tokenizer,
@@ -111,12 +112,16 @@ def _encode_inputs(
     model: PreTrainedModel,
     tokenizer: Tokenizer,
     texts: Sequence[str],
+    languages: Sequence[str],
     source_languages: Sequence[str],
     limit: int | None,
 ) -> list[list[int]]:
     """Return the ids of each text, and warn of those that are cut."""
     if model.config.is_encoder_decoder:
-        inputs, lost = encode_sources(tokenizer, texts, limit, source_languages), "their end"
+        inputs, lost = encode_sources(tokenizer, texts, limit, source_languages, languages), "their end"
+        marks = find_source_marks(tokenizer)
+        if marks and any(int(row[0]) not in marks.values() for row in inputs.ids):
+            raise build_language_error(list(marks))
     else:
         inputs, lost = encode_prompts(tokenizer, texts, limit), "their beginning"
     if count := int(inputs.long_B.sum()):

@@ -17,7 +17,11 @@ from raykd.config import ModelTeacher, Run, RunConfig, TeacherConfig, TrainedTea
 from raykd.data.rows import Rows
 from raykd.driver.gold_labels import describe_judged
 from raykd.driver.jobs import Job, make_jobs
-from raykd.driver.language_models import check_source_languages, describe_repeated_marks
+from raykd.driver.language_models import (
+    check_source_languages,
+    describe_repeated_marks,
+    describe_untold_models,
+)
 from raykd.driver.pool import make_teacher_spec
 from raykd.errors import ModelError, RaykdError
 from raykd.folders.places import check_places
@@ -283,7 +287,7 @@ def _describe(job: Job) -> str:
             told.append(f'"no answer" is a choice ({bare:,} of the {labelled:,} have none)')
         if note := describe_judged(part.data):
             told.append(note)
-        looks = (check_source_languages, describe_repeated_marks)
+        looks = (check_source_languages, describe_repeated_marks, describe_untold_models)
         told += filter(None, (look(part.config, part.data.train) for look in looks))
     return f"{job.name}: {', '.join(told)}, {job.steps:,} steps"
 

@@ -25,6 +25,7 @@ from raykd.errors import ConfigError, DataError
 from raykd.models import PretrainedStudent, Student
 from raykd.models.vocabulary import is_same_tokenizer
 from raykd.tasks import EncodedRows, TaskBase
+from raykd.text.codes import SOURCE_MARK
 from raykd.text.tokens import Tokenizer, add_markers, add_prefix_blank
 from raykd.tokenizers.trimming import compute_unknown_share
 from raykd.tokenizers.union import UnionTokenizer
@@ -65,7 +66,7 @@ class PreparedRows:
 def fit_tokenizer(
     student: Student, parts: Sequence[tuple[TaskBase, Rows]], teachers: SignalSource | None = None
 ) -> Tokenizer:
-    """Make the student's tokenizer, with the markers of its tasks as single tokens.
+    """Make the student's tokenizer, with the markers of its tasks and of languages to write as single tokens.
 
     It is learnt from the rows of the tasks, or a checkpoint's, trimmed to them; or, where the student's vocabulary is
     the union of its teachers', joined from theirs.
@@ -91,7 +92,15 @@ def fit_tokenizer(
     tokenizer = student.fit_tokenizer(texts)
     if any(rows.is_in_mode("split").any() for _, rows in parts):
         tokenizer = add_prefix_blank(tokenizer)
-    return add_markers(tokenizer, markers)
+    return add_markers(tokenizer, (*markers, *_list_source_marks(student, parts)))
+
+
+def _list_source_marks(student: Student, parts: Sequence[tuple[TaskBase, Rows]]) -> list[str]:
+    """Return the tokens by which a student from scratch is told which of several languages to write."""
+    written = {lang for task, rows in parts if task.marks_languages for lang in rows.languages}
+    if not getattr(student, "marks_sources", False) or len(written) < 2:
+        return []
+    return [SOURCE_MARK.format(language) for language in sorted(written)]
 
 
 def join_tokenizers(teachers: SignalSource | None, languages: Sequence[str]) -> UnionTokenizer:

@@ -49,7 +49,9 @@ class Seq2Seq(LanguageTask):
 
     def encode(self, tokenizer: Tokenizer, batch: TextBatch) -> EncodedRows:
         """Return the source tokens of B rows, and their targets as labels; a unit is read at its own label."""
-        sources = encode_sources(tokenizer, batch.texts, self.max_length, batch.source_languages or ())
+        sources = encode_sources(
+            tokenizer, batch.texts, self.max_length, batch.source_languages or (), batch.languages
+        )
         targets = encode_targets(
             tokenizer, batch.pairs or (), self.max_target_length, as_target=True, languages=batch.languages
         )

@@ -3,7 +3,9 @@
 Decision record: these tokenizers mark every text with its language and are set to one source and one target language,
 so a text under the wrong one is read as another language and no loss shows it. Rows carry their languages by the run's
 names. A name is the code itself, or the only code of that language, or the usual code of a small table; any other name
-is refused with the key that says which it is.
+is refused with the key that says which it is. A model from scratch that writes several languages is told which one as
+OPUS-MT's models are: its sources begin with a token such as `>>fr<<`, an added token of its tokenizer. OPUS-MT's own
+have these tokens in their vocabulary, under names of their own, and read what the sources of the data begin with.
 """
 
 from __future__ import annotations
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 
 CODED = ("MBartTokenizer", "MBart50Tokenizer", "NllbTokenizer", "M2M100Tokenizer")
 """Tokenizers of transformers that mark texts with their language (older files add "Fast" to the name)."""
+SOURCE_MARK = ">>{}<<"
+"""The token of a source that says which language to write, as in OPUS-MT's models."""
+_MARK = re.compile(r">>([^<>\s]+)<<\Z")
 _CODE = re.compile(r"[a-z]{2,3}_([A-Z]{2}|[A-Z][a-z]{3})\Z")
 _PAIRS = """
 af:afr am:amh ar:arb as:asm az:azj ba:bak be:bel bg:bul bm:bam bn:ben bo:bod bs:bos ca:cat cs:ces cy:cym da:dan de:deu
@@ -57,6 +62,14 @@ def list_language_codes(tokenizer: Tokenizer) -> tuple[str, ...]:
     named = [str(token) for token in getattr(own, "all_special_tokens", ())]
     named += [token for token in vocabulary if token not in named and _CODE.match(token)]
     return tuple(token for token in named if _CODE.match(token) and token in vocabulary)
+
+
+def find_source_marks(tokenizer: Tokenizer) -> dict[str, int]:
+    """Return the ids of the tokens that say at the beginning of a source which language to write, by their codes."""
+    own = _unwrap_tokenizer(tokenizer)
+    added = own.get_added_vocab() if hasattr(own, "get_added_vocab") else {}
+    found = ((_MARK.match(token), number) for token, number in added.items())
+    return {match[1]: number for match, number in found if match is not None}
 
 
 def choose_language_code(codes: Sequence[str], language: str) -> str:

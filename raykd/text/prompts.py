@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from raykd.errors import ConfigError
 from raykd.text.alignment import find_start_offsets
-from raykd.text.codes import group_rows_by_code, set_languages
+from raykd.text.codes import choose_language_code, find_source_marks, group_rows_by_code, set_languages
 from raykd.text.tokens import Encoded, Tokenizer, check_fast
 
 _PROBES = ("a", "1", ".", "的", "の", "는", "и", "ا", "ก")
@@ -112,7 +112,11 @@ def encode_prompts(tokenizer: Tokenizer, texts: Sequence[str], limit: int | None
 
 
 def encode_sources(
-    tokenizer: Tokenizer, texts: Sequence[str], limit: int | None = None, languages: Sequence[str] = ()
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    limit: int | None = None,
+    languages: Sequence[str] = (),
+    target_languages: Sequence[str] = (),
 ) -> Prompts:
     """Return the ids of sources that an encoder reads, marks included.
 
@@ -123,16 +127,41 @@ def encode_sources(
         texts: B sources.
         limit: Tokens per source at most; None is any number.
         languages: Of the texts, for tokenizers that mark it; "" is the tokenizer's own.
+        target_languages: To write for each text, for tokenizers whose sources begin with it; "" leaves it out.
 
     Raises:
         ConfigError: The tokenizer has no code for a language.
     """
+    source_marks = find_source_marks(tokenizer) if any(target_languages) else {}
+    room = limit if limit is None or not source_marks else max(0, limit - 1)
     parts = []
     groups = group_rows_by_code(tokenizer, languages, len(texts))
     for code, rows in groups.items():
         with set_languages(tokenizer, source=code):
-            parts.append(_encode_source_group(tokenizer, [texts[i] for i in rows], limit))
-    return _merge_groups(groups, parts)
+            parts.append(_encode_source_group(tokenizer, [texts[i] for i in rows], room))
+    sources = _merge_groups(groups, parts)
+    return mark_sources(sources, source_marks, target_languages) if source_marks else sources
+
+
+def mark_sources(sources: Prompts, marks: Mapping[str, int], languages: Sequence[str]) -> Prompts:
+    """Return sources that begin with the language to write.
+
+    A source that begins with a mark keeps its own.
+
+    Args:
+        sources: B sources.
+        marks: As `find_source_marks` returns them.
+        languages: To write for each source; "" leaves it as it is.
+
+    Raises:
+        ConfigError: There is no mark of a language.
+    """
+    known, ids = set(marks.values()), []
+    for row, language in zip(sources.ids, languages, strict=True):
+        has_mark = len(row) > 0 and int(row[0]) in known
+        first = [] if has_mark or not language else [marks[choose_language_code(tuple(marks), language)]]
+        ids.append(np.concatenate([np.asarray(first, dtype=np.int64), row]))
+    return replace(sources, ids=ids)
 
 
 def _encode_source_group(tokenizer: Tokenizer, texts: Sequence[str], limit: int | None) -> Prompts:

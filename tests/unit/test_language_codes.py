@@ -154,7 +154,7 @@ def test_a_saved_model_does_the_same(made: Any, tmp_path: Path) -> None:
 
 def test_a_language_that_nothing_names_is_not_guessed(made: Any) -> None:
     _, tokenizer, model = made
-    with pytest.raises(ModelError, match="many languages"):
+    with pytest.raises(ModelError, match="several languages"):
         generate_texts(model, tokenizer, SOURCES[:1], max_new_tokens=2)
     with pytest.raises(ConfigError, match=r"no language code stands for 'klingon'(.|\n)*language_codes"):
         generate_texts(model, tokenizer, SOURCES[:1], languages=("klingon",), max_new_tokens=2)
