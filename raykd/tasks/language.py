@@ -36,7 +36,7 @@ from raykd.tasks.answer_forms import Answers, Chunk, SampledAnswers, TopKAnswers
 from raykd.tasks.base import Network, PendingRows, SystemAnswers, TaskBase
 from raykd.tasks.scores import generation
 from raykd.tasks.scores.intervals import RowShares
-from raykd.tasks.signature import WRITTEN, Signature
+from raykd.tasks.signature import TRANSLATED, WRITTEN, Signature
 from raykd.text.batch import TextBatch
 from raykd.text.encoding import (
     EncodedBatch,
@@ -210,8 +210,8 @@ class LanguageTask(TaskBase):
 
     @classmethod
     def build_signature(cls, labels: Sequence[str]) -> Signature:
-        """Return the columns: a text; what is written after it, or from it."""
-        return WRITTEN
+        """Return the columns: a text, for some tasks its languages; what is written after it, or from it."""
+        return TRANSLATED if cls.marks_languages else WRITTEN
 
     @property
     def target_positions(self) -> int:

@@ -35,3 +35,7 @@ class Signature:
 TEXT = (Column("text", "string"),)
 WRITTEN = Signature(TEXT, (Column("written", "string"),))
 """The signature of every task that writes text."""
+LANGUAGE_COLUMNS = (Column("lang", "string", required=False), Column("src_lang", "string", required=False))
+"""Columns of a task whose models read which language to write, and that of the source."""
+TRANSLATED = Signature((*TEXT, *LANGUAGE_COLUMNS), WRITTEN.outputs)
+"""The signature of a task whose models are told languages."""

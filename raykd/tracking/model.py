@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+from dataclasses import replace
 
 import pandas
 from mlflow.models import set_model
@@ -21,7 +22,8 @@ class StudentModel(PythonModel):
 
     Classification: ``text`` (and ``text_pair``) with ``label`` and a column ``p_<label>`` for each label. Tagging:
     ``text`` with ``entities``, a list of ``{text, type, start, end}``. Question answering: ``question`` and
-    ``context`` with ``answer``, ``start``, ``end`` and ``probability``. Language models: ``text`` with ``written``.
+    ``context`` with ``answer``, ``start``, ``end`` and ``probability``. Language models: ``text`` (for
+    translation also ``lang`` to write and ``src_lang``) with ``written``.
     """
 
     def load_context(self, context: PythonModelContext) -> None:
@@ -37,12 +39,22 @@ class StudentModel(PythonModel):
     ) -> pandas.DataFrame:
         """Return a row for each row of the input, with its index."""
         from raykd.prediction.predictor import build_unlabelled_rows
+        from raykd.tasks.signature import LANGUAGE_COLUMNS
 
         task, labels = self.predictor.task, self.predictor.model.labels
-        first, second = [*(column.name for column in task.build_signature(labels).inputs), ""][:2]
+        spoken = [column.name for column in LANGUAGE_COLUMNS] if task.marks_languages else []
+        names = [c.name for c in task.build_signature(labels).inputs if c.name not in spoken]
+        first, second = [*names, ""][:2]
         texts = [str(text) for text in model_input[first]]
         pairs = [str(text) for text in model_input[second]] if second in model_input.columns else None
-        found = list(self.predictor.predict(build_unlabelled_rows(task.form, texts, pairs)))
+        rows = build_unlabelled_rows(task.form, texts, pairs)
+        if spoken:
+            written, read = (
+                tuple(x if isinstance(x, str) else "" for x in model_input.get(name, [None] * len(texts)))
+                for name in spoken
+            )
+            rows = replace(rows, languages=written, source_languages=read)
+        found = list(self.predictor.predict(rows))
         return pandas.DataFrame(task.to_columns(found, labels), index=model_input.index)
 
 

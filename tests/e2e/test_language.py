@@ -13,6 +13,7 @@ from rich.console import Console
 from raykd import models
 from raykd.config.loading import resolve_paths, validate_run
 from raykd.data.load import load_data
+from raykd.errors import ModelError
 from raykd.runs.sequences import write_sequences
 from raykd.runs.train import run_training
 from raykd.scoring.model import Model
@@ -78,8 +79,11 @@ def test_systems_are_scored_by_likelihood_and_by_what_they_write(translation: tu
         for values in found.by_language.values():
             assert 0.0 < values["nll"] < 12.0 and 0.0 <= values["chrf"] <= 100.0
     assert "NLL" in outcome.table.to_markdown()
-    (row,) = Model.load(outcome.student).predict(["The cat sees the house."])
+    student = Model.load(outcome.student)
+    (row,) = student.predict(["The cat sees the house."], language="fr")
     assert set(row) == {"text", "written"}
+    with pytest.raises(ModelError, match="several languages"):
+        student.predict(["The cat sees the house."])
 
 
 def test_answers_cover_what_the_vocabularies_share(translation: tuple[Path, Outcome]) -> None:

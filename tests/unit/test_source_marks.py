@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas
 import pytest
 import torch
 
@@ -17,6 +19,7 @@ from raykd.prediction.writing import generate_texts
 from raykd.student.prepare import fit_tokenizer
 from raykd.tasks import Seq2Seq
 from raykd.text.codes import find_source_marks
+from raykd.tracking.model import StudentModel
 
 TASK = Seq2Seq(max_length=24, max_target_length=24)
 STUDENT = EncoderDecoderStudent(layers=1, hidden=32, heads=2, dropout=0.0, vocab_size=560, max_positions=24)
@@ -87,6 +90,11 @@ def test_one_source_is_written_in_the_language_that_is_asked_for(tokenizer: Any,
     for one in ((model, tokenizer), (saved.model, saved.tokenizer)):
         written = generate_texts(*one, rows.texts, languages=rows.languages, max_new_tokens=24)
         assert written == list(rows.pairs or ())
+    served = StudentModel()
+    served.load_context(SimpleNamespace(artifacts={"student": str(tmp_path / "m"), "code": ""}))  # type: ignore[arg-type]
+    frame = pandas.DataFrame({"text": rows.texts, "lang": rows.languages})
+    assert served.predict(None, frame)["written"].tolist() == list(rows.pairs or ())
+    assert [c.name for c in Seq2Seq.build_signature(()).inputs] == ["text", "lang", "src_lang"]
 
 
 def test_a_language_that_is_not_named_or_not_known_is_refused(tokenizer: Any) -> None:
