@@ -139,9 +139,11 @@ def review_teachers(
         metric, warnings = name_agreement(metric), (NO_GOLD,)
     else:
         complaints = _complaints(config, pool, infos, signals, scores, rows, idle)
+        # What knows no more than the student is weak on purpose, and is beside no other teacher in its arm.
+        own = {t.name for t in config.trained_teachers if t.training.labelled == "student"}
         warnings = (
             *(c.line for c in complaints if not c.stops),  # the others become an error
-            *_far_below(config, scores, {c.teacher for c in complaints}),
+            *_far_below(config, scores, own | {c.teacher for c in complaints}),
             *(find_poor_routes(config, scores, set(languages)) if asked_alike else ()),
             *_not_judged(config, scores, rows, set(languages)),
         )

@@ -132,11 +132,12 @@ def named(*names: str) -> RunConfig:
 def judged(
     answers: dict[str, Answer], rows: Rows | None = None, *, languages: tuple[str, ...] = ("en", "zh"),
     spoken: dict[str, Any] | None = None, on_poor: dict[str, str] | None = None, paths: dict[str, str] | None = None,
-    is_judged: bool = False, **changes: Any,
+    is_judged: bool = False, training: dict[str, dict[str, Any]] | None = None, **changes: Any,
 ) -> TeacherReview:  # fmt: skip
     own = {name: (spoken or {}).get(name, "all") for name in answers}
     teachers = [
-        {"name": n, "languages": own[n], "path": "x", "on_poor": (on_poor or {}).get(n, "stop")}
+        {"name": n, "languages": own[n], "on_poor": (on_poor or {}).get(n, "stop")}
+        | ({"training": training[n]} if n in (training or {}) else {"path": "x"})  # type: ignore[index]
         for n in answers
     ]
     sets = {n: None if who == "all" else frozenset(who) for n, who in own.items()}
@@ -241,6 +242,9 @@ def test_no_teacher_is_blamed_for_a_hard_language() -> None:
     (line,) = judged({"weak": weak, "good": right}).warnings
     assert "teacher weak is 25.0 points below teacher good on the validation rows in en, zh" in line
     assert "accuracy 75.0 against 100.0 %" in line
+    # self-training: it knows the student's labels alone, and what it is compared with teaches another arm
+    alone = {"weak": {"model": {"kind": "linear"}, "labelled": "student"}}
+    assert judged({"weak": weak, "good": right}, training=alone).warnings == ()
 
 
 def test_a_language_without_validation_labels_is_said() -> None:
