@@ -183,8 +183,8 @@ def test_directory(tmp_path: Path) -> None:
 
 
 def test_unknown_ending(tmp_path: Path) -> None:
-    message = error_of(write(tmp_path / "set.txt", GOOD))
-    assert "got:    .txt" in message and ".jsonl" in message
+    message = error_of(write(tmp_path / "set.docx", GOOD))
+    assert "got:    .docx" in message and ".jsonl" in message
 
 
 @pytest.mark.parametrize("ending", [".jsonl", ".csv"])

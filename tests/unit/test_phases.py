@@ -303,10 +303,17 @@ def test_chosen_teachers_take_part_in_their_own_order() -> None:
     assert choosing(["multi"]).fingerprint() != run_config().fingerprint()
 
 
-@pytest.mark.parametrize("chosen", [[], ["nobody"], ["en", "nobody"]])
+@pytest.mark.parametrize("chosen", [["nobody"], ["en", "nobody"]])
 def test_teachers_that_are_not_there_cannot_be_chosen(chosen: list[str]) -> None:
     with pytest.raises(ValidationError, match=r"select_teachers[\s\S]*\['en', 'zh', 'multi'\]"):
         choosing(chosen)
+
+
+def test_choosing_no_teacher_says_how_a_run_without_teachers_is_written() -> None:
+    with pytest.raises(
+        ValidationError, match=r"select_teachers \[\][\s\S]*teachers: \[\] and objective: \{alpha: 1\}"
+    ):
+        choosing([])
 
 
 def test_fixed_weights_are_those_of_the_chosen() -> None:
