@@ -17,7 +17,7 @@ RATIO_HEADS = ["x smaller", "x faster"]
 """Headings of `format_ratios`."""
 RATIO_REMARK = (
     "x smaller, x faster: than the teachers together, where a text goes to the teachers of its language; a ratio of "
-    "times needs equal threads and devices"
+    "times needs equal threads and devices, and each system runs in its own number format"
 )
 NARROW_HEADS = {
     "parameters": "params",

@@ -10,9 +10,12 @@ import numpy as np
 import pandas
 import pytest
 import torch
+import transformers
 
 from raykd import models
+from raykd.config.loading import validate_run
 from raykd.data.rows import Rows
+from raykd.driver.language_models import describe_untold_models
 from raykd.errors import ConfigError, ModelError
 from raykd.networks.generators import EncoderDecoderStudent
 from raykd.prediction.writing import generate_texts
@@ -103,3 +106,32 @@ def test_a_language_that_is_not_named_or_not_known_is_refused(tokenizer: Any) ->
         generate_texts(model, tokenizer, ("a red cat",), max_new_tokens=2)
     with pytest.raises(ConfigError, match="no language code stands for 'zh'"):
         generate_texts(model, tokenizer, ("a red cat",), languages=("zh",), max_new_tokens=2)
+
+
+def save_t5(folder: Path, tokenizer: Any) -> None:
+    """Save a T5, as plain transformers does."""
+    config = transformers.T5Config(
+        vocab_size=len(tokenizer), d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, decoder_start_token_id=0
+    )  # fmt: skip
+    transformers.T5ForConditionalGeneration(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def test_check_names_checkpoints_that_are_not_told_the_language(tokenizer: Any, tmp_path: Path) -> None:
+    save_t5(tmp_path / "plain", fit_tokenizer(STUDENT, [(TASK, rows_of("fr"))]))
+    save_t5(tmp_path / "marked", tokenizer)
+    teachers = [
+        {"name": "big", "languages": "all", "path": str(tmp_path / "plain")},
+        {"name": "french", "languages": ["fr"], "path": str(tmp_path / "plain")},
+        {"name": "told", "languages": "all", "path": str(tmp_path / "marked")},
+    ]
+    source = {"kind": "files", "paths": ["x.jsonl"]}
+    tree = {
+        "name": "t", "task": TASK.model_dump(mode="json"), "student": STUDENT.model_dump(mode="json"),
+        "data": {"languages": ["de", "fr"], "train": source, "validation": source},
+        "teachers": teachers, "train": {"steps": 1},
+    }  # fmt: skip
+    config: Any = validate_run(tree, "test")
+    said = describe_untold_models(config, rows_of("fr", "de"))
+    assert said == "teacher big is not told which of de, fr to write: its sources have to say it"
+    assert describe_untold_models(config, rows_of("fr")) == ""
