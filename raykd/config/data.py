@@ -20,6 +20,7 @@ ColumnKey = Literal[
     "question",
     "context",
     "answers",
+    "value",
     "source",
     "target",
     "language",
@@ -128,6 +129,8 @@ class Columns(Spec):
     answers: str = "answers"
     """`{text: [...], answer_start: [...]}` or a list of `{text, answer_start}`; offsets count characters. Empty lists
     (or `is_impossible: true`) where the context does not answer the question."""
+    value: str = "score"
+    """The number of a row."""
     source: str | None = "src"
     """The source or prompt; where it keeps its default and is not there, `prompt` is read, and where a prompt may be
     empty and that is not there either, none."""
@@ -155,6 +158,7 @@ _OF_FORM: dict[RowForm, tuple[ColumnKey, ...]] = {
     "target": ("source", "target"),
     "source_target": ("source", "target", "source_language"),
     "plain": ("text",),
+    "value": ("text", "text_pair", "value"),
 }
 
 

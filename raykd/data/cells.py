@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import unicodedata
 
 from raykd.data.files.textfiles import shorten_text, show_cell
@@ -93,6 +94,17 @@ def parse_list(value: object, column: str, flat: bool) -> list[object]:
     if not isinstance(value, list):
         raise BadRowError(f"column {column!r}: got {show_cell(value)}, wanted a list")
     return value
+
+
+def parse_number(value: object, column: str) -> float:
+    """Return a finite number; a text is read as one."""
+    try:
+        found = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        found = math.nan
+    if not math.isfinite(found):
+        raise BadRowError(f"column {column!r}: got {show_cell(value)}, wanted a number, as 3.5")
+    return found
 
 
 def parse_answers(value: object, column: str, flat: bool) -> list[tuple[str, int]]:

@@ -18,7 +18,7 @@ from raykd.tasks.forms import RowForm
 
 _NEXT = {"source": "prompt", "language": "tgt_lang"}
 """The name that is read instead of a missing default, for forms with a target."""
-_GOLD = {"text": "label", "words": "tags", "answers": "answers"}
+_GOLD = {"text": "label", "words": "tags", "answers": "answers", "value": "value"}
 """The column that unlabelled rows do without, by form."""
 
 

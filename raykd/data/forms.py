@@ -14,7 +14,7 @@ from raykd.config import DataConfig
 from raykd.data import cells
 from raykd.data.cells import BadRowError
 from raykd.data.files.textfiles import Record, shorten_text
-from raykd.data.labels import NoLabelError, find_label_index, is_missing
+from raykd.data.labels import NoLabelError, find_label_index, is_missing, is_null
 from raykd.data.tags import parse_tags
 from raykd.distill.signals import UNLABELLED
 from raykd.tasks.forms import RowForm
@@ -53,6 +53,7 @@ class RowParts:
     mended: int = 0
     mode: Mode = ""
     source_language: str = ""
+    values: tuple[float, ...] = ()
 
 
 def parse_row(record: Record, wanted: WantedColumns, config: DataConfig) -> RowParts:
@@ -67,14 +68,31 @@ def parse_row(record: Record, wanted: WantedColumns, config: DataConfig) -> RowP
 
 
 def _parse_text_row(record: Record, wanted: WantedColumns, config: DataConfig) -> RowParts:
+    label = UNLABELLED
+    if wanted.labelled:
+        label = find_label_index(record.values.get(wanted.names["label"]), config)
+    return RowParts(*_parse_texts(record, wanted), label)
+
+
+def _parse_texts(record: Record, wanted: WantedColumns) -> tuple[str, str | None]:
+    """Return the text and, where the rows have two, the second one."""
     names, values = wanted.names, record.values
-    text = cells.parse_text(values.get(names["text"]), names["text"])
     pair = names.get("text_pair")
-    return RowParts(
-        text=text,
-        pair=None if pair is None else cells.parse_text(values.get(pair), pair),
-        label=find_label_index(values.get(names["label"]), config) if wanted.labelled else UNLABELLED,
+    return (
+        cells.parse_text(values.get(names["text"]), names["text"]),
+        None if pair is None else cells.parse_text(values.get(pair), pair),
     )
+
+
+def _parse_value_row(record: Record, wanted: WantedColumns, config: DataConfig) -> RowParts:
+    texts = _parse_texts(record, wanted)
+    if not wanted.labelled:
+        return RowParts(*texts)
+    column = wanted.names["value"]
+    value = record.values.get(column)
+    if is_null(value):
+        raise NoLabelError(f"column {column!r}: got {value!r}, wanted a number")
+    return RowParts(*texts, label=0, values=(cells.parse_number(value, column),))
 
 
 def _parse_words_row(record: Record, wanted: WantedColumns, config: DataConfig) -> RowParts:
@@ -173,4 +191,5 @@ _READ: dict[RowForm, Callable[[Record, WantedColumns, DataConfig], RowParts]] = 
     "target": _parse_target_row,
     "source_target": _parse_target_row,
     "plain": _parse_plain_row,
+    "value": _parse_value_row,
 }

@@ -106,9 +106,14 @@ def list_spellings(value: object) -> tuple[str, ...]:
 
 def is_missing(value: object) -> bool:
     """Return whether a value says that there is no label: null, NaN, an empty text, -1."""
+    return is_null(value) or value in ("-1", "-1.0", -1)
+
+
+def is_null(value: object) -> bool:
+    """Return whether a cell is empty: null, NaN or an empty text."""
     if isinstance(value, str):
-        return not value.strip() or value in ("-1", "-1.0")
-    return value is None or (isinstance(value, float) and math.isnan(value)) or value == -1
+        return not value.strip()
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def join_names(names: tuple[str, ...]) -> str:

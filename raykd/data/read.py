@@ -175,7 +175,7 @@ def _parse_record(
 
 
 def _build_rows(kept: list[tuple[str, str, RowParts]], wanted: WantedColumns) -> Rows:
-    with_pairs = wanted.form not in ("text", "words", "plain") or "text_pair" in wanted.names
+    with_pairs = wanted.form not in ("text", "words", "plain", "value") or "text_pair" in wanted.names
     with_golds = wanted.form in ("words", "answers")
     return Rows(
         ids=tuple(name for name, _, _ in kept),
@@ -189,6 +189,7 @@ def _build_rows(kept: list[tuple[str, str, RowParts]], wanted: WantedColumns) ->
         source_languages=tuple(parts.source_language for _, _, parts in kept)
         if wanted.form == "source_target"
         else None,
+        values=tuple(parts.values for _, _, parts in kept) if wanted.form == "value" else None,
     )
 
 

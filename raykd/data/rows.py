@@ -33,7 +33,7 @@ class Rows(TextBatch):
 
     def __post_init__(self) -> None:
         sizes = {len(self.ids), len(self.texts), len(self.languages), len(self.labels_B)}
-        others = (self.pairs, self.words, self.golds, self.modes, self.source_languages)
+        others = (self.pairs, self.words, self.golds, self.modes, self.source_languages, self.values)
         sizes |= {len(column) for column in others if column is not None}
         if len(sizes) != 1:
             raise ValueError(f"fields of unequal length: {sorted(sizes)}")
@@ -52,11 +52,16 @@ class Rows(TextBatch):
         """Return all rows of the parts, one part after the other.
 
         Raises:
-            ValueError: There is no part, or some parts have second texts, words or golds and some have not.
+            ValueError: There is no part, or some parts have second texts, words, golds or values and some have not.
         """
         if not parts:
             raise ValueError("no rows to join")
-        for name, column in (("a second text", "pairs"), ("words", "words"), ("golds", "golds")):
+        for name, column in (
+            ("a second text", "pairs"),
+            ("words", "words"),
+            ("golds", "golds"),
+            ("values", "values"),
+        ):
             if len({getattr(part, column) is not None for part in parts if len(part)}) > 1:
                 raise ValueError(f"some rows have {name} and some have not")
         return super().concat(parts)
@@ -87,7 +92,7 @@ class Rows(TextBatch):
                 digest.update(encoded)
         digest.update(np.ascontiguousarray(self.labels_B, dtype="<i8").tobytes())
         spoken = self.source_languages if any(self.source_languages or ()) else None
-        for numbers in (self.words, self.golds, self.modes, spoken):
+        for numbers in (self.words, self.golds, self.modes, spoken, self.values):
             if numbers is not None:  # rows without the column keep the fingerprint of older versions
                 digest.update(json.dumps(numbers).encode())
         return digest.hexdigest()

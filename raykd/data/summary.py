@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+import numpy as np
+
 from raykd.data.rows import Rows
 from raykd.tasks.forms import RowForm
 
@@ -17,6 +19,7 @@ def summarize_rows(rows: Rows, form: RowForm, labels: Sequence[str] = ()) -> dic
     - answers: questions, accepted answers, questions without an answer, different contexts
     - target, source_target: pairs, pairs without a prompt, characters of the targets
     - plain: characters
+    - value: rows, and the mean, standard deviation, least and largest value
 
     Args:
         rows: The rows.
@@ -33,7 +36,9 @@ def summarize_rows(rows: Rows, form: RowForm, labels: Sequence[str] = ()) -> dic
         counts["labelled" if rows.labels_B[at] >= 0 else "unlabelled"] += 1
         gold = () if rows.golds is None else rows.golds[at]
         pair = "" if rows.pairs is None else rows.pairs[at]
-        if form == "plain":
+        if form == "value":
+            counts["rows"] += 1
+        elif form == "plain":
             counts["characters"] += len(rows.texts[at])
         elif form == "words":
             counts["words"] += 0 if rows.words is None else len(rows.words[at])
@@ -55,5 +60,18 @@ def summarize_rows(rows: Rows, form: RowForm, labels: Sequence[str] = ()) -> dic
         "rows": len(rows),
         "labelled": labelled,
         "unlabelled": len(rows) - labelled,
-        "languages": {language: dict(counts) for language, counts in sorted(languages.items())},
+        "languages": {
+            language: dict(counts) | _describe_values(rows, language)
+            for language, counts in sorted(languages.items())
+        },
     }
+
+
+def _describe_values(rows: Rows, language: str) -> dict[str, float]:
+    """Return mean, standard deviation, least and largest of a language's values; nothing for rows without any."""
+    own = zip(rows.values or (), rows.languages, strict=False)
+    found = np.asarray([value for values, code in own if code == language for value in values])
+    if not len(found):
+        return {}
+    numbers = {"mean": found.mean(), "deviation": found.std(), "least": found.min(), "largest": found.max()}
+    return {name: round(float(number), 4) for name, number in numbers.items()}

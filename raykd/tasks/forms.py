@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-RowForm = Literal["text", "words", "answers", "target", "source_target", "plain"]
+RowForm = Literal["text", "words", "answers", "target", "source_target", "plain", "value"]
 """What a row consists of:
 
 - text: one text or two, and a label
@@ -17,6 +17,7 @@ RowForm = Literal["text", "words", "answers", "target", "source_target", "plain"
 - target: a text to be written after a prompt, which may be empty
 - source_target: the same with a source that may not be empty
 - plain: one text, which is its own gold
+- value: one text or two, and a number
 """
 LABELLED_FORMS: tuple[RowForm, ...] = ("text", "words")
 """Forms whose gold is one of `data.labels`."""

@@ -41,6 +41,8 @@ class TextBatch:
             characters. Empty where the row is unlabelled, or (labels_B is 0) has no answer. None for the other tasks.
         modes: How each row is given to a model; None is "" for all.
         source_languages: The language of each source, "" where it is not known; None of rows without sources.
+        values: Gold numbers: a row's value, or the relevance of each of its candidates. Empty where the row is
+            unlabelled. None for the other tasks.
     """
 
     ids: tuple[str, ...]
@@ -52,6 +54,7 @@ class TextBatch:
     golds: tuple[tuple[int, ...], ...] | None = None
     modes: tuple[Mode, ...] | None = None
     source_languages: tuple[str, ...] | None = None
+    values: tuple[tuple[float, ...], ...] | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -103,4 +106,10 @@ class TextBatch:
     def without_labels(self) -> Self:
         """Return the same rows as a teacher may see them: no gold label leaves the student's side."""
         labels_B = np.full(len(self), UNLABELLED, dtype=np.int64)
-        return replace(self, labels_B=labels_B, golds=None if self.golds is None else ((),) * len(self))
+        bare = ((),) * len(self)
+        return replace(
+            self,
+            labels_B=labels_B,
+            golds=None if self.golds is None else bare,
+            values=None if self.values is None else bare,
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,32 @@ def test_prompts_may_be_empty_or_not_there(tmp_path: Path) -> None:
     assert found.texts == ("",) and found.pairs == ("once upon",)
     with pytest.raises(DataError, match=r"no column 'ask' \(data\.columns\.source\)"):
         read(plain, "target", columns={"target": "text", "source": "ask"})
+
+
+def test_values_of_texts_and_of_pairs(tmp_path: Path) -> None:
+    scored = [{"text": "a b", "text_pair": "c", "score": v, "lang": "en"} for v in (2.5, 4, "0.5", -1, None)]
+    path = write(tmp_path / "a.jsonl", scored)
+    rows = read(path, "value", columns={"text_pair": "text_pair"}, empty_label="unlabeled")
+    assert rows.values == ((2.5,), (4.0,), (0.5,), (-1.0,), ()) and rows.pairs == ("c",) * 5
+    assert rows.labels_B.tolist() == [0, 0, 0, 0, UNLABELLED]
+    single = read(path, "value", labelled=False)
+    assert single.pairs is None and single.values == ((),) * 5 and not single.labelled.any()
+    changed = replace(rows, values=((2.5,), (4.0,), (0.5,), (-1.0001,), ()))
+    assert rows.fingerprint() != changed.fingerprint() != rows.without_labels().fingerprint()
+    assert rows.without_labels().values == ((),) * 5
+    assert Rows.concat([rows, rows]).values == rows.values * 2 and rows.take([3, 0]).values == (
+        (-1.0,),
+        (2.5,),
+    )
+    with pytest.raises(ValueError, match="some rows have values"):
+        Rows.concat([rows, replace(rows, values=None)])
+    numbers = {"mean": 1.5, "deviation": 1.9039, "least": -1.0, "largest": 4.0}
+    assert summarize_rows(rows, "value")["languages"] == {
+        "en": {"labelled": 4, "rows": 5, "unlabelled": 1, **numbers}
+    }
+    for wrong in ("high", "3,5", True, [2.5], "inf"):
+        assert "wanted a number, as 3.5" in bad(tmp_path, "value", {**scored[0], "score": wrong})
+    assert "column 'score': got None, wanted a number" in bad(tmp_path, "value", {**scored[0], "score": None})
 
 
 def test_lists_in_csv(tmp_path: Path) -> None:

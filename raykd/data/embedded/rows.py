@@ -114,6 +114,13 @@ def read_corpus(
             wanted=f"some of {list(list_embedded_languages())}",
             next_step="give data.languages only these, or read files",
         )
+    if form not in _CORPORA:
+        raise DataError(
+            "no embedded corpus has what rows of this task need",
+            got=f"kind: embedded for rows of the form {form}",
+            wanted="kind: files or hub",
+            next_step="name files: data.train: {kind: files, paths: [...]}",
+        )
     own = NAME_TAGS if form == "words" else REVIEW_LABELS
     order = own if labels is None else labels
     if set(order) != set(own):

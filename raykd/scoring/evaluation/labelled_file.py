@@ -31,6 +31,7 @@ _NEEDED: dict[RowForm, tuple[ColumnKey, ...]] = {
     "target": ("target",),
     "source_target": ("source", "target"),
     "plain": ("text",),
+    "value": ("text", "value"),
 }
 """The columns that rows of a form cannot do without."""
 
