@@ -105,7 +105,8 @@ class ExperimentPlan:
 
     def describe(self) -> str:
         """Return the number of arms, seeds and trainings, and what arms have in common, as text."""
-        count = f"{len(self.arms)} arms x {len(self.seeds)} seeds, {self.trainings} trainings"
+        count = f"{'1 arm' if len(self.arms) == 1 else f'{len(self.arms)} arms'} x {len(self.seeds)} seeds"
+        count += f", {self.trainings} trainings"
         tuned = len(self.arms[0].trials) if self.arms else 0
         chosen = f"; each arm first chooses among {tuned} trials" if tuned else ""
         return count + chosen + ("; all train equally many steps" if self.equal == "steps" else "")

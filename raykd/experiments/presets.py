@@ -19,7 +19,7 @@ from raykd.experiments.run import ComparisonOutcome, run_comparison
 from raykd.experiments.smoke import shorten_experiment
 from raykd.parse import JsonObject
 from raykd.presets import preset as find_preset
-from raykd.tuning.config import load_sweep
+from raykd.tuning.config import apply_override, load_sweep
 from raykd.tuning.run import run_sweep
 
 PRESETS: Mapping[str, JsonObject] = {
@@ -112,9 +112,12 @@ def load_preset(name: str, source: ConfigSource, overrides: Sequence[Override] =
             f"there is no preset {name!r} of an experiment", got=name, wanted=", ".join(PRESET_NAMES)
         )
     base = _read_base(source)
-    plain = {"generate": ["no_teachers"]} if base["base"].get("baseline") else {}
-    keys = PRESETS.get(name, plain)
-    return load_experiment({"name": f"{base.pop('name')}-{name}", **base, **keys}, overrides)
+    tree: JsonObject = {"name": f"{base.pop('name')}-{name}", **base, **PRESETS.get(name, {})}
+    for override in overrides:
+        tree = apply_override(tree, override)
+    if name == SEEDS and tree["base"].get("baseline"):  # read after the overrides, which may ask for it
+        tree.setdefault("generate", ["no_teachers"])
+    return load_experiment(tree)
 
 
 def run_tuning(

@@ -129,9 +129,14 @@ class CompareCommand(Command[ComparisonOutcome]):
     def introduce(self, folder: RunFolder, console: Console) -> None:
         """Print the number of arms and seeds, and what all have in common."""
         experiment, before = self.experiment, "" if folder.fresh else ", going on"
+        teachers = len(self.base.active_teachers)
         console.print(
             f"[bold]{experiment.name}[/bold]{before}  {experiment.describe()}; "
-            f"{len(self.base.active_teachers)} teachers answer once for all",
+            + (
+                "1 teacher answers once for all"
+                if teachers == 1
+                else f"{teachers} teachers answer once for all"
+            ),
             highlight=False,
             soft_wrap=True,
         )

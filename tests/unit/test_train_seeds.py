@@ -57,6 +57,13 @@ def test_a_run_with_a_baseline_is_compared_with_it() -> None:
     assert [arm.name for arm in plan.arms] == ["base", "no_teachers"] and plan.baseline == "base"
 
 
+def test_a_baseline_may_be_asked_for_on_the_command_line() -> None:
+    example = Path(__file__).parents[2] / "examples" / "callable_en_fr_de.yaml"
+    plan = load_preset(SEEDS, example, ["seeds=2", "base.baseline=true"])
+    assert [arm.name for arm in plan.arms] == ["base", "no_teachers"] and plan.baseline == "base"
+    assert [arm.name for arm in load_preset(SEEDS, "demo", ["base.baseline=false"]).arms] == ["base"]
+
+
 @pytest.mark.parametrize("more", [("--profile",), ("seed=4",)])
 def test_what_cannot_go_with_seeds_is_refused(
     run_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], more: tuple[str, ...]
