@@ -7,10 +7,15 @@ a key changes nothing it is left out of it, so runs and teachers from before are
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
 from raykd.parse import JsonObject
 
 _OBJECTIVE: JsonObject = {"class_weights": None, "focal_gamma": 0.0}
+_FIRST_COLUMNS = {
+    *("text", "text_pair", "label", "tokens", "tags", "question", "context", "answers", "source", "target"),
+    *("language", "source_language", "id"),
+}
 _TEACHER: JsonObject = {"missing": []}
 _TRAINING: JsonObject = {"labelled": "all"}
 _MODELS: dict[str, JsonObject] = {
@@ -22,6 +27,11 @@ _MODELS: dict[str, JsonObject] = {
 def remove_unused_objective_keys(objective: JsonObject) -> None:
     """Remove the later keys of an objective that change nothing."""
     _remove(objective, _OBJECTIVE)
+
+
+def remove_unused_columns(columns: JsonObject, defaults: Mapping[str, object]) -> None:
+    """Remove the later keys of `data.columns` that have their default: a run's rows have a fingerprint of their own."""
+    _remove(columns, {key: value for key, value in defaults.items() if key not in _FIRST_COLUMNS})
 
 
 def remove_unused_teacher_keys(teacher: JsonObject) -> None:
@@ -40,7 +50,7 @@ def simplify_model(model: JsonObject) -> None:
             model[key] = os.path.basename(path)
 
 
-def _remove(tree: JsonObject, unused: JsonObject) -> None:
+def _remove(tree: JsonObject, unused: Mapping[str, object]) -> None:
     for key, value in unused.items():
         if tree[key] == value:
             del tree[key]

@@ -9,8 +9,13 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, field_validator, model_validator
 
-from raykd.config.data import DataConfig
-from raykd.config.later_keys import remove_unused_objective_keys, remove_unused_teacher_keys, simplify_model
+from raykd.config.data import Columns, DataConfig
+from raykd.config.later_keys import (
+    remove_unused_columns,
+    remove_unused_objective_keys,
+    remove_unused_teacher_keys,
+    simplify_model,
+)
 from raykd.config.overlay import check_name, overlay
 from raykd.config.teachers import (
     ServingConfig,
@@ -345,6 +350,7 @@ class RunConfig(RunBase):
         """
         tree = self.model_dump(mode="json", exclude=_CHANGE_NOTHING)
         remove_unused_objective_keys(tree["objective"])
+        remove_unused_columns(tree["data"]["columns"], Columns().model_dump(mode="json"))
         tree["train"].pop("max_skipped_steps")  # decides when a failing run ends, not what it learns
         for source in tree["data"].values():
             if isinstance(source, dict):
