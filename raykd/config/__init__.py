@@ -6,13 +6,16 @@ unknown key is an error that names its path, the value and what is allowed.
 """
 
 from raykd.config.data import Columns, DataConfig, Embedded, Files, Hub, Source
+from raykd.config.label_words import LabelWords
 from raykd.config.multi import MultiRun, Run
 from raykd.config.overlay import check_name, overlay
 from raykd.config.run import Phase, RayConfig, RunConfig, TrackingConfig
 from raykd.config.teachers import (
     ActorConfig,
     CallableTeacher,
+    LabelWordsTeacher,
     ModelTeacher,
+    SavedModelTeacher,
     ServingConfig,
     TeacherBase,
     TeacherConfig,
@@ -30,12 +33,15 @@ __all__ = [
     "Embedded",
     "Files",
     "Hub",
+    "LabelWords",
+    "LabelWordsTeacher",
     "ModelTeacher",
     "MultiRun",
     "Phase",
     "RayConfig",
     "Run",
     "RunConfig",
+    "SavedModelTeacher",
     "ServingConfig",
     "Source",
     "TeacherBase",

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from raykd.config.label_words import LabelWords
 from raykd.config.overlay import check_name
 from raykd.config.train import TrainConfig, WorkersConfig
 from raykd.models import LinearStudent, Student
@@ -143,11 +144,9 @@ def register_teacher(teacher: type[K]) -> type[K]:
     return teacher
 
 
-@register_teacher
-class ModelTeacher(TeacherBase):
-    """A saved model."""
+class SavedModelTeacher(TeacherBase):
+    """The keys of a teacher that is loaded from a folder or the hub."""
 
-    kind: Literal["model"] = "model"
     path: str
     """A local directory or a hub name; weights must be safetensors."""
     revision: str | None = None
@@ -159,6 +158,20 @@ class ModelTeacher(TeacherBase):
     def model_path(self) -> str | None:
         """The key `path`."""
         return self.path
+
+
+@register_teacher
+class ModelTeacher(SavedModelTeacher):
+    """A saved model with the task's head."""
+
+    kind: Literal["model"] = "model"
+
+
+@register_teacher
+class LabelWordsTeacher(LabelWords, SavedModelTeacher):
+    """A causal or masked language model that is read as a classifier, at words that stand for the labels."""
+
+    kind: Literal["label_words"] = "label_words"
 
 
 @register_teacher
@@ -200,8 +213,8 @@ class CallableTeacher(TeacherBase):
         return place if place.endswith(".py") and self.version is None else None
 
 
-_KIND_BY_KEY = {"function": "callable", "path": "model", "training": "trained"}
-"""The kind of a teacher without `kind`, by a key that only that kind has."""
+_KIND_BY_KEY = {"words": "label_words", "function": "callable", "path": "model", "training": "trained"}
+"""The kind of a teacher without `kind`, by a key that only that kind has; a `path` with `words` is `label_words`."""
 
 
 def add_teacher_kind(tree: object) -> object:
@@ -229,6 +242,8 @@ def add_teacher_kind(tree: object) -> object:
 def find_teacher_kind(tree: Mapping[str, Any]) -> str | None:
     """Return the kind in a teacher's tree, else the one that its keys imply; None if they imply none or two."""
     implied = [kind for key, kind in _KIND_BY_KEY.items() if tree.get(key) is not None]
+    if "label_words" in implied and "model" in implied:
+        implied.remove("model")
     return tree.get("kind") or (implied[0] if len(implied) == 1 else None)
 
 

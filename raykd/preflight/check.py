@@ -13,7 +13,15 @@ from pathlib import Path
 
 from raykd.cluster.address import check_ray, configured_address
 from raykd.cluster.connection import check_fits, cluster_address, demands_of
-from raykd.config import ModelTeacher, Run, RunConfig, TeacherConfig, TrainedTeacher
+from raykd.config import (
+    LabelWordsTeacher,
+    ModelTeacher,
+    Run,
+    RunConfig,
+    SavedModelTeacher,
+    TeacherConfig,
+    TrainedTeacher,
+)
 from raykd.data.rows import Rows
 from raykd.driver.gold_labels import describe_judged
 from raykd.driver.jobs import Job, make_jobs
@@ -34,6 +42,7 @@ from raykd.preflight.model_check import (
     TrimmedVocabulary,
     append_notes,
     check_made,
+    check_phrases,
     describe_columns,
     look_at_teacher,
     look_at_teachers,
@@ -62,7 +71,7 @@ def check_teacher(teacher: TeacherConfig, config: RunConfig) -> str:
         config.task.map_columns(own, config.data.labels, teacher.label_map, teacher.name, teacher.missing)
         languages = "all languages" if teacher.languages == "all" else ", ".join(teacher.languages)
         return f"will be trained: {teacher.training.model.kind} on {languages}"
-    if not isinstance(teacher, ModelTeacher):
+    if not isinstance(teacher, SavedModelTeacher):
         return describe_served(teacher, config)
     path = Path(teacher.path)
     if not path.is_dir():
@@ -74,6 +83,10 @@ def check_teacher(teacher: TeacherConfig, config: RunConfig) -> str:
                 next_step=f"correct teachers.{teacher.name}.path",
             )
         return f"no directory {path.resolve()}; taken for a name of the hub and not checked"
+    if isinstance(teacher, LabelWordsTeacher):
+        check_phrases(teacher, config)
+    if not isinstance(teacher, ModelTeacher):
+        return describe_served(teacher, config)
     return append_notes(*look_at_teacher(teacher, config, path))
 
 
@@ -245,7 +258,7 @@ def _look_at_selftests(config: Run, job: Job, look: Callable[[str, Callable[[], 
         for teacher in member.active_teachers if config.serving.pool is None else ():
             if isinstance(teacher, TrainedTeacher):
                 continue
-            if not isinstance(teacher, ModelTeacher):
+            if not isinstance(teacher, SavedModelTeacher):
                 look(f"self-test {teacher.name}", partial(try_out_teacher, teacher, member, rows))
             elif Path(teacher.path).is_dir():
                 look(f"self-test {teacher.name}", partial(check_answers, teacher, member, rows))

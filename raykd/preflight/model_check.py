@@ -16,7 +16,7 @@ from pathlib import Path
 
 from raykd import models
 from raykd.cache import load_or_compute
-from raykd.config import ModelTeacher, Run, RunConfig
+from raykd.config import LabelWordsTeacher, ModelTeacher, Run, RunConfig, SavedModelTeacher
 from raykd.data.load import Dataset
 from raykd.data.rows import Rows
 from raykd.driver.language_models import check_language_model
@@ -26,6 +26,7 @@ from raykd.pretrained.lengths import check_room, check_student_length, check_tar
 from raykd.pretrained.stamp import LIBRARIES, stamp_model
 from raykd.student.prepare import find_base_checkpoint, fit_tokenizer
 from raykd.tasks.language import LanguageTask
+from raykd.text.label_phrases import ANY
 from raykd.text.tokens import call_tokenizer, find_marker_ids
 from raykd.tokenizers.trimming import compute_unknown_share
 
@@ -102,6 +103,33 @@ def describe_columns(own: Sequence[str], wanted: Sequence[str], columns: Sequenc
             *([f"does not teach {', '.join(lacking)}"] if lacking else []),
         ]
     )
+
+
+def check_phrases(teacher: LabelWordsTeacher, config: RunConfig) -> None:
+    """Refuse templates that lack a language of the rows, or that read another number of texts than a row has.
+
+    Raises:
+        ConfigError: Names the languages or the template.
+    """
+    key, phrases = f"teachers.{teacher.name}", teacher.phrases
+    asked = teacher.language_set or set(config.data.select_languages or config.data.languages)
+    lacking = sorted(asked - set(phrases)) if ANY not in phrases else []
+    if lacking:
+        raise ConfigError(
+            f"teacher {teacher.name} has no template or words for {', '.join(lacking)}",
+            got=", ".join(phrases),
+            wanted="each of its languages",
+            next_step=f"add them to {key}.template and {key}.words, or leave them out of {key}.languages",
+        )
+    for phrase in phrases.values():
+        if phrase.has_pair != _has_pairs(config):
+            raise ConfigError(
+                f"the template of teacher {teacher.name} reads {'two texts' if phrase.has_pair else 'one text'}, and a "
+                f"row has {'one' if phrase.has_pair else 'two'}",
+                got=phrase.template,
+                wanted="{text} and {text_pair}" if _has_pairs(config) else "{text} alone",
+                next_step=f"correct {key}.template, or data.columns.text_pair",
+            )
 
 
 def append_notes(what: str, notes: Sequence[str]) -> str:
@@ -301,9 +329,10 @@ def sign_notes(config: RunConfig, rows: Rows) -> list[str]:
     if isinstance(task, LanguageTask):
         return []
     for teacher in config.active_teachers:
-        if isinstance(teacher, ModelTeacher) and Path(teacher.path).is_dir():
+        if isinstance(teacher, SavedModelTeacher) and Path(teacher.path).is_dir():
+            head = task.head if isinstance(teacher, ModelTeacher) else None
             looked = models.inspect_model(
-                Path(teacher.path), task.head, trust_remote_code=teacher.trust_remote_code
+                Path(teacher.path), head, trust_remote_code=teacher.trust_remote_code
             )
             found.append(
                 _signs_in(rows, task, f"teacher {teacher.name}", looked.tokenizer.signs, looked.rowless)

@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from raykd.config import ModelTeacher, RunConfig, TeacherBase
+from raykd.config import LabelWordsTeacher, RunConfig, SavedModelTeacher, TeacherBase
 from raykd.data.rows import Rows
 from raykd.models import PretrainedStudent
 from raykd.prediction.findings import compute_finding_key, load_or_test
@@ -21,6 +21,7 @@ from raykd.text.batch import TextBatch
 
 if TYPE_CHECKING:
     from raykd.prediction.selftest import PaddingFinding
+    from raykd.teachers.backends.model import ModelBackend
 
 LARGEST = 2 * 10**9
 """Bytes of weights up to which a check loads a teacher."""
@@ -30,7 +31,7 @@ NO_ROW = "no training row in its languages"
 """What is said of a teacher that cannot be tested."""
 
 
-def check_answers(teacher: ModelTeacher, config: RunConfig, rows: Rows) -> str:
+def check_answers(teacher: SavedModelTeacher, config: RunConfig, rows: Rows) -> str:
     """Test whether a teacher's answer to a text depends on the texts beside it, and describe what was found.
 
     Args:
@@ -52,16 +53,17 @@ def check_answers(teacher: ModelTeacher, config: RunConfig, rows: Rows) -> str:
     def test() -> PaddingFinding:
         from raykd.driver.pool import make_teacher_spec
         from raykd.prediction.selftest import build_nonfinite_error
-        from raykd.teachers.backends.model import ModelBackend
+        from raykd.teachers.backends.backend import make_backend
 
         spec = replace(make_teacher_spec(config, teacher, {}), store=None)
-        found = ModelBackend(spec).test(some)
+        found = cast("ModelBackend", make_backend(spec)).test(some)
         if not math.isfinite(found.difference):
             raise build_nonfinite_error(f"teacher {teacher.name}")
         return found
 
     length = teacher.max_length or config.task.max_length
-    key = compute_finding_key(stamp_model(folder), config.task.head, length, config.serving.dtype, "cpu")
+    read = f"{config.task.head}{teacher.words_key if isinstance(teacher, LabelWordsTeacher) else ''}"
+    key = compute_finding_key(stamp_model(folder), read, length, config.serving.dtype, "cpu")
     return load_or_test(key, test).describe()
 
 

@@ -11,10 +11,15 @@ from typing import Any
 from raykd.errors import TeacherError
 from raykd.teachers.backends.base import BackendBase
 from raykd.teachers.backends.function import CallableBackend
+from raykd.teachers.backends.label_words import LabelWordsBackend
 from raykd.teachers.backends.model import ModelBackend
 from raykd.teachers.spec import TeacherInfo, TeacherSpec
 
-BACKENDS: dict[str, type[BackendBase[Any]]] = {"model": ModelBackend, "callable": CallableBackend}
+BACKENDS: dict[str, type[BackendBase[Any]]] = {
+    "model": ModelBackend,
+    "callable": CallableBackend,
+    "label_words": LabelWordsBackend,
+}
 """The class that serves each kind of teacher. One that a run trains is served as the model that it became."""
 
 

@@ -23,10 +23,12 @@ import torch
 
 from raykd import models
 from raykd.answers.vocabularies import TeacherVocabulary
-from raykd.config import ModelTeacher
+from raykd.config import SavedModelTeacher
 from raykd.devices import leave_out_cudnn_attention
 from raykd.errors import ModelError, TeacherError, prefix_errors
+from raykd.head import Head
 from raykd.models.activations import fuse_activations
+from raykd.networks.heads import LANGUAGE
 from raykd.prediction.findings import compute_finding_key, load_or_test
 from raykd.prediction.selftest import PaddingFinding, find_padding
 from raykd.pretrained.lengths import compute_teacher_length
@@ -57,7 +59,7 @@ MOST_TWINS = 8
 """Most threads of a CPU that run one model at once."""
 
 
-class ModelBackend(BackendBase[ModelTeacher]):
+class ModelBackend(BackendBase[SavedModelTeacher]):
     """A model of a local directory or of the hub.
 
     Args:
@@ -112,6 +114,10 @@ class ModelBackend(BackendBase[ModelTeacher]):
             max_length=length,
         )
 
+    def _find_head(self) -> Head:
+        """Return the head of the model that is read."""
+        return self.spec.task.head
+
     def _find_folder(self) -> Path:
         """Return the model's folder; a hub name is downloaded to one."""
         teacher = self.teacher
@@ -136,7 +142,7 @@ class ModelBackend(BackendBase[ModelTeacher]):
                 teacher.path,
                 revision=teacher.revision,
                 trust_remote_code=teacher.trust_remote_code,
-                head=spec.task.head,
+                head=self._find_head(),
             )
             model.model.eval()
             model.model.requires_grad_(False)
@@ -274,7 +280,7 @@ class ModelBackend(BackendBase[ModelTeacher]):
         """Return what a task calls: the model, or over a vocabulary the model up to its output head."""
         with self._lock:
             if self._modules is None:
-                module = self._get_headless(model) if self.spec.task.language else model.model
+                module = model.model if self._find_head() not in LANGUAGE else self._get_headless(model)
                 device = torch.device(self.spec.device)
                 leave_out_cudnn_attention(device)
                 self._modules = ModulePool(module, 1 if device.type == "cuda" else MOST_TWINS)
