@@ -65,6 +65,14 @@ def check_servable(
     if objective.plain:
         return
     support = find_support(kind, vocabulary)
+    if across := [t.divergence.kind for t in objective.terms if t.divergence.across_units]:
+        raise ConfigError(
+            f"the divergence {across[0]} compares units with one another, and a language model's are compared a few at "
+            "a time",
+            got=f"objective.terms: {across[0]}",
+            wanted="a divergence of single units",
+            next_step="use forward_kl, reverse_kl, jensen_shannon or skewed_kl",
+        )
     for divergence in (term.divergence for term in objective.terms):
         if not divergence.serves(support):
             raise ConfigError(

@@ -16,6 +16,7 @@ from raykd.config.later_keys import (
     remove_unused_teacher_keys,
     simplify_model,
 )
+from raykd.config.objective import check_objective
 from raykd.config.overlay import check_name, overlay
 from raykd.config.teachers import (
     ServingConfig,
@@ -25,7 +26,6 @@ from raykd.config.teachers import (
     list_foreign_keys,
 )
 from raykd.config.train import TrainConfig, WorkersConfig
-from raykd.distill.losses import check_gold_keys
 from raykd.distill.objective import Objective
 from raykd.models import Student
 from raykd.parse import JsonObject
@@ -188,7 +188,7 @@ class RunConfig(RunBase):
     def _task_fits(self) -> RunConfig:
         self.data.check(self.form)
         self.task.check(self.data.labels, self.objective)
-        check_gold_keys(self.objective.class_weights, self.objective.focal_gamma, self.data.labels)
+        check_objective(self.objective, self.data.labels)
         if self.train.metric not in self.task.metric_names:
             raise ValueError(
                 f"train.metric {self.train.metric} is none of {self.task.kind}: "
@@ -286,7 +286,7 @@ class RunConfig(RunBase):
             raise ValueError(f"phases must begin one after the other, got {begins}")
         for phase in self.phases:
             objective = self.at_progress(phase.at).objective
-            check_gold_keys(objective.class_weights, objective.focal_gamma, self.data.labels)
+            check_objective(objective, self.data.labels)
             weighting = objective.weighting
             if weighting.kind != self.objective.weighting.kind or (
                 weighting.kind == "fixed" and weighting != self.objective.weighting

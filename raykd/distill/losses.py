@@ -1,9 +1,4 @@
-"""Divergences between the combined teachers' distribution p and the student's q, one number a unit.
-
-Decision record: a divergence sums over classes and never averages (dividing by C silently weakens
-distillation C times), and carries the power of T that keeps its gradient's size independent of the
-temperature, because a search over T must not be a search over the weight of the term. Arithmetic is float32
-whatever comes in.
+"""Divergences between the combined teachers' distribution p and the student's q, and their union.
 
 The hard term is here too: cross-entropy with the gold labels, smoothed, weighted by class, or focal. Class weights and
 focal loss are for gold labels of unequal frequency. They act on the hard term alone, because teachers' soft targets
@@ -17,7 +12,6 @@ logits.
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Annotated, ClassVar, Literal, get_args
 
@@ -26,60 +20,18 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
+from raykd.distill.divergences.base import DivergenceBase, compute_kl, compute_log_q
+from raykd.distill.divergences.batch import Dist, RelationalDistance
+from raykd.distill.divergences.transformed import (
+    DecoupledKL,
+    ProbabilityMSE,
+    SkewedKL,
+    SkewedReverseKL,
+    StandardisedKL,
+)
 from raykd.distill.signals import MASKED, UNLABELLED, Support, Target
 from raykd.distill.wide.fused import is_fused
-from raykd.spec import Spec, format_as_written
-
-
-class DivergenceBase(Spec):
-    """Base of all divergences: float32, the shape check and the temperature's power."""
-
-    kind: str
-    temperature_power: ClassVar[int]
-    """``per_unit`` is already multiplied by ``temperature ** temperature_power``."""
-    needs_dense: ClassVar[bool] = False
-    """True if the formula reads every column (a mean over logits, an argmax, a sort). A target of some tokens and a
-    tail is then refused."""
-    linear_in_p: ClassVar[bool] = False
-    """True if the gradient is linear in p, as that of ``-sum_c p_c log q_c``. Only then is its mean over tokens drawn
-    from p the gradient over all tokens."""
-    by_rank: ClassVar[bool] = False
-    """True where classes are compared by their rank and not by what they are, so that two vocabularies serve it."""
-
-    @classmethod
-    def serves(cls, support: Support) -> bool:
-        """Return whether this loss can compare the student with a target over such a support."""
-        if support == "own":
-            return cls.by_rank
-        if support == "draws":
-            return cls.linear_in_p
-        return support == "whole" or not cls.needs_dense
-
-    def per_unit(self, student_logits_NK: torch.Tensor, target: Target, temperature: float) -> torch.Tensor:
-        """Compute ``T ** temperature_power * D(p, q)`` per unit, float32 ``[N]``.
-
-        Args:
-            student_logits_NK: Raw student logits, any floating dtype, on the support of the target.
-            target: p softened at `target.temperature`, ordinarily the same temperature.
-            temperature: T > 0 of the student.
-
-        Raises:
-            ValueError: The shapes differ (a width of 1 does not broadcast) or T is not positive.
-        """
-        wanted, got = target.p_NK.shape, student_logits_NK.shape
-        if got[: 1 if self.by_rank else None] != wanted[: 1 if self.by_rank else None]:
-            raise ValueError(
-                f"student logits are {tuple(student_logits_NK.shape)}, the target is "
-                f"{tuple(target.p_NK.shape)}; both must be [N, K]"
-            )
-        if not temperature > 0.0:
-            raise ValueError(f"temperature is {temperature}; it must be positive")
-        loss_N = self.unscaled(student_logits_NK.float(), target, temperature)
-        return loss_N * temperature**self.temperature_power
-
-    @abstractmethod
-    def unscaled(self, student_logits_NK: torch.Tensor, target: Target, temperature: float) -> torch.Tensor:
-        """Compute ``D(p, q)`` per unit, ``[N]``, without the power of T; inputs are float32 of equal shapes."""
+from raykd.spec import format_as_written
 
 
 class ForwardKL(DivergenceBase):
@@ -90,7 +42,7 @@ class ForwardKL(DivergenceBase):
     kind: Literal["forward_kl"] = "forward_kl"
 
     def unscaled(self, student_logits_NK: torch.Tensor, target: Target, temperature: float) -> torch.Tensor:
-        return _kl(target.p_NK, target.logp_NK, _log_q(student_logits_NK, temperature))
+        return compute_kl(target.p_NK, target.logp_NK, compute_log_q(student_logits_NK, temperature))
 
 
 class ReverseKL(DivergenceBase):
@@ -100,8 +52,8 @@ class ReverseKL(DivergenceBase):
     kind: Literal["reverse_kl"] = "reverse_kl"
 
     def unscaled(self, student_logits_NK: torch.Tensor, target: Target, temperature: float) -> torch.Tensor:
-        logq_NK = _log_q(student_logits_NK, temperature)
-        return _kl(logq_NK.exp(), logq_NK, target.logp_NK)
+        logq_NK = compute_log_q(student_logits_NK, temperature)
+        return compute_kl(logq_NK.exp(), logq_NK, target.logp_NK)
 
 
 class JensenShannon(DivergenceBase):
@@ -119,15 +71,15 @@ class JensenShannon(DivergenceBase):
     """Between the forward KL (0) and the reverse KL (1)."""
 
     def unscaled(self, student_logits_NK: torch.Tensor, target: Target, temperature: float) -> torch.Tensor:
-        logq_NK = _log_q(student_logits_NK, temperature)
+        logq_NK = compute_log_q(student_logits_NK, temperature)
         q_NK = logq_NK.exp()
         if self.beta == 0.0:
-            return _kl(target.p_NK, target.logp_NK, logq_NK)
+            return compute_kl(target.p_NK, target.logp_NK, logq_NK)
         if self.beta == 1.0:
-            return _kl(q_NK, logq_NK, target.logp_NK)
+            return compute_kl(q_NK, logq_NK, target.logp_NK)
         logm_NK = torch.logaddexp(target.logp_NK + math.log(self.beta), logq_NK + math.log1p(-self.beta))
-        from_p_N = _kl(target.p_NK, target.logp_NK, logm_NK)
-        from_q_N = _kl(q_NK, logq_NK, logm_NK)
+        from_p_N = compute_kl(target.p_NK, target.logp_NK, logm_NK)
+        from_q_N = compute_kl(q_NK, logq_NK, logm_NK)
         return from_p_N / (1.0 - self.beta) + from_q_N / self.beta
 
 
@@ -141,7 +93,7 @@ class TotalVariation(DivergenceBase):
     kind: Literal["total_variation"] = "total_variation"
 
     def unscaled(self, student_logits_NK: torch.Tensor, target: Target, temperature: float) -> torch.Tensor:
-        q_NK = _log_q(student_logits_NK, temperature).exp()
+        q_NK = compute_log_q(student_logits_NK, temperature).exp()
         return 0.5 * (target.p_NK - q_NK).abs().sum(dim=-1)
 
 
@@ -155,6 +107,7 @@ class LogitMSE(DivergenceBase):
 
     temperature_power: ClassVar[int] = 0
     needs_dense: ClassVar[bool] = True
+    equal_choices: ClassVar[bool] = True
     kind: Literal["logit_mse"] = "logit_mse"
     centre: bool = True
     """Whether the student's logits are mean-centred."""
@@ -194,7 +147,9 @@ class CrossEntropy(DivergenceBase):
     kind: Literal["cross_entropy"] = "cross_entropy"
 
     def unscaled(self, student_logits_NK: torch.Tensor, target: Target, temperature: float) -> torch.Tensor:
-        return _kl(target.p_NK, torch.zeros_like(target.p_NK), _log_q(student_logits_NK, temperature))
+        return compute_kl(
+            target.p_NK, torch.zeros_like(target.p_NK), compute_log_q(student_logits_NK, temperature)
+        )
 
 
 class UniversalLogit(DivergenceBase):
@@ -211,7 +166,7 @@ class UniversalLogit(DivergenceBase):
     kind: Literal["universal_logit"] = "universal_logit"
 
     def unscaled(self, student_logits_NK: torch.Tensor, target: Target, temperature: float) -> torch.Tensor:
-        q_NK = _log_q(student_logits_NK, temperature).exp().sort(dim=-1, descending=True).values
+        q_NK = compute_log_q(student_logits_NK, temperature).exp().sort(dim=-1, descending=True).values
         p_NK = target.p_NK.sort(dim=-1, descending=True).values
         wider = q_NK.shape[-1] - p_NK.shape[-1]
         gap_NK = torch.nn.functional.pad(p_NK, (0, max(wider, 0))) - torch.nn.functional.pad(
@@ -232,25 +187,6 @@ def write_labels_as_texts(value: object) -> object:
 
 ClassWeights = Literal["balanced"] | dict[str, Annotated[float, Field(gt=0.0)]] | None
 """A field that takes weights by label."""
-
-
-def check_gold_keys(class_weights: ClassWeights, focal_gamma: float, labels: Sequence[str]) -> None:
-    """Check that what the hard term says of labels suits the task.
-
-    Args:
-        class_weights: As in the objective.
-        focal_gamma: As in the objective.
-        labels: The run's labels; () of a task without labels.
-
-    Raises:
-        ValueError: The task has no labels, or none of a name.
-    """
-    if not labels and (class_weights is not None or focal_gamma):
-        key = "focal_gamma" if class_weights is None else "class_weights"
-        raise ValueError(f"objective.{key} plays no part in this task, which has no labels; leave it out")
-    named = class_weights if isinstance(class_weights, dict) else {}
-    if unknown := [label for label in named if label not in labels]:
-        raise ValueError(f"objective.class_weights names {unknown[0]!r}, not in data.labels {list(labels)}")
 
 
 def compute_gold_loss(
@@ -335,19 +271,6 @@ def compute_gold_losses(logits_NC: torch.Tensor, labels_N: torch.Tensor) -> torc
     )
 
 
-def _log_q(student_logits_NK: torch.Tensor, temperature: float) -> torch.Tensor:
-    return torch.log_softmax(student_logits_NK / temperature, dim=-1)
-
-
-def _kl(a_NK: torch.Tensor, loga_NK: torch.Tensor, logb_NK: torch.Tensor) -> torch.Tensor:
-    """``sum_c a_c (log a_c - log b_c)`` with ``0 log 0 = 0``.
-
-    The difference is masked before the product: masking only the product would leave 0 * inf in the backward.
-    """
-    gap_NK = (loga_NK - logb_NK).masked_fill(a_NK <= 0.0, 0.0)
-    return (a_NK * gap_NK).sum(dim=-1)
-
-
 Divergence = Annotated[
     ForwardKL
     | ReverseKL
@@ -356,7 +279,14 @@ Divergence = Annotated[
     | LogitMSE
     | TeacherHard
     | CrossEntropy
-    | UniversalLogit,
+    | UniversalLogit
+    | DecoupledKL
+    | StandardisedKL
+    | SkewedKL
+    | SkewedReverseKL
+    | ProbabilityMSE
+    | Dist
+    | RelationalDistance,
     Field(discriminator="kind"),
 ]
 """Any divergence."""

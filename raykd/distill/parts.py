@@ -25,8 +25,8 @@ import numpy as np
 import torch
 
 from raykd.devices import copy_to_device
-from raykd.distill.losses import DivergenceBase
-from raykd.distill.signals import Signals, Support, Target, VocabularySignal
+from raykd.distill.divergences.base import DivergenceBase
+from raykd.distill.signals import UNLABELLED, Signals, Support, Target, VocabularySignal
 from raykd.distill.targets import LOG_FLOOR, Mixture, centre_logits, check_alignment, combine_logits, soften
 from raykd.distill.vocabulary_signals import SparseSignal, WholeSignal
 
@@ -74,7 +74,7 @@ def make_parts(
     if signals.plain and has_logits:
         target = combine_logits(signals.logits_MNC, weights_MN, temperature, mixture)
         check_alignment(logits_NC, target)
-        return [TargetPart(logits_NC, target, "whole", None)]
+        return [TargetPart(logits_NC, replace(target, labels_N=signals.labels_N), "whole", None)]
     groups: dict[object, list[int]] = {}
     for m in range(len(signals.teachers)):
         groups.setdefault(_group(signals, m), []).append(m)
@@ -101,6 +101,8 @@ def make_parts(
             answer = answer if units_N is None else answer.at(units_N)
             made = _make_reduced(student_NC, answer, signals.teachers[members[0]], inside, temperature)
         student_NK, target, support = made
+        if not _has_own_support(answer):
+            target = replace(target, labels_N=_find_labels(signals, members[0]))
         parts.append(TargetPart(student_NK, target, support, None if len(groups) == 1 else share_N, units_N))
     # Parts without units are dropped; one is kept where there is no other, for the graph.
     return [part for part in parts if len(part.target.covered_N)] or parts[:1]
@@ -148,6 +150,18 @@ def _group(signals: Signals, m: int) -> object:
     if answer is not None:
         return None if answer.support == "whole" else ("alone", m)
     return None if columns is None else tuple(sorted(columns))
+
+
+def _find_labels(signals: Signals, m: int) -> torch.Tensor:
+    """Return ``[N]``: the gold label among the columns that a teacher knows; `UNLABELLED` where it is not there."""
+    columns = signals.columns(m)
+    if columns is None:
+        return signals.labels_N
+    place_C = torch.full((max(columns) + 1,), UNLABELLED)
+    place_C[sorted(columns)] = torch.arange(len(columns))
+    place_C = copy_to_device(place_C, signals.labels_N.device)
+    known_N = (signals.labels_N >= 0) & (signals.labels_N < len(place_C))
+    return torch.where(known_N, place_C[signals.labels_N.clamp(0, len(place_C) - 1)], UNLABELLED)
 
 
 def _has_own_support(answer: VocabularySignal | None) -> bool:

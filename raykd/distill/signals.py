@@ -226,6 +226,8 @@ class Target:
         weights_MN: The teachers' weights, which sum to 1 over M where covered, 0 elsewhere.
         covered_N: Whether any teacher covers the unit.
         temperature: T.
+        labels_N: Gold label of each unit as a column of the support, or `UNLABELLED`; None where the columns are no
+            classes of the run.
     """
 
     p_NK: torch.Tensor
@@ -234,6 +236,7 @@ class Target:
     weights_MN: torch.Tensor
     covered_N: torch.Tensor
     temperature: float
+    labels_N: torch.Tensor | None = None
 
     @property
     def logits_NK(self) -> torch.Tensor:  # noqa: N802  (a shape, as the fields)

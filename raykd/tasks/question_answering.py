@@ -85,11 +85,12 @@ class QuestionAnswering(TaskBase):
         return self
 
     def check(self, labels: Sequence[str], objective: Objective) -> None:
-        """Refuse a loss on logits: it averages over choices, of which rows have different numbers."""
-        if any(term.divergence.kind == "logit_mse" for term in objective.terms):
+        """Refuse a loss that averages over choices, of which rows have different numbers."""
+        kinds = [term.divergence.kind for term in objective.terms if term.divergence.equal_choices]
+        if kinds:
             raise ConfigError(
-                "logit_mse is a mean over choices, and contexts have different numbers of words",
-                got="objective.terms: logit_mse",
+                f"{kinds[0]} averages over choices, and contexts have different numbers of words",
+                got=f"objective.terms: {kinds[0]}",
                 wanted="a divergence of probabilities",
                 next_step="use forward_kl, reverse_kl, jensen_shannon or total_variation",
             )

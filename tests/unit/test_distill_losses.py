@@ -12,10 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
+from raykd.distill.divergences.base import DivergenceBase
+from raykd.distill.divergences.batch import Dist, RelationalDistance
+from raykd.distill.divergences.transformed import (
+    DecoupledKL,
+    ProbabilityMSE,
+    SkewedKL,
+    SkewedReverseKL,
+    StandardisedKL,
+)
 from raykd.distill.losses import (
     CrossEntropy,
     Divergence,
-    DivergenceBase,
     ForwardKL,
     JensenShannon,
     LogitMSE,
@@ -42,7 +50,15 @@ MEMBERS: list[DivergenceBase] = [
     TeacherHard(threshold=0.3),
     CrossEntropy(),
     UniversalLogit(),
+    DecoupledKL(),
+    DecoupledKL(target_weight=0.5, other_weight=8.0),
+    StandardisedKL(),
+    SkewedKL(),
+    SkewedReverseKL(skew=0.3),
+    ProbabilityMSE(),
 ]
+BATCH: list[DivergenceBase] = [Dist(), RelationalDistance()]
+"""Of which a unit depends on the others."""
 METRICS = [
     m for m in MEMBERS if not isinstance(m, TeacherHard | CrossEntropy) and m != LogitMSE(centre=False)
 ]
@@ -151,7 +167,12 @@ def test_gradient_of_forward_kl_is_t_times_q_minus_p(t: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "loss", [ForwardKL(), ReverseKL(), JensenShannon(), CrossEntropy(), TotalVariation()], ids=name
+    "loss",
+    [
+        *(ForwardKL(), ReverseKL(), JensenShannon(), CrossEntropy(), TotalVariation()),
+        *(DecoupledKL(), SkewedKL(), SkewedReverseKL(), ProbabilityMSE(), StandardisedKL()),
+    ],
+    ids=name,
 )
 def test_gradient_does_not_grow_or_fade_with_temperature(loss: DivergenceBase) -> None:
     """One power of T more or less would give a ratio of 4 here."""
@@ -198,7 +219,7 @@ def test_zero_at_the_teacher_and_positive_elsewhere(
         assert gradient(loss, z, single(z, t), t).abs().max().item() <= 1e-4
 
 
-@pytest.mark.parametrize("loss", MEMBERS, ids=name)
+@pytest.mark.parametrize("loss", MEMBERS + BATCH, ids=name)
 def test_relabelling_classes_changes_nothing(loss: DivergenceBase) -> None:
     order = torch.tensor([2, 0, 3, 1])
     torch.testing.assert_close(
@@ -216,7 +237,7 @@ def test_a_unit_depends_on_itself_only(loss: DivergenceBase) -> None:
     torch.testing.assert_close(loss.per_unit(S, single(Z, 2.0), 2.0), alone)
 
 
-@pytest.mark.parametrize("loss", [m for m in MEMBERS if not isinstance(m, LogitMSE)], ids=name)
+@pytest.mark.parametrize("loss", [m for m in MEMBERS if not m.equal_choices], ids=name)
 def test_more_dead_classes_do_not_weaken_a_loss(loss: DivergenceBase) -> None:
     """A division by C would halve the value. The MSE is a mean over classes by its definition."""
     dead = torch.full((6, 4), -60.0)
@@ -224,7 +245,7 @@ def test_more_dead_classes_do_not_weaken_a_loss(loss: DivergenceBase) -> None:
     torch.testing.assert_close(wide, loss.per_unit(S, single(Z, 1.0), 1.0), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("loss", MEMBERS, ids=name)
+@pytest.mark.parametrize("loss", MEMBERS + BATCH, ids=name)
 @pytest.mark.parametrize("size", [1e2, 1e4])
 def test_finite_for_probabilities_of_zero(loss: DivergenceBase, size: float) -> None:
     z, s = torch.tensor([[size, 0.0, -size]]), torch.tensor([[-size, 0.0, size]])
@@ -234,7 +255,9 @@ def test_finite_for_probabilities_of_zero(loss: DivergenceBase, size: float) -> 
     assert torch.isfinite(gradient(loss, s, target, 1.0)).all()
 
 
-@pytest.mark.parametrize("loss", [m for m in MEMBERS if not isinstance(m, LogitMSE)], ids=name)
+@pytest.mark.parametrize(
+    "loss", [m for m in MEMBERS if not m.equal_choices and m.least_choices == 2], ids=name
+)
 def test_a_class_that_both_sides_rule_out(loss: DivergenceBase) -> None:
     target, student = single(torch.tensor([[0.0, 1.0, -300.0]]), 1.0), torch.tensor([[1.0, 0.0, -math.inf]])
     two = loss.per_unit(student[:, :2], single(torch.tensor([[0.0, 1.0]]), 1.0), 1.0)
@@ -268,7 +291,7 @@ def test_teacher_hard_threshold_and_temperature() -> None:
     assert TeacherHard(threshold=float(z[0].exp()[0])).per_unit(s, edge, 1.0)[0].item() > 0.0
 
 
-@pytest.mark.parametrize("loss", MEMBERS, ids=name)
+@pytest.mark.parametrize("loss", MEMBERS + BATCH, ids=name)
 def test_half_precision_in_float32_out(loss: DivergenceBase) -> None:
     s = S.bfloat16()
     got = loss.per_unit(s, single(Z, 2.0), 2.0)
@@ -285,7 +308,7 @@ def test_shapes_do_not_broadcast() -> None:
 
 
 def test_declared_properties() -> None:
-    powers = {m.kind: m.temperature_power for m in MEMBERS}
+    powers = {m.kind: m.temperature_power for m in MEMBERS + BATCH}
     assert powers == {
         "forward_kl": 2,
         "reverse_kl": 2,
@@ -295,14 +318,23 @@ def test_declared_properties() -> None:
         "logit_mse": 0,
         "teacher_hard": 0,
         "universal_logit": 1,
+        "decoupled_kl": 2,
+        "standardised_kl": 2,
+        "skewed_kl": 2,
+        "skewed_reverse_kl": 2,
+        "probability_mse": 2,
+        "dist": 2,
+        "relational_distance": 0,
     }
     kinds = ADAPTER.json_schema()["discriminator"]["mapping"]
     assert powers.keys() == kinds.keys(), "every member of the union is tested"
-    assert {m.kind for m in MEMBERS if m.needs_dense} == {"logit_mse", "teacher_hard", "universal_logit"}
+    dense = {"logit_mse", "teacher_hard", "universal_logit", "decoupled_kl", "standardised_kl"}
+    assert {m.kind for m in MEMBERS if m.needs_dense} == dense and all(m.needs_dense for m in BATCH)
+    assert {m.kind for m in MEMBERS + BATCH if m.across_units} == {m.kind for m in BATCH}
     assert {m.kind for m in MEMBERS if m.linear_in_p} == {"forward_kl", "cross_entropy"}
 
 
-@pytest.mark.parametrize("loss", MEMBERS, ids=name)
+@pytest.mark.parametrize("loss", MEMBERS + BATCH, ids=name)
 def test_round_trip(loss: DivergenceBase) -> None:
     assert ADAPTER.validate_python(loss.model_dump()) == loss
     assert ADAPTER.validate_json(ADAPTER.dump_json(loss)) == loss

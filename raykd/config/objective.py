@@ -1,0 +1,33 @@
+"""Check an objective against the labels of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from raykd.distill.objective import Objective
+
+
+def check_objective(objective: Objective, labels: Sequence[str]) -> None:
+    """Check that what an objective says of labels, and how it compares them, suits the labels of a run.
+
+    Args:
+        objective: The objective.
+        labels: The run's labels; () of a task without labels.
+
+    Raises:
+        ValueError: The task has no labels or not that one, or a divergence degenerates with so few.
+    """
+    weights = objective.class_weights
+    if not labels and (weights is not None or objective.focal_gamma):
+        key = "focal_gamma" if weights is None else "class_weights"
+        raise ValueError(f"objective.{key} plays no part in this task, which has no labels; leave it out")
+    named = weights if isinstance(weights, dict) else {}
+    if unknown := [label for label in named if label not in labels]:
+        raise ValueError(f"objective.class_weights names {unknown[0]!r}, not in data.labels {list(labels)}")
+    for divergence in (term.divergence for term in objective.terms):
+        if labels and len(labels) < divergence.least_choices:
+            raise ValueError(
+                f"objective.terms: {divergence.kind} needs {divergence.least_choices} labels or more, data.labels has "
+                f"{len(labels)}: it would compare nothing, or one part of what it says; use forward_kl, reverse_kl, "
+                "jensen_shannon or logit_mse"
+            )
