@@ -171,7 +171,8 @@ def _parse_record(
     given = record.values.get(wanted.names["id"]) if "id" in wanted.names else None
     if isinstance(given, UnreadValue):
         raise BadRowError(f"column {wanted.names['id']!r}: got {given!r}, wanted a text or a number")
-    return (f"{stem}:{record.line}" if given is None else str(given)), language, parts
+    name = f"{stem}:{record.line}" if given is None else str(given)
+    return name.encode("utf-8", "backslashreplace").decode(), language, parts
 
 
 def _build_rows(kept: list[tuple[str, str, RowParts]], wanted: WantedColumns) -> Rows:

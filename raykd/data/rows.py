@@ -1,42 +1,63 @@
-"""Hold the rows of a run: texts with languages and labels, in memory, immutable.
+"""Hold the rows of a run: texts with languages and labels, immutable.
 
-Decision record: plain tuples and one array instead of an Arrow table, because rows travel to workers through
-Ray's object store (which moves numpy without a copy), are indexed at random at every step, and a table's
-laziness would move errors of the data to the middle of a run. Whoever reads rows has checked them: a `Rows`
-holds no empty text and no label outside the run's labels.
+Decision record: columns are Arrow (`tables`), because a corpus need not fit in memory and a step looks at a batch;
+labels are one array, since whatever chooses rows asks for them. Whoever reads rows has checked them: a `Rows` holds no
+empty text and no label outside the run's labels, so decoding late moves no error of the data into the middle of a run.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Self
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from raykd.data.tables import RowColumn, Selection, build_table, repeat_value
 from raykd.distill.signals import UNLABELLED
 from raykd.text.batch import Mode, TextBatch
+
+_ALL_OR_NONE = {"pairs": "a second text", "words": "words", "golds": "golds", "values": "values"}
+"""Columns that parts have to have alike, and what they hold."""
 
 
 @dataclass(frozen=True)
 class Rows(TextBatch):
-    """B rows of a run, as `TextBatch` holds them. Made by `read`, `corpus` and `load`; read by the stream, the loop and
-    the evaluation.
+    """B rows of a run, as `TextBatch` holds them; a column may be given as a tuple and is kept as a `RowColumn`.
+
+    Made by `read`, `corpus` and `load`; read by the stream, the loop and the evaluation.
 
     Raises:
         ValueError: Fields of unequal length.
     """
 
     def __post_init__(self) -> None:
-        sizes = {len(self.ids), len(self.texts), len(self.languages), len(self.labels_B)}
-        others = (self.pairs, self.words, self.golds, self.modes, self.source_languages, self.values)
-        sizes |= {len(column) for column in others if column is not None}
+        given = {f.name: getattr(self, f.name) for f in fields(self)}
+        sizes = {len(column) for column in given.values() if column is not None}
         if len(sizes) != 1:
             raise ValueError(f"fields of unequal length: {sorted(sizes)}")
+        bare = {
+            name: column
+            for name, column in given.items()
+            if not isinstance(column, RowColumn | np.ndarray) and column is not None
+        }
+        rows = Selection((build_table(bare),) if bare else ())
+        for name in bare:
+            object.__setattr__(self, name, RowColumn(name, rows))
+
+    def _columns(self) -> dict[str, RowColumn[Any]]:
+        """Return all columns that there are but the labels."""
+        found = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "labels_B"}
+        return {name: column for name, column in found.items() if column is not None}
+
+    def take(self, rows: Iterable[int]) -> TextBatch:
+        """Return the batch of these rows, in this order."""
+        at = np.asarray(rows if isinstance(rows, Sequence | np.ndarray) else list(rows), dtype=np.int64)
+        taken = {name: column.take(at) for name, column in self._columns().items()}
+        return TextBatch(**taken, labels_B=self.labels_B[at])
 
     def select(self, chosen: Sequence[int] | NDArray[np.bool_] | NDArray[np.integer]) -> Rows:
         """Return the rows where a mask of length B is true, or the rows at these indices, in this order."""
@@ -45,26 +66,39 @@ class Rows(TextBatch):
             if len(array) != len(self):
                 raise ValueError(f"a mask of {len(array)} for {len(self)} rows")
             array = np.flatnonzero(array)
-        return Rows(**self._take_columns(array.tolist()))
+        at = array.astype(np.int64)
+        columns = self._columns()
+        selections = {id(own): own for own in (column.rows for column in columns.values())}
+        found = {key: own.select(at) for key, own in selections.items()}
+        kept: dict[str, Any] = {
+            name: RowColumn(name, found[id(column.rows)]) for name, column in columns.items()
+        }
+        return Rows(**kept, labels_B=self.labels_B[at])
 
     @classmethod
     def concat(cls, parts: Sequence[Self]) -> Self:
-        """Return all rows of the parts, one part after the other.
+        """Return all rows of the parts, one part after the other; a column is there where any part has it.
 
         Raises:
             ValueError: There is no part, or some parts have second texts, words, golds or values and some have not.
         """
         if not parts:
             raise ValueError("no rows to join")
-        for name, column in (
-            ("a second text", "pairs"),
-            ("words", "words"),
-            ("golds", "golds"),
-            ("values", "values"),
-        ):
+        for column, what in _ALL_OR_NONE.items():
             if len({getattr(part, column) is not None for part in parts if len(part)}) > 1:
-                raise ValueError(f"some rows have {name} and some have not")
-        return super().concat(parts)
+                raise ValueError(f"some rows have {what} and some have not")
+        filled = [part for part in parts if len(part)] or list(parts[:1])
+        names = dict.fromkeys(name for part in filled for name in part._columns())
+        joined: dict[tuple[int, ...], Selection] = {}
+        kept: dict[str, Any] = {}
+        for name in names:
+            # A part that says nothing of modes or source languages says "" of each of its rows.
+            own = [part._columns().get(name) or repeat_value(name, "", len(part)) for part in filled]
+            key = tuple(id(column.rows) for column in own)
+            if key not in joined:
+                joined[key] = Selection.concat([column.rows for column in own])
+            kept[name] = RowColumn(name, joined[key])
+        return cls(**kept, labels_B=np.concatenate([part.labels_B for part in filled]).astype(np.int64))
 
     @property
     def labelled(self) -> NDArray[np.bool_]:
@@ -74,7 +108,28 @@ class Rows(TextBatch):
 
     def with_mode(self, mode: Mode) -> Rows:
         """Return the same rows, all given to models in this way."""
-        return replace(self, modes=(mode,) * len(self))
+        return replace(self, modes=self._repeat("modes", mode))
+
+    def is_in_mode(self, mode: Mode) -> NDArray[np.bool_]:
+        """Return ``[B]``: whether each row is given in this way."""
+        return self._compare("modes", mode) if self.modes is not None else np.full(len(self), mode == "")
+
+    def is_in_language(self, language: str) -> NDArray[np.bool_]:
+        """Return ``[B]``: whether each row is in this language."""
+        return self._compare("languages", language)
+
+    def _compare(self, column: str, value: str) -> NDArray[np.bool_]:
+        names, codes_B = getattr(self, column).to_codes()
+        found: NDArray[np.bool_] = codes_B == (names.index(value) if value in names else -1)
+        return found
+
+    def list_languages(self) -> tuple[str, ...]:
+        """Return the languages of the rows, sorted."""
+        names: tuple[str, ...] = self._columns()["languages"].to_codes()[0]
+        return names
+
+    def _repeat(self, column: str, value: object) -> Sequence[Any]:
+        return repeat_value(column, value, len(self))
 
     def fingerprint(self) -> str:
         """Return the sha256 (hex) over all content and its order.
@@ -83,18 +138,19 @@ class Rows(TextBatch):
         length-prefixed, so that no two contents share their bytes.
         """
         digest = hashlib.sha256()
-        columns = (self.texts, self.languages, *(() if self.pairs is None else (self.pairs,)))
+        own = self._columns()
+        columns = [own[name] for name in ("texts", "languages", "pairs") if name in own]
         digest.update(f"{len(columns)} {len(self)}\n".encode())
         for column in columns:
-            for value in column:
-                encoded = value.encode()
-                digest.update(b"%d:" % len(encoded))
-                digest.update(encoded)
+            for piece in column.iter_lists():
+                encoded = [value.encode() for value in piece]
+                digest.update(b"".join([b"%d:%b" % (len(value), value) for value in encoded]))
         digest.update(np.ascontiguousarray(self.labels_B, dtype="<i8").tobytes())
-        spoken = self.source_languages if any(self.source_languages or ()) else None
-        for numbers in (self.words, self.golds, self.modes, spoken, self.values):
-            if numbers is not None:  # rows without the column keep the fingerprint of older versions
-                digest.update(json.dumps(numbers).encode())
+        for name in ("words", "golds", "modes", "source_languages", "values"):
+            # Rows without the column keep the fingerprint of older versions.
+            if name in own and (name != "source_languages" or own[name].to_codes()[0] not in ((), ("",))):
+                parts = (json.dumps(piece)[1:-1] for piece in own[name].iter_lists())
+                digest.update(f"[{', '.join(parts)}]".encode())
         return digest.hexdigest()
 
     def summary(self, labels: Sequence[str] = ()) -> dict[str, object]:
@@ -103,11 +159,12 @@ class Rows(TextBatch):
         Args:
             labels: The run's labels, to name counts; without them a label goes by its index.
         """
-        counts = Counter(zip(self.languages, self.labels_B.tolist(), strict=True))
         names = {UNLABELLED: "unlabelled", **dict(enumerate(labels))}
         languages: dict[str, dict[str, int]] = {}
-        for (language, label), count in sorted(counts.items()):
-            languages.setdefault(language, {})[names.get(label, str(label))] = count
+        spoken, codes_B = self._columns()["languages"].to_codes()
+        for at, language in enumerate(spoken):
+            found = zip(*np.unique(self.labels_B[codes_B == at], return_counts=True), strict=True)
+            languages[language] = {names.get(int(label), str(label)): int(count) for label, count in found}
         labelled = int(self.labelled.sum())
         return {
             "rows": len(self),

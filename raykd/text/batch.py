@@ -45,16 +45,16 @@ class TextBatch:
             unlabelled. None for the other tasks.
     """
 
-    ids: tuple[str, ...]
-    texts: tuple[str, ...]
-    languages: tuple[str, ...]
+    ids: Sequence[str]
+    texts: Sequence[str]
+    languages: Sequence[str]
     labels_B: NDArray[np.int64]
-    pairs: tuple[str, ...] | None = None
-    words: tuple[Spans, ...] | None = None
-    golds: tuple[tuple[int, ...], ...] | None = None
-    modes: tuple[Mode, ...] | None = None
-    source_languages: tuple[str, ...] | None = None
-    values: tuple[tuple[float, ...], ...] | None = None
+    pairs: Sequence[str] | None = None
+    words: Sequence[Spans] | None = None
+    golds: Sequence[tuple[int, ...]] | None = None
+    modes: Sequence[Mode] | None = None
+    source_languages: Sequence[str] | None = None
+    values: Sequence[tuple[float, ...]] | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -106,10 +106,11 @@ class TextBatch:
     def without_labels(self) -> Self:
         """Return the same rows as a teacher may see them: no gold label leaves the student's side."""
         labels_B = np.full(len(self), UNLABELLED, dtype=np.int64)
-        bare = ((),) * len(self)
-        return replace(
-            self,
-            labels_B=labels_B,
-            golds=None if self.golds is None else bare,
-            values=None if self.values is None else bare,
-        )
+        golds = {
+            name: self._repeat(name, ()) for name in ("golds", "values") if getattr(self, name) is not None
+        }
+        return replace(self, labels_B=labels_B, **golds)
+
+    def _repeat(self, column: str, value: object) -> Sequence[Any]:
+        """Return a column that has this value in every row."""
+        return (value,) * len(self)

@@ -119,7 +119,7 @@ def test_values_of_texts_and_of_pairs(tmp_path: Path) -> None:
     changed = replace(rows, values=((2.5,), (4.0,), (0.5,), (-1.0001,), ()))
     assert rows.fingerprint() != changed.fingerprint() != rows.without_labels().fingerprint()
     assert rows.without_labels().values == ((),) * 5
-    assert Rows.concat([rows, rows]).values == rows.values * 2 and rows.take([3, 0]).values == (
+    assert Rows.concat([rows, rows]).values == tuple(rows.values) * 2 and rows.take([3, 0]).values == (
         (-1.0,),
         (2.5,),
     )

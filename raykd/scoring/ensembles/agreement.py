@@ -53,7 +53,11 @@ def _label_rows(config: RunConfig, rows: Rows, name: str, pool: TeacherPool) -> 
     counts_B = config.task.count_units(bare.take(range(len(bare))))
     tagging = config.task.form == "words"
     units = LabelledUnits(
-        np.full(len(combined.covered_N), UNLABELLED), counts_B, bare.languages, config.data.labels, tagging
+        np.full(len(combined.covered_N), UNLABELLED),
+        counts_B,
+        tuple(bare.languages),
+        config.data.labels,
+        tagging,
     )
     # A text that its teachers saw in part has no answer to the rest of it that a student could agree with.
     seen_B = np.bincount(units.row_N, weights=combined.covered_N, minlength=len(bare)) == counts_B

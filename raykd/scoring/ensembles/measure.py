@@ -161,7 +161,7 @@ def _make_units(config: RunConfig, rows: Rows, everyone: Combined, *, labelled: 
     units = LabelledUnits(
         config.task.list_unit_labels(batch),
         config.task.count_units(batch),
-        rows.languages,
+        tuple(rows.languages),
         config.data.labels,
         tagging,
     )
