@@ -210,7 +210,7 @@ class WordReading(Classification):
             next_step=f"add it to teachers.{self.who}.template and words, or leave it out of its languages",
         )
 
-    def _check_pairs(self, name: str, batch: TextBatch) -> tuple[str, ...] | None:
+    def _check_pairs(self, name: str, batch: TextBatch) -> Sequence[str] | None:
         """Return the second texts of rows whose template reads them.
 
         Raises:
