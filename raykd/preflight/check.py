@@ -69,7 +69,9 @@ def check_teacher(teacher: TeacherConfig, config: RunConfig) -> str:
         check_made(teacher.training.model, config, f"teachers.{teacher.name}.training.model")
         own = [str(label) for label in teacher.training.data.get("labels", config.data.labels)]
         config.task.map_columns(own, config.data.labels, teacher.label_map, teacher.name, teacher.missing)
-        languages = "all languages" if teacher.languages == "all" else ", ".join(teacher.languages)
+        read = teacher.training.data.get("select_languages", config.data.select_languages)
+        spoken = teacher.languages if teacher.languages != "all" else read
+        languages = "all languages" if spoken is None else ", ".join(spoken)
         return f"will be trained: {teacher.training.model.kind} on {languages}"
     if not isinstance(teacher, SavedModelTeacher):
         return describe_served(teacher, config)
@@ -244,6 +246,8 @@ def _look_at_rows(config: Run, job: Job, look: Callable[[str, Callable[[], str]]
     for name, member in config.members.items():
         rows = job.tasks[name].data.train
         look(f"rows {name}".rstrip(), partial(_say_signs, member, rows))
+        if untold := describe_untold_models(member, rows):
+            look(f"languages {name}".rstrip(), partial(str, NOTE + untold))
 
 
 def _say_signs(member: RunConfig, rows: Rows) -> str:
@@ -300,7 +304,7 @@ def _describe(job: Job) -> str:
             told.append(f'"no answer" is a choice ({bare:,} of the {labelled:,} have none)')
         if note := describe_judged(part.data):
             told.append(note)
-        looks = (check_source_languages, describe_repeated_marks, describe_untold_models)
+        looks = (check_source_languages, describe_repeated_marks)
         told += filter(None, (look(part.config, part.data.train) for look in looks))
     return f"{job.name}: {', '.join(told)}, {job.steps:,} steps"
 

@@ -112,6 +112,10 @@ def _describe_cause(config: RunConfig, spec: TeacherSpec, info: TeacherInfo, swa
             f"{key}.languages, and does {key}.max_length ({info.max_length} tokens) hold the texts"
         )
     wanted = suggest_label_map(info, swap, labels)
+    dropped = (
+        {own: "null" for own, label in spec.teacher.label_map.items() if label is None} if wanted else {}
+    )
+    wanted = {**wanted, **dropped}
     shown = ", ".join(f"{own}: {label}" for own, label in list(wanted.items())[:NAMED])
     more = ", ..." if len(wanted) > NAMED else ""
     how = f"with label_map {{{shown}{more}}}" if wanted else "without a label_map"

@@ -62,13 +62,19 @@ class FakePool:
     answers: dict[str, Answer]
     languages: dict[str, frozenset[str] | None]
     paths: dict[str, str] = field(default_factory=dict)
+    dropped: dict[str, str] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         names = tuple(self.answers)
         specs = [
             TeacherSpec(
-                ModelTeacher(name=n, languages="all", path=self.paths.get(n, "nowhere")),
+                ModelTeacher(
+                    name=n,
+                    languages="all",
+                    path=self.paths.get(n, "nowhere"),
+                    label_map={self.dropped[n]: None} if n in self.dropped else {},
+                ),
                 ("negative", "positive"),
                 Classification(),
             )
@@ -132,6 +138,7 @@ def named(*names: str) -> RunConfig:
 def judged(
     answers: dict[str, Answer], rows: Rows | None = None, *, languages: tuple[str, ...] = ("en", "zh"),
     spoken: dict[str, Any] | None = None, on_poor: dict[str, str] | None = None, paths: dict[str, str] | None = None,
+    dropped: dict[str, str] | None = None,
     is_judged: bool = False, training: dict[str, dict[str, Any]] | None = None, **changes: Any,
 ) -> TeacherReview:  # fmt: skip
     own = {name: (spoken or {}).get(name, "all") for name in answers}
@@ -141,7 +148,7 @@ def judged(
         for n in answers
     ]
     sets = {n: None if who == "all" else frozenset(who) for n, who in own.items()}
-    pool: Any = FakePool(answers, sets, paths or {})
+    pool: Any = FakePool(answers, sets, paths or {}, dropped or {})
     infos: Any = [
         SimpleNamespace(
             name=n,
@@ -185,6 +192,14 @@ def test_swapped_labels_stop_the_run_with_the_score_beside_the_most_frequent_lab
             and "; teachers.bad.on_poor=warn goes on" in said
         )
         assert found.warnings == ()
+
+
+def test_a_proposed_label_map_keeps_the_labels_that_the_user_dropped() -> None:
+    found = judged({"good": right, "bad": swapped}, dropped={"bad": "unknown"})
+    with pytest.raises(
+        ModelError, match=r"label_map {negative: positive, positive: negative, unknown: null}"
+    ):
+        refuse_poor_teachers([found], named("good", "bad"))
 
 
 def test_a_teacher_that_may_be_poor_is_a_warning_and_a_tag() -> None:
