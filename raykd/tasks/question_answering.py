@@ -49,6 +49,7 @@ from raykd.text.encoding import (
     collate_rows,
     compute_starts,
     count_each,
+    count_ranges,
     expand_ranges,
 )
 from raykd.text.padding import RIGHT, Padding
@@ -136,7 +137,7 @@ class QuestionAnswering(TaskBase):
         encoded = collate_rows(rows, picked, padding)
         chosen = np.asarray(picked, dtype=np.int64)
         assert rows.sequences_B1 is not None
-        words_B = np.diff(rows.extra["words_B1"])[chosen]
+        words_B = count_ranges(rows.extra["words_B1"], chosen)
         null_B = rows.extra["null_B"][chosen]
         choices = int(words_B.max(initial=0)) + BESIDE
         read_X4 = _collate_reads(rows, "reads", chosen, encoded.shift_S)
@@ -355,7 +356,7 @@ def _collate_null_reads(
     assert rows.sequences_B1 is not None
     token_S = rows.extra["null_S"][expand_ranges(rows.sequences_B1, chosen)]
     token_S = token_S if shift_S is None else token_S + shift_S
-    row_S = np.repeat(np.arange(len(chosen)), np.diff(rows.sequences_B1)[chosen])
+    row_S = np.repeat(np.arange(len(chosen)), count_ranges(rows.sequences_B1, chosen))
     read_S4 = np.stack([np.arange(len(row_S)), token_S, row_S, null_B[row_S]], axis=1)
     kept: NDArray[np.int64] = np.ascontiguousarray(read_S4[read_S4[:, 3] >= 0])
     return kept
@@ -383,8 +384,8 @@ def _collate_reads(
     found_RK: NDArray[np.int64] = rows.extra["reads_R4" if name == "reads" else "rests_R3"][
         expand_ranges(starts_B1, chosen)
     ]
-    row_R = np.repeat(np.arange(len(chosen)), np.diff(starts_B1)[chosen])
-    found_RK[:, 0] += compute_starts(np.diff(rows.sequences_B1)[chosen])[row_R]
+    row_R = np.repeat(np.arange(len(chosen)), count_ranges(starts_B1, chosen))
+    found_RK[:, 0] += compute_starts(count_ranges(rows.sequences_B1, chosen))[row_R]
     if shift_S is not None:
         found_RK[:, 1] += shift_S[found_RK[:, 0]]
     found_RK[:, 2] += 2 * row_R

@@ -8,7 +8,7 @@ knows the task. Units beyond the model's limit have no place: they are counted, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -28,6 +28,7 @@ from raykd.text.padding import (
     run_sub_batches,
     split_batch,
 )
+from raykd.text.ragged import Ragged
 
 if TYPE_CHECKING:
     Array = NDArray[Any]
@@ -38,8 +39,11 @@ if TYPE_CHECKING:
 class EncodedRows:
     """Rows after tokenisation, not padded. Made by a task's `encode`, read by its `collate`.
 
+    Arrays may be mapped from files, so that nothing but the rows of a batch is read of them.
+
     Attributes:
-        fields: For each model input (``input_ids``, ``attention_mask``, ...) one int array per sequence.
+        fields: For each model input (``input_ids``, ``attention_mask``, ...) one int array per sequence; kept as
+            `Ragged`, whatever they are given as.
         pad_values: The id that pads each field.
         lengths_B: Tokens per row, for grouping rows of like length.
         labels_N: The gold label of each unit, or `UNLABELLED`; the units of a row stand together.
@@ -47,11 +51,12 @@ class EncodedRows:
         sequences_B1: Where each row's sequences begin; None where every row has one.
         places_N2: For each unit the sequence (counted from the row's first) and the token that is read; (-1, -1)
             where the unit was cut off. None where a model says one thing about a sequence.
-        extra: What else a task stores per unit or row, by name; arrays of N or of B.
+        extra: What else a task stores per unit or row, by name; arrays of N or of B. A name that ends with 1
+            (``words_B1``) says where each row's part of another array begins.
         long_B: Rows that lost something to the task's limits; None where nobody looked.
     """
 
-    fields: dict[str, list[NDArray[np.int64]]]
+    fields: Mapping[str, Sequence[NDArray[np.int64]]]
     pad_values: dict[str, int]
     lengths_B: NDArray[np.int64]
     labels_N: NDArray[np.int64]
@@ -60,6 +65,9 @@ class EncodedRows:
     places_N2: NDArray[np.int64] | None = None
     extra: dict[str, Array] = field(default_factory=dict)
     long_B: NDArray[np.bool_] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "fields", {name: Ragged.of(rows) for name, rows in self.fields.items()})
 
     def __len__(self) -> int:
         return len(self.lengths_B)
@@ -177,13 +185,13 @@ def collate_rows(rows: EncodedRows, picked: Sequence[int], padding: Padding = RI
     shift_S = inputs["input_ids"].shape[1] - lengths_S if padding.side == "left" else None
     units = chosen if rows.places_N2 is None and len(rows.labels_N) == len(rows) else rows.find_units(picked)
     labels_N = rows.labels_N[units]
-    counts_B = rows.counts_B[chosen]
+    counts_B = count_ranges(rows.starts_B1, chosen)
     places_N2 = seen_N = None
     if rows.places_N2 is not None:
         places, seen = rows.places_N2[units], rows.places_N2[units, 0] >= 0
         first_B = np.arange(len(chosen))
         if rows.sequences_B1 is not None:
-            first_B = compute_starts(np.diff(rows.sequences_B1)[chosen])[:-1]
+            first_B = compute_starts(count_ranges(rows.sequences_B1, chosen))[:-1]
         shift_N = np.repeat(first_B, counts_B)
         places = np.where(seen[:, None], np.stack([places[:, 0] + shift_N, places[:, 1]], axis=1), 0)
         # Units of an encoder-decoder are read among its targets, which are padded on the right whatever the side.
@@ -209,6 +217,8 @@ def collate_rows(rows: EncodedRows, picked: Sequence[int], padding: Padding = RI
 
 def count_each(rows: Sequence[Sequence[object] | Array]) -> NDArray[np.int64]:
     """Return ``[B]``: the length of each row."""
+    if isinstance(rows, Ragged):
+        return rows.counts_S
     return np.asarray([len(row) for row in rows], dtype=np.int64)
 
 
@@ -217,12 +227,18 @@ def compute_starts(counts_B: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(counts_B, dtype=np.int64)])
 
 
+def count_ranges(starts_B1: NDArray[np.int64], chosen: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the sizes of the picked rows' ranges; reads nothing of the other rows, which may be millions."""
+    counts: NDArray[np.int64] = starts_B1[chosen + 1] - starts_B1[chosen]
+    return counts
+
+
 def expand_ranges(
     starts_B1: NDArray[np.int64], picked: Sequence[int] | NDArray[np.int64]
 ) -> NDArray[np.int64]:
     """Return the positions ``starts[i] .. starts[i + 1] - 1`` of each picked row, row after row."""
     chosen = np.asarray(picked, dtype=np.int64)
-    counts = starts_B1[chosen + 1] - starts_B1[chosen]
+    counts = count_ranges(starts_B1, chosen)
     inside = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
     result: NDArray[np.int64] = np.repeat(starts_B1[chosen], counts) + inside
     return result

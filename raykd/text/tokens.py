@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raykd.errors import ConfigError
+from raykd.text.ragged import Ragged
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -103,7 +104,7 @@ class Tokens:
         long_B: Whether a row lost tokens to the limit (per row, where a row has several sequences).
     """
 
-    fields: dict[str, list[NDArray[np.int64]]]
+    fields: Mapping[str, Sequence[NDArray[np.int64]]]
     pad_values: dict[str, int]
     lengths_B: NDArray[np.int64]
     long_B: NDArray[np.bool_]
@@ -178,16 +179,12 @@ def build_tokens(encoded: Encoded, tokenizer: Tokenizer, long_B: NDArray[np.bool
         tokenizer: The tokenizer, for its padding.
         long_B: Which rows lost tokens; None says that no row did.
     """
-    fields = {
-        name: [np.asarray(row, dtype=np.int64) for row in encoded[name]]
-        for name in MODEL_INPUTS
-        if name in encoded
-    }
+    fields = {name: Ragged.of(encoded[name]) for name in MODEL_INPUTS if name in encoded}
     pad_id = tokenizer.pad_token_id or 0
     return Tokens(
         fields,
         {name: pad_id if name == "input_ids" else 0 for name in fields},
-        np.asarray([len(row) for row in fields["input_ids"]], dtype=np.int64),
+        fields["input_ids"].counts_S,
         np.zeros(len(fields["input_ids"]), dtype=bool) if long_B is None else long_B,
     )
 

@@ -17,6 +17,7 @@ from raykd.tasks import Task
 from raykd.teachers.store import make_text_keys
 from raykd.text.batch import TextBatch
 from raykd.text.encoding import EncodedRows
+from raykd.text.ragged import Ragged
 from raykd.text.tokens import Tokenizer, has_languages
 
 MOST_BYTES = 32 * 2**20
@@ -52,7 +53,7 @@ class TokenMemory:
                 self.hits += 1
                 return self._batches[key][0]
         encoded = task.encode(tokenizer, batch)
-        size = sum(row.nbytes for rows in encoded.fields.values() for row in rows)
+        size = sum(Ragged.of(rows).values.nbytes for rows in encoded.fields.values())
         with self._lock:
             if key not in self._batches and size <= self._most:
                 self._batches[key] = encoded, size
