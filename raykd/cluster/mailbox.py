@@ -27,14 +27,15 @@ class Event:
     Attributes:
         kind: What happened.
         job: Name of the job.
-        point: A point of the curves; of kinds started and done only its step counts.
-        total_steps: Optimizer steps of the job, of kinds started, point and done.
+        point: A point of the curves; of kinds started and done only its step counts. Of kind tokens its step is the
+            number of rows that are tokenised.
+        total_steps: Optimizer steps of the job, of kinds started, point and done; of kind tokens all rows.
         error: Of kind error.
         text: Of kind note.
         spans: Of kind spans: what the worker's time went to since the last ones.
     """
 
-    kind: Literal["started", "point", "done", "note", "error", "spans"]
+    kind: Literal["tokens", "started", "point", "done", "note", "error", "spans"]
     job: str
     point: Point | None = None
     total_steps: int = 0

@@ -165,11 +165,17 @@ class JobProgress:
         assert event.point is not None  # other kinds of events carry a point
         self.expect(event.job, event.total_steps)
         task = self._tasks[event.job]
+        if event.kind == "tokens":
+            self._bars.start_task(task)
+            done, rows = event.point.step, event.total_steps
+            note = f"{done:,} of {rows:,} rows are tokenised"
+            self._bars.update(task, completed=done, total=rows, steps=f"{done / rows:.0%}", note=note)
+            return
         if event.kind == "started":
             self.error = None  # the workers were started again
-            self._bars.start_task(task)
+            self._bars.reset(task, total=event.total_steps)
             self._begun[event.job] = time.monotonic()
-            self._bars.update(task, note="training", total=event.total_steps)
+            self._bars.update(task, note="training")
         if event.kind == "point":
             job = self._jobs[event.job]
             point = job.name_point(event.point)

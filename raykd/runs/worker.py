@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,10 @@ if TYPE_CHECKING:
     from raykd.data.rows import Rows
     from raykd.student.loop import TrainingLoop
     from raykd.text.tokens import Tokenizer
+
+
+TELL_S = 0.5
+"""Seconds between two messages about how many rows are tokenised."""
 
 
 class Host(Protocol):
@@ -153,10 +158,20 @@ def _run_job(payload: Payload, mailbox: EventSink, place: CheckpointPlace, host:
         points.append(point)
         mailbox.put(Event("point", payload.name, point, loop.total_steps))
 
+    told = 0.0
+
+    def tell_tokens(done: int, rows: int) -> None:
+        nonlocal told
+        if time.monotonic() - told > TELL_S:
+            told = time.monotonic()
+            mailbox.put(Event("tokens", payload.name, Point(done, {}), rows))
+
     with stage("tokens"):
         tokenizer = ray.get(payload.tokenizer)
         prepared = {
-            task: prepare_rows(config.members[task], ray.get(train), ray.get(validation), tokenizer)
+            task: prepare_rows(
+                config.members[task], ray.get(train), ray.get(validation), tokenizer, tell_tokens
+            )
             for task, (train, validation) in payload.rows.items()
         }
     device = host.find_device() if config.workers.num_gpus else "cpu"

@@ -24,6 +24,7 @@ from raykd.data.rows import Rows
 from raykd.errors import ConfigError, DataError
 from raykd.models import PretrainedStudent, Student
 from raykd.models.vocabulary import is_same_tokenizer
+from raykd.student.tokens.cache import Tell, TokenJob, load_tokens
 from raykd.tasks import EncodedRows, TaskBase
 from raykd.text.codes import SOURCE_MARK
 from raykd.text.tokens import Tokenizer, add_markers, add_prefix_blank
@@ -137,7 +138,13 @@ def join_tokenizers(teachers: SignalSource | None, languages: Sequence[str]) -> 
     return UnionTokenizer(members, chosen, default=wanted[0] if len(wanted) == 1 else None)
 
 
-def prepare_rows(config: RunConfig, train: Rows, validation: Rows, tokenizer: Tokenizer) -> PreparedRows:
+def prepare_rows(
+    config: RunConfig,
+    train: Rows,
+    validation: Rows,
+    tokenizer: Tokenizer,
+    tell: Tell = lambda done, rows: None,
+) -> PreparedRows:
     """Tokenise the rows that the run sees; plain training sees only the labelled ones.
 
     Args:
@@ -145,18 +152,19 @@ def prepare_rows(config: RunConfig, train: Rows, validation: Rows, tokenizer: To
         train: Training rows.
         validation: Validation rows.
         tokenizer: The student's.
+        tell: Hears how many of many rows are tokenised.
 
     Raises:
         DataError: A training row is too long and `data.on_long_row` is fail, or drop leaves too few.
     """
-    train, encoded, long_B = _encode_visible(config, train, tokenizer)
+    train, encoded, long_B = _encode_visible(config, train, tokenizer, tell)
     facts: dict[str, float] = {"train/long_rows": float(long_B.sum())}
     if long_B.any():
         kept = _apply_long_row_policy(config, train, long_B)
         if len(kept) < len(train):
             facts["train/dropped_rows"] = float(len(train) - len(kept))
             train = kept
-            encoded = _encode(config, train, tokenizer)
+            encoded = _encode(config, train, tokenizer, tell)
     unmarked_B = encoded.extra.get("unmarked_B")
     if unmarked_B is not None:
         facts["train/rows_without_markers"] = float(unmarked_B.sum())
@@ -177,7 +185,7 @@ def prepare_rows(config: RunConfig, train: Rows, validation: Rows, tokenizer: To
             f"{shared.sum():,}",
             config.name,
         )
-    validation_tokens = _encode(config, validation, tokenizer)
+    validation_tokens = _encode(config, validation, tokenizer, tell)
     if is_trimmed(config.student):
         unknown = compute_unknown_share(tokenizer, validation_tokens.fields["input_ids"])
         facts["validation/unknown_tokens"] = unknown
@@ -238,17 +246,20 @@ def get_language_codes(config: RunConfig) -> dict[str, str]:
     return codes
 
 
-def _encode(config: RunConfig, rows: Rows, tokenizer: Tokenizer) -> EncodedRows:
-    return config.task.encode(tokenizer, rows.take(range(len(rows))).with_codes(get_language_codes(config)))
+def _encode(
+    config: RunConfig, rows: Rows, tokenizer: Tokenizer, tell: Tell = lambda done, rows: None
+) -> EncodedRows:
+    codes = get_language_codes(config)
+    return load_tokens(TokenJob(config.task, tokenizer, rows, codes, config.workers.threads), tell)
 
 
 def _encode_visible(
-    config: RunConfig, rows: Rows, tokenizer: Tokenizer
+    config: RunConfig, rows: Rows, tokenizer: Tokenizer, tell: Tell = lambda done, rows: None
 ) -> tuple[Rows, EncodedRows, NDArray[np.bool_]]:
     """Return the rows that the run sees, their tokens, and which of them are too long."""
     if config.plain:
         rows = rows.select(rows.labelled)
-    encoded = _encode(config, rows, tokenizer)
+    encoded = _encode(config, rows, tokenizer, tell)
     return rows, encoded, np.zeros(len(rows), dtype=bool) if encoded.long_B is None else encoded.long_B
 
 

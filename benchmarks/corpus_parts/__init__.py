@@ -1,0 +1,1 @@
+"""Parts of `benchmarks.corpus`: made rows, and memory seen from outside."""

@@ -1,0 +1,1 @@
+"""Tokens of many rows: tokenised once into files that are mapped, and tokenizers that were learnt from them."""
