@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -25,6 +25,7 @@ from raykd.errors import ConfigError, DataError
 from raykd.models import PretrainedStudent, Student
 from raykd.models.vocabulary import is_same_tokenizer
 from raykd.student.tokens.cache import Tell, TokenJob, load_tokens
+from raykd.student.tokens.learnt import choose_rows, learn_tokenizer
 from raykd.tasks import EncodedRows, TaskBase
 from raykd.text.codes import SOURCE_MARK
 from raykd.text.tokens import Tokenizer, add_markers, add_prefix_blank
@@ -82,18 +83,36 @@ def fit_tokenizer(
         ModelError: Tokenizers cannot be joined.
     """
     if getattr(student, "vocabulary", "own") == "union":
-        return join_tokenizers(teachers, [lang for _, rows in parts for lang in rows.languages])
+        return join_tokenizers(teachers, {lang for _, rows in parts for lang in set(rows.languages)})
     markers = tuple(dict.fromkeys(m for task, _ in parts for m in getattr(task, "markers", ())))
-    texts = [text for _, rows in parts for text in [*rows.texts, *(rows.pairs or ())]]
-    if is_trimmed(student):  # the first of words that are cut one by one has a blank before it
-        texts += [f" {text}" for _, rows in parts if rows.is_in_mode("split").any() for text in rows.texts]
-    if markers:  # signs are no words: they would only take places of the vocabulary
-        sign = re.compile("|".join(map(re.escape, sorted(markers, key=len, reverse=True))))
-        texts = [sign.sub(" ", text) for text in texts]
-    tokenizer = student.fit_tokenizer(texts)
+    source, trimmed = find_base_checkpoint(student), is_trimmed(student)
+    if student.kind == "linear" or (source is not None and not trimmed):  # nothing is learnt
+        tokenizer = student.fit_tokenizer(())
+    else:
+        rows = [own for _, own in parts]
+        texts = _list_texts(rows if trimmed else choose_rows(rows), markers, trimmed=trimmed)
+        tokenizer = learn_tokenizer(student, source, rows, texts, markers)
     if any(rows.is_in_mode("split").any() for _, rows in parts):
         tokenizer = add_prefix_blank(tokenizer)
     return add_markers(tokenizer, (*markers, *_list_source_marks(student, parts)))
+
+
+def _list_texts(parts: Sequence[Rows], markers: Sequence[str], *, trimmed: bool) -> Iterator[str]:
+    """Yield the texts that a vocabulary is learnt from, or trimmed to."""
+    # Markers are no words: they would only take places of the vocabulary.
+    sign = re.compile("|".join(map(re.escape, sorted(markers, key=len, reverse=True))))
+
+    def clear(text: str) -> str:
+        return sign.sub(" ", text) if markers else text
+
+    for rows in parts:
+        # The first of words that are cut one by one has a blank before it.
+        is_split = trimmed and bool(rows.is_in_mode("split").any())
+        for text in rows.texts:
+            yield clear(text)
+            if is_split:
+                yield clear(f" {text}")
+        yield from map(clear, rows.pairs or ())
 
 
 def _list_source_marks(student: Student, parts: Sequence[tuple[TaskBase, Rows]]) -> list[str]:
@@ -104,7 +123,7 @@ def _list_source_marks(student: Student, parts: Sequence[tuple[TaskBase, Rows]])
     return [SOURCE_MARK.format(language) for language in sorted(written)]
 
 
-def join_tokenizers(teachers: SignalSource | None, languages: Sequence[str]) -> UnionTokenizer:
+def join_tokenizers(teachers: SignalSource | None, languages: Iterable[str]) -> UnionTokenizer:
     """Join the teachers' tokenizers: each language gets that of the first teacher that speaks it.
 
     Raises:
