@@ -83,7 +83,7 @@ def fit_tokenizer(
         ModelError: Tokenizers cannot be joined.
     """
     if getattr(student, "vocabulary", "own") == "union":
-        return join_tokenizers(teachers, {lang for _, rows in parts for lang in set(rows.languages)})
+        return join_tokenizers(teachers, {lang for _, rows in parts for lang in rows.list_languages()})
     markers = tuple(dict.fromkeys(m for task, _ in parts for m in getattr(task, "markers", ())))
     source, trimmed = find_base_checkpoint(student), is_trimmed(student)
     if student.kind == "linear" or (source is not None and not trimmed):  # nothing is learnt
@@ -117,7 +117,7 @@ def _list_texts(parts: Sequence[Rows], markers: Sequence[str], *, trimmed: bool)
 
 def _list_source_marks(student: Student, parts: Sequence[tuple[TaskBase, Rows]]) -> list[str]:
     """Return the tokens by which a student from scratch is told which of several languages to write."""
-    written = {lang for task, rows in parts if task.marks_languages for lang in rows.languages}
+    written = {lang for task, rows in parts if task.marks_languages for lang in rows.list_languages()}
     if not getattr(student, "marks_sources", False) or len(written) < 2:
         return []
     return [SOURCE_MARK.format(language) for language in sorted(written)]
