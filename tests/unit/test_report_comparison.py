@@ -215,9 +215,18 @@ def test_tables_hold_the_same_numbers() -> None:
     console = Console(width=200, record=True, file=io.StringIO())
     console.print(*tables.to_rich())
     terminal, markdown = console.export_text(), tables.to_markdown()
-    for _, lines in (tables.main_cells(), tables.language_cells(), tables.cost_cells()):
+    for _, lines in (
+        tables.main_cells(),
+        tables.language_cells(),
+        tables.metric_cells(),
+        tables.cost_cells(),
+    ):
         for line in lines:
             assert all(cell in terminal for cell in line) and "| " + " | ".join(line) + " |" in markdown
+    heads, lines = tables.metric_cells()
+    nll = [np.mean([one.scores["test/macro/nll"] for one in arm.students.values()]) for arm in report.arms]
+    assert heads == ["arm", "NLL nats"] and lines[0][1] == f"{nll[0]:.3f}"
+    assert lines[1][1] == f"{nll[1]:.3f} (−{nll[0] - nll[1]:.3f})"
     heads, lines = tables.main_cells()
     assert heads[:3] == ["arm", "accuracy %", "− base"] and lines[0][2] == "–"
     assert float(lines[1][1]) == pytest.approx(100 * report.main_differences[0].means[0], abs=0.006)

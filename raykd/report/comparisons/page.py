@@ -40,6 +40,7 @@ def write_comparison_page(report: ComparisonReport, path: Path) -> Path:
             *(one.role for one in report.references),
         ],
         languages=tables.language_cells() if len(report.languages) > 1 else None,
+        metrics=tables.metric_cells() if report.other_metrics else None,
         classes=tables.class_cells() if report.classes else None,
         costs=tables.cost_cells(),
         ratio_remark=RATIO_REMARK,

@@ -194,6 +194,13 @@ class ComparisonReport:
         return list(dict.fromkeys(found))
 
     @cached_property
+    def other_metrics(self) -> list[str]:
+        """Metrics beside `metric` whose mean over languages is known on the rows that arms are compared on."""
+        parts = [name.split("/") for name in self._names]
+        found = (p[2] for p in parts if len(p) == 3 and p[:2] == [self.split, MACRO] and p[2] != self.metric)
+        return list(dict.fromkeys(found))
+
+    @cached_property
     def classes(self) -> list[str]:
         """Classes whose F1 is known."""
         found = (label for arm in self.arms for one in arm.students.values() for label in one.by_class)

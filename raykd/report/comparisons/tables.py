@@ -96,8 +96,22 @@ class ComparisonTables:
             [f"{self.report.split}/{language}/{self.report.metric}" for language in self.report.languages],
             self.report.languages,
             {(d.arm, d.language): d for d in self.report.language_differences},
-            self.report.metric,
+            [self.report.metric] * len(self.report.languages),
         )
+
+    def metric_cells(self) -> Cells:
+        """Return every arm's mean by the other metrics, over languages, with its difference to its partner.
+
+        These differences are not corrected for their number, so none is marked.
+        """
+        report, metrics = self.report, self.report.other_metrics
+        heads = [find_metric_title(metric) for metric in metrics]
+        found = {
+            (d.arm, find_metric_title(d.metric)): d
+            for d in report.all_differences
+            if d.split == report.split and d.language == MACRO
+        }
+        return self._grid([f"{report.split}/{MACRO}/{metric}" for metric in metrics], heads, found, metrics)
 
     def class_cells(self) -> Cells:
         """Return every arm's F1 of each class, with its difference to its partner."""
@@ -105,7 +119,7 @@ class ComparisonTables:
             [f"class/{label}" for label in self.report.classes],
             [f"{label} F1 %" for label in self.report.classes],
             {(d.arm, f"{d.language} F1 %"): d for d in self.report.class_differences},
-            "f1",
+            ["f1"] * len(self.report.classes),
         )
 
     def _grid(
@@ -113,12 +127,12 @@ class ComparisonTables:
         names: Sequence[str],
         heads: Sequence[str],
         differences: dict[tuple[str, str], PairedDifference],
-        metric: str,
+        metrics: Sequence[str],
     ) -> Cells:
         lines = []
         for arm in self.report.arms:
             line = [arm.name]
-            for name, head in zip(names, heads, strict=True):
+            for name, head, metric in zip(names, heads, metrics, strict=True):
                 score, d = self.report.average(arm, name), differences.get((arm.name, head))
                 cell = ABSENT if score is None else format_score(metric, score.mean)
                 if d is not None:
@@ -127,7 +141,10 @@ class ComparisonTables:
             lines.append(line)
         for one in self.report.references:
             scores = [one.scores.get(name) for name in names]
-            cells = [ABSENT if score is None else format_score(metric, score) for score in scores]
+            cells = [
+                ABSENT if score is None else format_score(metric, score)
+                for metric, score in zip(metrics, scores, strict=True)
+            ]
             if any(score is not None for score in scores):
                 lines.append([one.name, *cells])
         return ["arm", *heads], lines
@@ -190,6 +207,10 @@ class ComparisonTables:
         if len(self.report.languages) > 1:
             note = "In brackets the difference to the arm's partner; * is below 0.05 by Holm over this table."
             tables.append(_fit(self.language_cells(), baseline, (note,)))
+        if self.report.other_metrics:
+            tables.append(
+                _fit(self.metric_cells(), baseline, ("Means over languages, as in the first table.",))
+            )
         beside = () if self.report.ensemble is None else (RATIO_REMARK,)
         tables.append(_fit(self.cost_cells(), baseline, beside))
         return tuple(tables)
@@ -199,6 +220,8 @@ class ComparisonTables:
         parts = [self.describe(), render_markdown_table(*self.main_cells())]
         if len(self.report.languages) > 1:
             parts.append(render_markdown_table(*self.language_cells()))
+        if self.report.other_metrics:
+            parts.append(render_markdown_table(*self.metric_cells()))
         if self.report.classes:
             parts.append(render_markdown_table(*self.class_cells()))
         parts.append(render_markdown_table(*self.cost_cells()))
