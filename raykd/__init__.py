@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from raykd.api import check, compare, confirm, label, label_sequences, plan, sweep, train
     from raykd.results import ComparisonResult, EvaluationResult, Explanation, Run, RunsReport, SweepResult
-    from raykd.saved_models import evaluate, explain, load, predict, write_report
+    from raykd.saved_models import evaluate, explain, extract_triples, load, predict, write_report
 
 __version__ = "0.1.0"
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "confirm",
     "evaluate",
     "explain",
+    "extract_triples",
     "label",
     "label_sequences",
     "load",

@@ -61,6 +61,33 @@ def predict(
     return load(model, task=task).predict(inputs, pairs, **options)
 
 
+def extract_triples(
+    tagger: str | os.PathLike[str],
+    relations: str | os.PathLike[str],
+    inputs: str | Iterable[str | Mapping[str, object]],
+    *,
+    most_pairs: int = 100,
+) -> list[JsonObject]:
+    """Find the entities of texts and the relations between them.
+
+    Args:
+        tagger: Folder of a tagger, or of a run, whose student is meant.
+        relations: The same of a model of relations.
+        inputs: Texts, or mappings such as ``{"tokens": [...]}``.
+        most_pairs: Pairs of entities of one text that are asked about at most, the closest first. Where there are
+            more, their number is under ``pairs_left_out``.
+
+    Returns:
+        For each input ``text``, ``entities`` and ``triples``: a list of ``{"head": ..., "relation": ..., "tail": ...,
+        "probability": ...}``, head and tail as the tagger gives entities. Pairs without a relation are left out.
+
+    Raises:
+        ModelError: As `load`; a model serves another task.
+        DataError: As `predict`.
+    """
+    return load(tagger).chain(load(relations), most_pairs=most_pairs).predict(inputs)
+
+
 def evaluate(
     model: str | os.PathLike[str],
     file: str | os.PathLike[str],

@@ -158,6 +158,14 @@ def predict_command(
     source_language: Annotated[
         str | None, typer.Option(help="Language of the sources (or src_lang per line).")
     ] = None,
+    relations: Annotated[
+        Path | None,
+        typer.Option(
+            "--relations",
+            metavar="RELATION_DIR",
+            help="A model of relations: MODEL_DIR finds entities, this one says what holds between them.",
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object per text instead of a table.")
     ] = False,
@@ -169,6 +177,8 @@ def predict_command(
     They come out as JSON lines, or in the file that --output names.
 
     A tagger reads texts or {"tokens": [...]}. A question is {"question": ..., "context": ...}.
+    A relation is {"text": ..., "head": ..., "tail": ...}, or a text with [E1] [/E1] [E2] [/E2].
+    With --relations the answers are triples: head, relation, tail, probability.
     """
     from raykd.scoring import predictions
     from raykd.scoring.inputs import read_inputs
@@ -178,6 +188,8 @@ def predict_command(
         [recover_text(text) for text in texts or ()], file, column, pair, sys.stdin, decode_lines
     )
     loaded = saved_models.load(model, task=task)
+    if relations is not None:
+        loaded = loaded.chain(saved_models.load(relations))
     answers = loaded.iterate(
         rows,
         no_answer=no_answer,
@@ -237,6 +249,12 @@ def _format_prediction(row: JsonObject) -> tuple[str, str]:
         ) + f"  {row['text']}"
     if "written" in row:
         return row["written"] or "nothing", row["text"]
+    if "triples" in row:
+        found = (
+            f"{t['head']['text']} - {t['relation']} - {t['tail']['text']} {t['probability']:.3f}"
+            for t in row["triples"]
+        )
+        return "; ".join(found) or "no relation", row["text"]
     if "entities" in row:
         return ", ".join(f"{e['text']} {e['type']}" for e in row["entities"]) or "no entity", row["text"]
     return f"{row['answer'] or 'no answer'} {row['probability']:.3f}", row["question"]

@@ -17,6 +17,9 @@ ColumnKey = Literal[
     "label",
     "tokens",
     "tags",
+    "head",
+    "tail",
+    "direction",
     "question",
     "context",
     "answers",
@@ -122,6 +125,14 @@ class Columns(Spec):
     """A list of words (in CSV: JSON, or words between blanks)."""
     tags: str = "tags"
     """One label per word, in the same form."""
+    head: str = "head"
+    """First entity of a relation: its text, `[begin, end]` in characters, or `{text, begin, end}`. Where head and tail
+    keep their defaults and are not there, the texts hold the markers [E1] [/E1] [E2] [/E2]."""
+    tail: str = "tail"
+    """Second entity, in the same form."""
+    direction: str | None = None
+    """Which entity comes first in the relation: `head-tail` or `tail-head`, empty where that is no question. A label
+    then ends in (e1,e2) or (e2,e1)."""
     question: str = "question"
     """Question, in question answering."""
     context: str = "context"
@@ -155,6 +166,7 @@ _OF_FORM: dict[RowForm, tuple[ColumnKey, ...]] = {
     "text": ("text", "text_pair", "label"),
     "words": ("tokens", "tags", "text"),
     "answers": ("question", "context", "answers"),
+    "marked": ("text", "head", "tail", "label", "direction"),
     "target": ("source", "target"),
     "source_target": ("source", "target", "source_language"),
     "plain": ("text",),

@@ -13,6 +13,7 @@ import math
 import unicodedata
 
 from raykd.data.files.textfiles import shorten_text, show_cell
+from raykd.text.markers import Span, find_spans
 
 
 class BadRowError(Exception):
@@ -134,6 +135,37 @@ def parse_answers(value: object, column: str, flat: bool) -> list[tuple[str, int
         if not isinstance(start, int) or isinstance(start, bool):
             raise BadRowError(f"column {column!r}: got the offset {start!r}, wanted a number of characters")
     return pairs
+
+
+def parse_spans(value: object, column: str, text: str, flat: bool) -> list[Span]:
+    """Return where an entity may stand in a text: one place, or all where only its own text is known.
+
+    Args:
+        value: The entity's text, ``[begin, end]`` in characters, or ``{text, begin, end}`` (``start``, too).
+        column: Its column, for messages.
+        text: The text around it.
+        flat: Whether the source has strings only, so that places stand as JSON.
+    """
+    if flat and isinstance(value, str) and value[:1] in "[{" and value not in text:
+        value = _parse_json(value, column, (dict, list))
+    known = None
+    if isinstance(value, dict):
+        known, begin = value.get("text"), value.get("begin", value.get("start"))
+        value = known if begin is None else [begin, value.get("end", begin + len(str(known or "")))]
+    if isinstance(value, list):
+        if len(value) != 2 or not all(type(edge) is int for edge in value):
+            raise BadRowError(f"column {column!r}: got {show_cell(value)}, wanted [begin, end] in characters")
+        begin, end = value
+        there = text[max(0, begin) : max(0, end)]
+        if not 0 <= begin < end <= len(text) or not there.strip() or known not in (None, there):
+            wanted = "a part of the text" if known is None else repr(known)
+            raise BadRowError(f"column {column!r}: at {value} stands {there!r}, wanted {wanted}")
+        return [(begin, end)]
+    entity = parse_text(value, column)
+    found = find_spans(text, entity)
+    if not found:
+        raise BadRowError(f"column {column!r}: {shorten_text(entity, 40)!r} is not in {shorten_text(text)!r}")
+    return found
 
 
 def _parse_json(value: str, column: str, kind: type | tuple[type, ...]) -> object:

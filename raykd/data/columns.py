@@ -18,7 +18,7 @@ from raykd.tasks.forms import RowForm
 
 _NEXT = {"source": "prompt", "language": "tgt_lang"}
 """The name that is read instead of a missing default, for forms with a target."""
-_GOLD = {"text": "label", "words": "tags", "answers": "answers", "value": "value"}
+_GOLD = {"text": "label", "words": "tags", "answers": "answers", "value": "value", "marked": "label"}
 """The column that unlabelled rows do without, by form."""
 
 
@@ -96,6 +96,14 @@ def _select_names(
         # Tokens where there are any; raw text where not, which has no tags.
         raw = not labelled and (names["tokens"] not in there or "text" in source.columns)
         names.pop("tokens" if raw else "text")
+    if form == "marked":
+        if not labelled:
+            names.pop("direction", None)
+        spans = {key: names[key] for key in ("head", "tail")}
+        if spans == {key: default[key] for key in spans} and not any(
+            name in there for name in spans.values()
+        ):
+            names = {key: name for key, name in names.items() if key not in spans}
     if form in ("target", "source_target"):
         for key, other in _NEXT.items():
             if names.get(key) == default[key] and default[key] not in there and other in there:

@@ -7,18 +7,19 @@ off by one trains a wrong boundary and no loss curve shows it, so a wrong offset
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from raykd.config import DataConfig
 from raykd.data import cells
 from raykd.data.cells import BadRowError
 from raykd.data.files.textfiles import Record, shorten_text
-from raykd.data.labels import NoLabelError, find_label_index, is_missing, is_null
+from raykd.data.labels import NoLabelError, add_direction, find_label_index, is_missing, is_null
 from raykd.data.tags import parse_tags
 from raykd.distill.signals import UNLABELLED
 from raykd.tasks.forms import RowForm
 from raykd.text.batch import Mode, Spans
+from raykd.text.markers import MARKERS, choose_closest, is_marked, mark_spans
 from raykd.text.words import find_word_spans, join_tokens
 
 
@@ -43,7 +44,8 @@ class WantedColumns:
 
 @dataclass(frozen=True)
 class RowParts:
-    """A row without its id and language; fields are as in `TextBatch`. mended: tags that were read as another tag."""
+    """A row without its id and language; fields are as in `TextBatch`. mended: tags or entities that were read
+    otherwise than they stand."""
 
     text: str
     pair: str | None = None
@@ -179,6 +181,47 @@ def _parse_target_row(record: Record, wanted: WantedColumns, config: DataConfig)
     )
 
 
+def _parse_marked_row(record: Record, wanted: WantedColumns, config: DataConfig) -> RowParts:
+    names, values = wanted.names, record.values
+    text = cells.parse_text(values.get(names["text"]), names["text"])
+    given = [values.get(names[key]) for key in ("head", "tail") if key in names]
+    text, ambiguous = mark_entities(text, given, names, flat=record.flat)
+    label = UNLABELLED
+    if wanted.labelled:
+        label = find_label_index(add_direction(values.get(names["label"]), values, names), config)
+    return RowParts(text, label=label, mended=int(ambiguous))
+
+
+def mark_entities(
+    text: str, given: Sequence[object], names: Mapping[str, str], *, flat: bool = False
+) -> tuple[str, bool]:
+    """Return the text with its markers, and whether an entity stands several times in it.
+
+    Args:
+        text: The raw text; it holds the markers where no entities are given.
+        given: Head and tail as `cells.parse_spans` reads them, or nothing.
+        names: The columns, for messages.
+        flat: Whether the source has strings only.
+
+    Raises:
+        BadRowError: Markers or entities are missing, or both are there.
+    """
+    if not given:
+        if not is_marked(text):
+            raise BadRowError(
+                f"column {names['text']!r}: got {shorten_text(text)!r}, wanted each of {' '.join(MARKERS)} once, or "
+                "the columns head and tail"
+            )
+        return text, False
+    if held := [marker for marker in MARKERS if marker in text]:
+        raise BadRowError(f"column {names['text']!r}: holds {held[0]} beside the columns of the entities")
+    heads, tails = (
+        cells.parse_spans(value, names[key], text, flat)
+        for key, value in zip(("head", "tail"), given, strict=True)
+    )
+    return mark_spans(text, *choose_closest(heads, tails)), len(heads) * len(tails) > 1
+
+
 def _parse_plain_row(record: Record, wanted: WantedColumns, config: DataConfig) -> RowParts:
     column = wanted.names["text"]
     return RowParts(cells.parse_text(record.values.get(column), column), label=0)
@@ -192,4 +235,5 @@ _READ: dict[RowForm, Callable[[Record, WantedColumns, DataConfig], RowParts]] = 
     "source_target": _parse_target_row,
     "plain": _parse_plain_row,
     "value": _parse_value_row,
+    "marked": _parse_marked_row,
 }

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 
 from raykd.config import DataConfig
 from raykd.data.cells import BadRowError, suggest_spelling
 from raykd.data.files.textfiles import shorten_text, show_cell
 from raykd.errors import show_value
+from raykd.text.markers import BACKWARD, FORWARD
 
 _INTEGRAL = re.compile(r"^([-+]?[0-9]+)\.0+\Z")
 _BOOLEANS = {True: ("true", "True", "1"), False: ("false", "False", "0")}
@@ -85,6 +87,29 @@ def find_label_index(value: object, config: DataConfig, what: str = "label") -> 
     if name is None:
         raise ExcludedLabelError(meant[0])
     return config.labels.index(name)
+
+
+def add_direction(value: object, values: Mapping[str, object], names: Mapping[str, str]) -> object:
+    """Return a label with the direction of its relation, where a column tells it.
+
+    Args:
+        value: The label's cell.
+        values: The row.
+        names: The columns by key; without `direction` the label is returned as it is.
+
+    Raises:
+        BadRowError: The direction is none of those that are known.
+    """
+    column = names.get("direction")
+    told = None if column is None else values.get(column)
+    if told is None or told == "" or not isinstance(value, str):
+        return value
+    endings = {"head-tail": FORWARD, "tail-head": BACKWARD, FORWARD: FORWARD, BACKWARD: BACKWARD}
+    if not isinstance(told, str) or told not in endings:
+        raise BadRowError(
+            f"column {column!r}: got {show_cell(told)}, wanted one of {list(endings)}, or nothing"
+        )
+    return f"{value}{endings[told]}"
 
 
 def list_spellings(value: object) -> tuple[str, ...]:

@@ -206,7 +206,7 @@ def _count_changes(tally: Tally, name: str) -> dict[str, int]:
         **{f"{name}: bad rows of {where}": count for where, count in tally.skipped.items()},
         **{f"{name}: rows without a label of {where}": n for where, n in tally.without_label.items()},
         **{f"{name}: label {label!r}, left out by data.label_map": n for label, n in tally.left_out.items()},
-        **{f"{name}: tags I- of {where} read as B- (rows kept)": n for where, n in tally.mended.items()},
+        **{f"{name}: {what} (rows kept)": n for what, n in tally.mended.items()},
     }
 
 

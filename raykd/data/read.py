@@ -34,6 +34,11 @@ from raykd.tasks.forms import RowForm
 
 log = logging.getLogger("raykd.data")
 
+_MENDED: dict[RowForm, str] = {
+    "words": "tags I- of {} read as B-",
+    "marked": "entities of {} stand several times, the closest two are marked",
+}
+"""What rows hold that was read otherwise than it stands, by form; the place is the source."""
 NO_GOLD_COLUMN = "sources without a column of gold labels are read as texts without labels"
 """Note on such sources, once for all."""
 SHOWN_BAD_ROWS = 5
@@ -46,7 +51,7 @@ class Tally:
 
     Attributes:
         skipped: Bad rows that were left out, by file or data set.
-        mended: Tags that were read as others (``on_loose_inside: begin``), by file or data set.
+        mended: What was read otherwise than it stands (tags, places of entities), by a phrase that names the source.
         without_label: Rows that ``empty_label: drop`` left out, by file or data set.
         left_out: Rows that the label map leaves out, by label.
         notes: How files were read, for people.
@@ -149,10 +154,11 @@ def _parse_records(
         tally.skipped[name] = len(bad)
     if bare and config.empty_label == "drop":
         tally.without_label[name] = bare
-    tags = sum(parts.mended for _, _, parts in kept)
-    if tags:
-        tally.mended[name] = tags
-        log.warning("%s: read %d tags I- that no B- precedes as B-", name, tags)
+    mended = sum(parts.mended for _, _, parts in kept)
+    if mended:
+        what = _MENDED[form].format(name)
+        tally.mended[what] = mended
+        log.warning("%d %s", mended, what)
     return _build_rows(kept, wanted)
 
 
@@ -176,7 +182,9 @@ def _parse_record(
 
 
 def _build_rows(kept: list[tuple[str, str, RowParts]], wanted: WantedColumns) -> Rows:
-    with_pairs = wanted.form not in ("text", "words", "plain", "value") or "text_pair" in wanted.names
+    with_pairs = (
+        wanted.form not in ("text", "words", "plain", "value", "marked") or "text_pair" in wanted.names
+    )
     with_golds = wanted.form in ("words", "answers")
     return Rows(
         ids=tuple(name for name, _, _ in kept),

@@ -14,7 +14,7 @@ from raykd.tasks.forms import RowForm
 def summarize_rows(rows: Rows, form: RowForm, labels: Sequence[str] = ()) -> dict[str, object]:
     """Return counts: rows, labelled, unlabelled, and for each language the counts of its form.
 
-    - text: rows by label
+    - text, marked: rows by label
     - words: words, and entities of labelled rows (spans that begin with B-, U-, S- or W-)
     - answers: questions, accepted answers, questions without an answer, different contexts
     - target, source_target: pairs, pairs without a prompt, characters of the targets
@@ -26,7 +26,7 @@ def summarize_rows(rows: Rows, form: RowForm, labels: Sequence[str] = ()) -> dic
         form: What a row consists of.
         labels: The run's labels.
     """
-    if form == "text":
+    if form in ("text", "marked"):
         return rows.summary(labels)
     languages: dict[str, Counter[str]] = {}
     contexts: dict[str, set[str]] = {}

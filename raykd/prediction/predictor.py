@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from raykd.distill.signals import UNLABELLED
-from raykd.errors import ModelError
+from raykd.errors import DataError, ModelError
 from raykd.models.textmodel import TextModel
 from raykd.prediction.generation_settings import compute_input_limit, count_places
 from raykd.prediction.probes import FAILURES, build_row_error
@@ -25,6 +25,7 @@ from raykd.prediction.selftest import build_nonfinite_error, find_padding
 from raykd.tasks import EncodedBatch, SystemAnswers, TaskBase, build_task, find_task_class
 from raykd.tasks.language import LanguageTask
 from raykd.text.batch import Mode, TextBatch
+from raykd.text.markers import MARKERS, is_marked
 from raykd.text.padding import Padding, split_passes
 from raykd.text.words import find_word_spans, join_tokens
 
@@ -82,7 +83,9 @@ def build_served_task(model: TextModel, lengths: RequestedLengths = RequestedLen
             wanted="a model of task causal_lm or seq2seq",
             next_step="leave --max-length and --max-new-tokens out",
         )
-    return build_task({"kind": kind, **chosen.build_served_settings(min(longest, places or longest))})
+    own = {key: value for key, value in model.settings.items() if key in chosen.model_fields}
+    served = chosen.build_served_settings(min(longest, places or longest))
+    return build_task({**own, "kind": kind, **served})
 
 
 def _build_language_task(model: TextModel, lengths: RequestedLengths) -> TaskBase:
@@ -267,7 +270,19 @@ def build_unlabelled_rows(
         pairs: Second texts.
         tokens: The words of each row, where they are known; its text then follows from them.
         no_answer: Whether "no answer" is a choice for questions about a context.
+
+    Raises:
+        DataError: A text of a relation lacks its markers.
     """
+    if form == "marked":
+        for at, text in enumerate(texts, 1):
+            if not is_marked(text):
+                raise DataError(
+                    "this model names the relation between two marked entities",
+                    got=f"text {at}: {text[:80]!r}",
+                    wanted=f"each of {' '.join(MARKERS)} once",
+                    next_step="mark them, or pass rows with the keys text, head and tail",
+                )
     words = None
     mode: Mode = "split" if tokens is not None else "optional" if no_answer and form == "answers" else ""
     if tokens is not None:

@@ -172,10 +172,10 @@ def check_made(model: models.Student, config: RunConfig, key: str) -> tuple[str,
     markers = getattr(task, "markers", ())
     if markers and model.kind == "linear":
         raise ConfigError(
-            f"{key}: a linear model counts pieces of words and keeps no sign of task.markers whole",
+            f"{key}: a linear model counts pieces of words and keeps no marker of the task whole",
             got=f"kind linear, markers {list(markers)}",
             wanted="a model with a tokenizer",
-            next_step="choose another kind (lstm, transformer, pretrained), or leave task.markers out",
+            next_step="choose another kind (lstm, transformer, pretrained), or a task without markers",
         )
     if model.kind == "lstm" and model.embedding_from is not None:
         return _check_word_vectors(model, config, key), ()

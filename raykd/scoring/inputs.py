@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, TextIO
 from raykd.data.cells import BadRowError, parse_list
 from raykd.data.files.records import PARQUET, read_file_records, read_parquet_table
 from raykd.data.files.textfiles import UnreadValue, require_file
+from raykd.data.forms import mark_entities
 from raykd.errors import DataError
 from raykd.parse import refuse_duplicate_keys
 from raykd.tasks import TaskBase
@@ -250,8 +251,25 @@ class InputRows:
                 wanted='JSON lines {"question": ..., "context": ...}',
                 next_step="raykd predict MODEL_DIR --file FILE (--column and --pair name other keys)",
             )
+        texts = self._mark_entities() if form == "marked" and self.others else self.texts
         no_answer = no_answer or any(_lacks_answers(row) for row in self.others or ())
-        return build_unlabelled_rows(form, self.texts, self.pairs, self.tokens, no_answer=no_answer)
+        return build_unlabelled_rows(form, texts, self.pairs, self.tokens, no_answer=no_answer)
+
+    def _mark_entities(self) -> list[str]:
+        """Return the texts with markers around the entities that rows name under ``head`` and ``tail``.
+
+        Raises:
+            DataError: A row names an entity that is not in its text.
+        """
+        names = {key: key for key in ("text", "head", "tail")}
+        texts = []
+        for at, (text, row) in enumerate(zip(self.texts, self.others or (), strict=True), 1):
+            given = [row[key] for key in ("head", "tail") if key in row]
+            try:
+                texts.append(mark_entities(text, given, names, flat=True)[0] if len(given) == 2 else text)
+            except BadRowError as error:
+                raise DataError(f"row {at}: {error}") from None
+        return texts
 
     def in_languages(self, batch: TextBatch, source: str | None, target: str | None) -> TextBatch:
         """Return the rows with their languages.

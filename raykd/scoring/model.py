@@ -10,6 +10,7 @@ from typing import Any
 from raykd import models
 from raykd.config.home import find_student
 from raykd.prediction.predictor import Predictor, RequestedLengths
+from raykd.prediction.triples import MOST_PAIRS, check_chain, relate_entities
 from raykd.scoring.inputs import InputRows, make_input_rows
 
 
@@ -24,7 +25,9 @@ class Model:
     def __init__(self, loaded: models.TextModel) -> None:
         self._loaded = loaded
         self._predictors: dict[RequestedLengths, Predictor] = {}
-        self.task: str = loaded.task
+        self._relations: Predictor | None = None
+        self._most_pairs = MOST_PAIRS
+        self.task: str = str(loaded.settings.get("kind", loaded.task))
         self.labels: tuple[str, ...] = tuple(loaded.labels)
 
     @classmethod
@@ -39,6 +42,21 @@ class Model:
             ModelError: There is no model, or it must not be loaded (pickled weights, code of its own).
         """
         return cls(load_saved_model(path, task))
+
+    def chain(self, relations: Model, *, most_pairs: int = MOST_PAIRS) -> Model:
+        """Return a model that names the relations between the entities which this one finds.
+
+        Args:
+            relations: A model of relations.
+            most_pairs: Pairs of entities of one text that are asked about at most, the closest first.
+
+        Raises:
+            ModelError: One of the two serves another task.
+        """
+        chained = Model(self._loaded)
+        chained._relations, chained._most_pairs = relations._get_predictor(RequestedLengths()), most_pairs
+        check_chain(chained._get_predictor(RequestedLengths()), chained._relations)
+        return chained
 
     def __repr__(self) -> str:
         return f"Model(task={self.task!r}, labels={self.labels!r})"
@@ -72,7 +90,7 @@ class Model:
 
         Returns:
             Plain values. By task: ``label`` and ``probabilities`` (label to [0, 1]); ``entities``; ``answer`` and
-            ``probability``; ``written``. Each with the text that it answers.
+            ``probability``; ``written``; ``triples`` of chained models. Each with the text that it answers.
 
         Raises:
             DataError: The inputs are not of the model's task.
@@ -105,12 +123,16 @@ class Model:
         if predictor.task.marks_languages:
             batch = rows.in_languages(batch, source_language, language)
         predictions = predictor.predict(batch)
+        if self._relations is not None:
+            predictions = relate_entities(predictions, self._relations, self._most_pairs)
         if rows.others is None:
             return predictions
         return ({**kept, **answer} for kept, answer in zip(rows.others, predictions, strict=True))
 
     def list_answer_keys(self) -> tuple[str, ...]:
         """Return the names of what the model answers, the answer itself first: ``label``, then ``p_LABEL``."""
+        if self._relations is not None:
+            return ("triples",)
         task = self._get_predictor(RequestedLengths()).task
         return tuple(column.name for column in task.build_signature(self.labels).outputs)
 

@@ -15,13 +15,15 @@ from raykd.tasks.registry import (
     rebuild_holders,
     register_task,
 )
+from raykd.tasks.relation import Relation
 from raykd.tasks.seq2seq import Seq2Seq
 from raykd.tasks.token_classification import TokenClassification
 from raykd.text.encoding import EncodedBatch, EncodedRows
 from raykd.text.tokens import Tokenizer
 
 Task = Annotated[
-    Classification | TokenClassification | QuestionAnswering | CausalLM | Seq2Seq | MaskedLM, RegisteredTask()
+    Classification | Relation | TokenClassification | QuestionAnswering | CausalLM | Seq2Seq | MaskedLM,
+    RegisteredTask(),
 ]
 """The union of tasks: to a type checker those that ship, to pydantic all that are registered."""
 
@@ -33,6 +35,7 @@ __all__ = [
     "MaskedLM",
     "QuestionAnswering",
     "RegisteredTask",
+    "Relation",
     "Seq2Seq",
     "SystemAnswers",
     "Task",

@@ -35,10 +35,10 @@ class Classification(TaskBase):
     max_length: int = Field(128, ge=1)
     """Longest text in tokens, special tokens included; what is longer is truncated."""
     markers: tuple[str, ...] = ()
-    """Signs in the texts that stay one token each, such as those around the entities of a relation ("[E1]", "[/E1]",
-    "[E2]", "[/E2]"): tokenizers are given them, and rows that lose one to `max_length` are counted."""
+    """Signs in the texts that stay one token each, such as those around the part that is judged ("[A]", "[/A]"):
+    tokenizers are given them, and rows that lose one to `max_length` are counted. Relations have their own task."""
 
-    @field_validator("markers")
+    @field_validator("markers", check_fields=False)  # relation fixes its markers
     @classmethod
     def _signs(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if len(set(value)) != len(value) or any(not m or m != m.strip() or " " in m for m in value):

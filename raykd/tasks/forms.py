@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-RowForm = Literal["text", "words", "answers", "target", "source_target", "plain", "value"]
+RowForm = Literal["text", "words", "answers", "target", "source_target", "plain", "value", "marked"]
 """What a row consists of:
 
 - text: one text or two, and a label
@@ -18,6 +18,7 @@ RowForm = Literal["text", "words", "answers", "target", "source_target", "plain"
 - source_target: the same with a source that may not be empty
 - plain: one text, which is its own gold
 - value: one text or two, and a number
+- marked: a text with two marked entities, and a label
 """
-LABELLED_FORMS: tuple[RowForm, ...] = ("text", "words")
+LABELLED_FORMS: tuple[RowForm, ...] = ("text", "words", "marked")
 """Forms whose gold is one of `data.labels`."""

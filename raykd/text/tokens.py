@@ -280,6 +280,6 @@ def find_marker_ids(tokenizer: Tokenizer, markers: Sequence[str]) -> NDArray[np.
             "a tokenizer cuts markers to pieces",
             got=f"{broken}",
             wanted="one token each",
-            next_step="train the model with task.markers, or leave them out where it does not know them",
+            next_step="train the model with these markers (a run with this task), or choose a task without them",
         )
     return np.asarray([ids[0] for ids in pieces], dtype=np.int64)

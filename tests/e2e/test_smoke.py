@@ -61,6 +61,14 @@ def made_row(kind: str, language: str, split: str, i: int) -> dict[str, Any]:
         context, answer = f"The box {i} of {split} stands in room {i % 7}.", f"room {i % 7}"
         answers = {"text": [answer], "answer_start": [context.index(answer)]}
         return {"question": f"Where is box {i}?", "context": context, "answers": answers, **common}
+    if kind == "relation":
+        label = ("Cause-Effect", "Other", "Located", "unknown")[i % 2 + 2 * (language == "zh")]
+        entities = {
+            "head": ("awful", "lovely")[i % 2],
+            "tail": "thing",
+            "direction": ("head-tail", "")[i % 2],
+        }
+        return {"text": text, "label": label, **entities, **common}
     assert kind == "translation", kind
     return {"src": text, "tgt": f"la chose {i} de {split}", "src_lang": "en", "tgt_lang": "fr", "id": f"{i}"}
 

@@ -113,7 +113,10 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
 
 def test_a_room_holds_few_files() -> None:
     rooms = collections.Counter(
-        str(path.parent.relative_to(PACKAGE)) for path in CODE if path.name != "__init__.py"
+        str(path.parent.relative_to(PACKAGE))
+        for path in CODE
+        # A task is one file by the rule, so the room of tasks grows with them.
+        if path.name != "__init__.py" and "@register_task" not in path.read_text(encoding="utf-8")
     )
     crowded = {room: count for room, count in rooms.items() if count > MOST_FILES}
     assert crowded == {}

@@ -401,8 +401,9 @@ def test_truth_values_are_shown_as_yaml_has_them() -> None:
     assert "got:    true" in str(ConfigError("x", got=True)) and "got:    1" in str(ConfigError("x", got=1))
 
 
-READ_AS_MAPPING = {"teacher_defaults": "raykd/config/run.py", "question": "raykd/data/columns.py"}
-"""Keys that no code reads as an attribute, with the place that reads them. `question` is a key of `data.columns`."""
+READ_AS_MAPPING = {"teacher_defaults": "raykd/config/run.py", "question": "raykd/data/columns.py",
+                   "tail": "raykd/data/columns.py", "direction": "raykd/data/columns.py"}  # fmt: skip
+"""Keys that no code reads as an attribute, with the place that reads them. The last ones are keys of `data.columns`."""
 
 
 def test_every_key_is_read_as_an_attribute_of_its_name() -> None:

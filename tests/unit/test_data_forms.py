@@ -237,7 +237,7 @@ def test_loose_inside_tags_may_begin_an_entity_and_are_counted(tmp_path: Path) -
     tally = Tally()
     config = config_of(path, "words", on_loose_inside="begin")
     rows = read_rows(config.train, config, base_dir=tmp_path, labelled=True, form="words", tally=tally)
-    assert rows.golds == ((1, 2, 0, 3), (1, 2, 0, 3)) and tally.mended == {str(path): 2}
+    assert rows.golds == ((1, 2, 0, 3), (1, 2, 0, 3)) and tally.mended == {f"tags I- of {path} read as B-": 2}
     assert (
         load_data(config, tmp_path, "words").left_out[f"train: tags I- of {path} read as B- (rows kept)"] == 2
     )

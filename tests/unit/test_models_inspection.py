@@ -243,7 +243,7 @@ def test_markers_and_a_linear_model_are_refused_together(teacher: Path, tmp_path
     task = {"max_length": 20, "markers": ["[E1]", "[/E1]"]}
     made = [{"name": "t", "languages": "all", "training": {"model": {"kind": "linear"}}}]
     said = refused(findings(tmp_path, teacher, task=task, teachers=made)["teacher t"])
-    assert "teachers.t.training.model: a linear model" in said and "task.markers" in said
+    assert "teachers.t.training.model: a linear model" in said and "no marker of the task" in said
     found = findings(tmp_path, teacher, task=task)
     assert "teacher t: a tokenizer cuts markers to pieces" in refused(found["teacher t"])
     assert found["student"].error is None

@@ -15,7 +15,7 @@ from raykd.config.data import ColumnKey, Columns, DataConfig, Files
 from raykd.data import cells
 from raykd.data.files.records import read_file_records
 from raykd.data.files.textfiles import Record, require_file, show_cell
-from raykd.data.labels import is_missing, list_spellings
+from raykd.data.labels import add_direction, is_missing, list_spellings
 from raykd.data.load import may_lack_answers
 from raykd.data.read import Tally, read_rows
 from raykd.data.rows import Rows
@@ -32,6 +32,7 @@ _NEEDED: dict[RowForm, tuple[ColumnKey, ...]] = {
     "source_target": ("source", "target"),
     "plain": ("text",),
     "value": ("text", "value"),
+    "marked": ("text", "label"),
 }
 """The columns that rows of a form cannot do without."""
 
@@ -236,7 +237,7 @@ def _list_labels(
     column = names.get(key, str(Columns.model_fields[key].default))
     found: dict[str, None] = {}
     for record in records:
-        value = record.values.get(column)
+        value = add_direction(record.values.get(column), record.values, names)
         if is_missing(value) and not set(list_spellings(value)) & known:
             continue
         for one in _list_tags(value, column, record.flat) if form == "words" else [value]:
@@ -286,5 +287,5 @@ def _describe_changes(tally: Tally) -> list[str]:
     lines += [
         f"{n:,} rows of label {label} were left out, as the map says" for label, n in tally.left_out.items()
     ]
-    lines += [f"{n:,} tags I- that no B- precedes were read as B-" for n in tally.mended.values() if n]
+    lines += [f"{n:,} {what}" for what, n in tally.mended.items() if n]
     return lines

@@ -51,6 +51,7 @@ def register_metric(metric: Metric) -> None:
 for _known in (
     Metric("accuracy", "accuracy %"),
     Metric("macro_f1", "macro-F1 %"),
+    Metric("micro_f1", "micro-F1 %"),
     Metric("nll", "NLL nats", "nats", higher_is_better=False),
     Metric("ece", "ECE %", higher_is_better=False),
     Metric("f1", "F1 %"),
@@ -76,7 +77,7 @@ def name_agreement(metric: str) -> str:
 
 
 for _known in [
-    _METRICS[name] for name in ("accuracy", "macro_f1", "nll", "ece", "f1", "precision", "recall")
+    _METRICS[name] for name in ("accuracy", "macro_f1", "micro_f1", "nll", "ece", "f1", "precision", "recall")
 ]:
     _title = "agreement %" if _known.name == "accuracy" else f"agreement {_known.title}"
     register_metric(replace(_known, name=name_agreement(_known.name), title=_title))
