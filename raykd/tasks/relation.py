@@ -61,12 +61,13 @@ class Relation(Classification):
             return rows
         texts = tuple(cut_around_markers(tokenizer, batch.texts[i], self.max_length) for i in cut)
         again = super().encode(tokenizer, replace(batch.take(cut), texts=texts))
-        for name, values in rows.fields.items():
+        fields = {name: list(values) for name, values in rows.fields.items()}
+        for name, values in fields.items():
             for i, value in zip(cut, again.fields[name], strict=True):
                 values[i] = value
         rows.lengths_B[cut] = again.lengths_B
         rows.extra["unmarked_B"][cut] = again.extra["unmarked_B"]
-        return rows
+        return replace(rows, fields=fields)
 
     @property
     def settings(self) -> dict[str, str | int]:
