@@ -13,7 +13,7 @@ import math
 import unicodedata
 
 from raykd.data.files.textfiles import shorten_text, show_cell
-from raykd.text.markers import Span, find_spans
+from raykd.tasks.markers import Span, find_spans
 
 
 class BadRowError(Exception):

@@ -18,8 +18,8 @@ from raykd.data.labels import NoLabelError, add_direction, find_label_index, is_
 from raykd.data.tags import parse_tags
 from raykd.distill.signals import UNLABELLED
 from raykd.tasks.forms import RowForm
+from raykd.tasks.markers import MARKERS, choose_closest, is_marked, mark_spans
 from raykd.text.batch import Mode, Spans
-from raykd.text.markers import MARKERS, choose_closest, is_marked, mark_spans
 from raykd.text.words import find_word_spans, join_tokens
 
 

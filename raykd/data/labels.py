@@ -16,7 +16,7 @@ from raykd.config import DataConfig
 from raykd.data.cells import BadRowError, suggest_spelling
 from raykd.data.files.textfiles import shorten_text, show_cell
 from raykd.errors import show_value
-from raykd.text.markers import BACKWARD, FORWARD
+from raykd.tasks.markers import BACKWARD, FORWARD
 
 _INTEGRAL = re.compile(r"^([-+]?[0-9]+)\.0+\Z")
 _BOOLEANS = {True: ("true", "True", "1"), False: ("false", "False", "0")}

@@ -24,8 +24,8 @@ from raykd.prediction.probes import FAILURES, build_row_error
 from raykd.prediction.selftest import build_nonfinite_error, find_padding
 from raykd.tasks import EncodedBatch, SystemAnswers, TaskBase, build_task, find_task_class
 from raykd.tasks.language import LanguageTask
+from raykd.tasks.markers import MARKERS, is_marked
 from raykd.text.batch import Mode, TextBatch
-from raykd.text.markers import MARKERS, is_marked
 from raykd.text.padding import Padding, split_passes
 from raykd.text.words import find_word_spans, join_tokens
 

@@ -14,7 +14,7 @@ from typing import Any
 from raykd.errors import ModelError
 from raykd.prediction.predictor import Predictor, build_unlabelled_rows
 from raykd.tasks.forms import RowForm
-from raykd.text.markers import mark_spans, split_direction
+from raykd.tasks.markers import mark_spans, split_direction
 
 TEXTS = 64
 """Texts whose pairs are asked about at once."""

@@ -1,6 +1,6 @@
 """Name the relation between two marked entities of a text: the unit is the row, a pair of entities.
 
-Decision record: a relation is a classification of a text that carries markers (`raykd.text.markers`), so every model,
+Decision record: a relation is a classification of a text that carries markers (`raykd.tasks.markers`), so every model,
 head and teacher of classification serves it. What differs is how a long text is cut (around the entities) and how it is
 scored: the label that says that there is no relation counts as nothing found, as in TACRED and SemEval-2010 task 8.
 """
@@ -20,13 +20,13 @@ from raykd.errors import ConfigError
 from raykd.tasks.base import SystemAnswers
 from raykd.tasks.classification import Classification
 from raykd.tasks.forms import RowForm
+from raykd.tasks.markers import MARKERS, cut_around_markers, is_marked
 from raykd.tasks.registry import register_task
 from raykd.tasks.scores.classes import NO_CLASS, ClassAnswers
 from raykd.tasks.scores.intervals import RowShares
 from raykd.tasks.scores.relations import compute_relation_f1
 from raykd.text.batch import TextBatch
 from raykd.text.encoding import EncodedRows
-from raykd.text.markers import MARKERS, cut_around_markers, is_marked
 from raykd.text.tokens import Tokenizer
 
 

@@ -24,8 +24,8 @@ from raykd.models import LSTMStudent
 from raykd.prediction.predictor import Predictor, build_unlabelled_rows
 from raykd.student.prepare import fit_tokenizer, prepare_rows
 from raykd.tasks import Relation, SystemAnswers
+from raykd.tasks.markers import MARKERS, choose_closest, find_spans, mark_spans
 from raykd.tasks.scores.classes import compute_class_scores
-from raykd.text.markers import MARKERS, choose_closest, find_spans, mark_spans
 from raykd.text.tokens import add_markers
 from tests.made_models import FAMILIES, made_texts, make_tokenizer
 from tests.unit.test_data_forms import bad, read, write

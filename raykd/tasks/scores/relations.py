@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from raykd.text.markers import split_direction
+from raykd.tasks.markers import split_direction
 
 
 def compute_relation_f1(
