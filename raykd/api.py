@@ -268,6 +268,8 @@ def label(
     overrides: Overrides = (),
     *,
     everything: bool = False,
+    to: str | os.PathLike[str] | None = None,
+    ensemble: bool = False,
     progress: Progress = True,
     **keys: object,
 ) -> LabelReport:
@@ -279,6 +281,9 @@ def label(
         config: The run; its teachers exist or were trained before.
         overrides: Keys to change.
         everything: Also the validation and test texts, by every teacher.
+        to: Parquet or JSON lines file (by its ending; a path or a URL of fsspec) that all these answers are written to,
+            for teachers of `kind: file`; `{teacher}` in it is replaced by each teacher's name. None writes none.
+        ensemble: Write the teachers to `to` as one teacher, combined by the run's weighting and mixture.
         progress: Whether progress is shown.
         **keys: Keys to change, as `overrides`.
 
@@ -286,15 +291,20 @@ def label(
         How many answers were stored before and how many were computed.
 
     Raises:
-        ConfigError: No teachers, or no store.
+        ConfigError: No teachers, no store, or `to` cannot be written.
         ModelError: A teacher is not trained yet, or not good enough (`on_poor`).
         RaykdError: As `train`.
     """
     from raykd.config.loading import load_any_run
+
+    if ensemble and to is None:
+        raise ConfigError("nothing says where the ensemble's answers go", wanted="--to PATH (to=...) as well")
+    run = load_any_run(config, _overrides(overrides, keys))
+    from raykd.runs.answer_files import AnswerTargets
     from raykd.runs.labelling import run_labelling
 
-    run = load_any_run(config, _overrides(overrides, keys))
-    return run_labelling(run, _console(progress), everything=everything)
+    targets = None if to is None else AnswerTargets(os.fspath(to), together=ensemble)
+    return run_labelling(run, _console(progress), everything=everything, to=targets)
 
 
 def label_sequences(

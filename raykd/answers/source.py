@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 from raykd.answers.vocabularies import TeacherVocabulary
 from raykd.text.batch import TextBatch
 
+NO_ANSWER = b""
+"""Stands in stores and on the wire for the answer to a row that a teacher is known to have none for."""
+
 
 @dataclass(slots=True)
 class AnswerSlots:
@@ -27,7 +30,7 @@ class AnswerSlots:
     Attributes:
         teacher: Its name.
         bodies: The answer to each row, as `raykd.answers.codec` writes it; None where the teacher was not asked, does
-            not speak the row's language or has no process left.
+            not speak the row's language, has no answer (`NO_ANSWER`) or has no process left.
         latency_s: Seconds that the teacher's process spent, encoding and look-up included.
         forwarded: Rows that needed a forward pass; the others came from the store.
         lost: Whether the teacher has no process left and is not asked any more.
@@ -64,9 +67,9 @@ class AnswerSlots:
         return np.asarray([body is not None for body in self.bodies], dtype=bool)
 
     def fill(self, rows: Iterable[int], bodies: Sequence[bytes | None]) -> None:
-        """Take the answers to these rows; where one is None the slot stays as it is."""
+        """Take the answers to these rows; where there is none the slot stays as it is."""
         for row, body in zip(rows, bodies, strict=True):
-            if body is not None:
+            if body:
                 self.bodies[row] = body
 
     def merge(self, part: AnswerSlots, rows: Iterable[int]) -> None:

@@ -36,6 +36,16 @@ def label_command(
     everything: Annotated[
         bool, typer.Option("--all", help="Also the validation and test texts, by every teacher.")
     ] = False,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            help="Also write these answers to a .parquet or .jsonl file, which a teacher of kind: file reads. "
+            "A path or a URL (s3://...); {teacher} in it stands for each teacher's name."
+        ),
+    ] = None,
+    ensemble: Annotated[
+        bool, typer.Option("--ensemble", help="Write all teachers together to --to, as one teacher.")
+    ] = False,
     sequences: Annotated[
         Path | None,
         typer.Option(
@@ -51,6 +61,9 @@ def label_command(
     Teachers that RUN.yaml trains must exist already: raykd train makes them.
     They are scored on the validation texts first, as in a run.
 
+    With --to the answers to training, validation and test texts
+    are also written to files, for another cluster or other programs.
+
     With --sequences the teachers of a language model write texts instead
     (sequence-level distillation). The file is data for a later run:
     its columns are src, tgt and lang.
@@ -59,7 +72,9 @@ def label_command(
         rows = api.label_sequences(run, sequences, overrides or (), beams=beams, progress=console)
         print_lines(f"{rows:,} texts were written to {sequences}", markup=False)
         return
-    report = api.label(run, overrides or (), everything=everything, progress=console)
+    report = api.label(
+        run, overrides or (), everything=everything, to=to, ensemble=ensemble, progress=console
+    )
     lost = f"; {report.unkept:,} could not be kept, see the store's disk" if report.unkept else ""
     print_lines(
         f"{report.asked - report.unkept:,} answers are kept: {report.stored:,} were there, {report.forwarded:,} "

@@ -13,6 +13,7 @@ from raykd.config.run import Phase, RayConfig, RunConfig, TrackingConfig
 from raykd.config.teachers import (
     ActorConfig,
     CallableTeacher,
+    FileTeacher,
     LabelWordsTeacher,
     ModelTeacher,
     SavedModelTeacher,
@@ -31,6 +32,7 @@ __all__ = [
     "Columns",
     "DataConfig",
     "Embedded",
+    "FileTeacher",
     "Files",
     "Hub",
     "LabelWords",

@@ -221,8 +221,9 @@ def _resolve(tree: JsonObject, base_dir: Path) -> JsonObject:
             if isinstance(source, dict) and isinstance(source.get("paths"), list):
                 source["paths"] = [_absolute(path, base_dir, "data.*.paths") for path in source["paths"]]
     for teacher in tree["teachers"]:
-        if "path" in teacher:
-            teacher["path"] = _local(teacher["path"], base_dir, f"teachers.{teacher['name']}.path")
+        if "path" in teacher and "://" not in teacher["path"]:
+            resolve = _absolute if teacher["kind"] == "file" else _local  # a pattern exists nowhere
+            teacher["path"] = resolve(teacher["path"], base_dir, f"teachers.{teacher['name']}.path")
         if "function" in teacher:
             place, _, name = teacher["function"].rpartition(":")
             if place.endswith(".py"):

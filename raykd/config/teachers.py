@@ -213,6 +213,35 @@ class CallableTeacher(TeacherBase):
         return place if place.endswith(".py") and self.version is None else None
 
 
+@register_teacher
+class FileTeacher(TeacherBase):
+    """Answers that were made elsewhere: `raykd label --to` writes them, and so can any script. docs/teachers.md shows
+    the form."""
+
+    kind: Literal["file"] = "file"
+    path: str
+    """A Parquet or JSON lines file, a folder or a pattern of such files, relative to the run file or on any file system
+    of fsspec (s3://...). A row holds `text` (and `text_pair`; of taggers `text` or `tokens`) or `id`, and a number for
+    each label: in a column per label, or in one column `probabilities` or `logits`."""
+    by: Literal["text", "id"] = "text"
+    """What finds the answer to a row of the run: its text, or its id (`data.columns.id`, else `FILE:LINE`)."""
+    labels: tuple[str, ...] = ()
+    """The labels of the numbers in their order, where these are plain lists; else the labels that are read. () takes
+    those that the file names."""
+    output: Literal["probabilities", "logits"] | None = None
+    """What the numbers are; log-probabilities are logits. None takes the name of their column, and probabilities where
+    each label has one."""
+    rest: Literal["refuse", "even"] = "refuse"
+    """What it means that a row names some of the labels alone (top k). even: the others share what the probabilities
+    lack to 1."""
+    on_unanswered: Literal["warn", "stop"] = "warn"
+    """What a run does if some of its rows have no answer: leave them to other teachers and gold labels, or stop before
+    it starts. A run without any answer always stops."""
+    version: str | None = None
+    """Names the content of the files. None takes their names, sizes and bytes, of more than 64 MiB samples: write
+    another version where an edit of large files keeps their sizes."""
+
+
 _KIND_BY_KEY = {"words": "label_words", "function": "callable", "path": "model", "training": "trained"}
 """The kind of a teacher without `kind`, by a key that only that kind has; a `path` with `words` is `label_words`."""
 

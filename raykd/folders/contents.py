@@ -3,7 +3,7 @@
 Decision record: a resume compares what files hold, never where they lie. Rows have a fingerprint of their own
 (`Dataset.fingerprint`). Of a model folder, small files (configuration, tokenizer) are hashed whole, large ones by their
 size and by blocks spread from end to end: weights that were trained further differ in all of them, and gigabytes
-are not read twice.
+are not read twice. Files of answers are digested as their teacher names them.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from raykd.config import Run
+from raykd.config import FileTeacher, Run
 from raykd.errors import ModelError
+from raykd.teachers.backends.answer_files import list_answer_files
 
 _WHOLE = 4 << 20
 """Bytes up to which a file is hashed whole."""
@@ -37,12 +38,21 @@ def list_model_paths(config: Run) -> dict[str, str]:
 
 
 def digest_models(config: Run) -> dict[str, str]:
-    """Return digests of the local models that a run starts from, by key. Hub names are left out."""
-    return {
-        key: digest_folder(Path(path)) if Path(path).is_dir() else digest_file(Path(path))
-        for key, path in list_model_paths(config).items()
-        if Path(path).exists()
-    }
+    """Return digests of the local models and answers that a run starts from, by key. Hub names are left out."""
+    given = {f"teachers.{t.name}.path": t for t in config.active_teachers if isinstance(t, FileTeacher)}
+    found = {}
+    for key, path in list_model_paths(config).items():
+        if key in given:
+            found[key] = digest_answers(given[key])
+        elif Path(path).exists():
+            found[key] = digest_folder(Path(path)) if Path(path).is_dir() else digest_file(Path(path))
+    return found
+
+
+def digest_answers(teacher: FileTeacher) -> str:
+    """Return the digest of a teacher's files of answers, or the version that names their content."""
+    who = f"teacher {teacher.name}"
+    return f"version {teacher.version}" if teacher.version else list_answer_files(teacher.path, who).digest()
 
 
 def digest_file(path: Path) -> str:

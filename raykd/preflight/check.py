@@ -14,6 +14,7 @@ from pathlib import Path
 from raykd.cluster.address import check_ray, configured_address
 from raykd.cluster.connection import check_fits, cluster_address, demands_of
 from raykd.config import (
+    FileTeacher,
     LabelWordsTeacher,
     ModelTeacher,
     Run,
@@ -22,7 +23,9 @@ from raykd.config import (
     TeacherConfig,
     TrainedTeacher,
 )
+from raykd.data.load import Dataset
 from raykd.data.rows import Rows
+from raykd.driver.given_answers import check_given_answers
 from raykd.driver.gold_labels import describe_judged
 from raykd.driver.jobs import Job, make_jobs
 from raykd.driver.language_models import (
@@ -82,7 +85,8 @@ def check_teacher(teacher: TeacherConfig, config: RunConfig) -> str:
                 f"teacher {teacher.name}: there is no model directory {path}",
                 got=str(path),
                 wanted="a directory with config.json and safetensors weights, or a hub name",
-                next_step=f"correct teachers.{teacher.name}.path",
+                next_step=f"correct teachers.{teacher.name}.path"
+                + (", or write kind: file for a file of answers" if path.is_file() else ""),
             )
         return f"no directory {path.resolve()}; taken for a name of the hub and not checked"
     if isinstance(teacher, LabelWordsTeacher):
@@ -262,13 +266,22 @@ def _look_at_selftests(config: Run, job: Job, look: Callable[[str, Callable[[], 
         for teacher in member.active_teachers if config.serving.pool is None else ():
             if isinstance(teacher, TrainedTeacher):
                 continue
-            if not isinstance(teacher, SavedModelTeacher):
+            if isinstance(teacher, FileTeacher):
+                look(
+                    f"answers {teacher.name}", partial(_describe_given, teacher, member, job.tasks[name].data)
+                )
+            elif not isinstance(teacher, SavedModelTeacher):
                 look(f"self-test {teacher.name}", partial(try_out_teacher, teacher, member, rows))
             elif Path(teacher.path).is_dir():
                 look(f"self-test {teacher.name}", partial(check_answers, teacher, member, rows))
         student = member.student
         if student.kind == "pretrained" and Path(student.path).is_dir():
             look("self-test student", partial(check_student_answers, student, member, rows))
+
+
+def _describe_given(teacher: FileTeacher, config: RunConfig, data: Dataset) -> str:
+    line, is_whole = check_given_answers(teacher, config, data)
+    return line if is_whole else f"{NOTE}{line}"
 
 
 def _check_data(config: Run, read: list[Job], taught: list[Job]) -> str:

@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from raykd.cluster.connection import start_ray_ahead
-from raykd.config import Run
+from raykd.config import Run, RunConfig
+from raykd.data.load import Dataset
 from raykd.data.rows import Rows
 from raykd.distill.weighting import Weighting
 from raykd.driver.jobs import find_trained_teachers, load_rows
@@ -34,6 +35,7 @@ from raykd.driver.session import open_ray
 from raykd.errors import ConfigError
 from raykd.folders.places import check_places
 from raykd.preflight.model_check import look_at_teachers
+from raykd.runs.answer_files import ENSEMBLE, AnswerTargets, write_answers
 from raykd.runs.label_progress import show_progress
 from raykd.scoring.several_tasks import Pools
 from raykd.scoring.teacher_scores import refuse_poor_teachers, review_teachers
@@ -275,7 +277,9 @@ def _requests(members: Sequence[int], lengths: Sequence[int]) -> list[NDArray[np
     return [np.asarray(members[a:b]) for a, b in zip(cuts, [*cuts[1:], len(members)], strict=True)]
 
 
-def run_labelling(config: Run, console: Console, *, everything: bool = False) -> LabelReport:
+def run_labelling(
+    config: Run, console: Console, *, everything: bool = False, to: AnswerTargets | None = None
+) -> LabelReport:
     """Store the answers to the training texts that a run's weighting asks for (`raykd label`).
 
     Args:
@@ -283,13 +287,15 @@ def run_labelling(config: Run, console: Console, *, everything: bool = False) ->
         console: Where progress is shown.
         everything: Whether to store also the answers to validation and test texts, for which every teacher that
             speaks their language is asked when a run is scored.
+        to: Files that all these answers are written to, held-out texts included; None writes none.
 
     Raises:
-        ConfigError: There is no store, or there are no teachers.
+        ConfigError: There is no store, there are no teachers, or the files cannot be written.
         ModelError: A teacher is not trained yet, or not good enough (`on_poor`).
         ResourceError, TeacherError: The teachers do not fit, or cannot answer.
     """
     trained = find_labelling_teachers(config)
+    files = {} if to is None else to.name_files(config)
     rows, total = load_rows(config), LabelReport(0, 0, 0, 0.0)
     say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
     with open_teachers_alone(config, trained) as pools:
@@ -304,11 +310,37 @@ def run_labelling(config: Run, console: Console, *, everything: bool = False) ->
             data, weighting = rows[task], config.members[task].objective.weighting
             with show_progress(console, f"training texts {task}".rstrip()) as report:
                 total += label_rows(pool, data.train, weighting, report)
-            if everything:
+            if everything or files:
                 held_out = Rows.concat([data.validation, *([data.test] if data.test is not None else [])])
                 with show_progress(console, f"held-out texts {task}".rstrip()) as report:
                     total += label_rows(pool, held_out, None, report)
+        for task, (pool, infos) in pools.items():
+            paths = {name: path for (own, name), path in files.items() if own == task}
+            if paths:
+                with show_progress(console, f"writing {task}".rstrip(), "rows") as report:
+                    asked = list_asked_rows(
+                        pool, config.members[task], rows[task], together=ENSEMBLE in paths
+                    )
+                    written = write_answers(config.members[task], infos, asked, paths, report)
+                say(f"{written:,} answers were written to {', '.join(paths.values())}")
     return total
+
+
+def list_asked_rows(
+    pool: TeacherPool, config: RunConfig, data: Dataset, *, together: bool
+) -> list[tuple[Rows, PoolSource]]:
+    """Return the parts of the rows, each with the teachers as a run asks them for it.
+
+    Args:
+        pool: The opened teachers of a task.
+        config: The run of the task.
+        data: Its rows.
+        together: Whether held-out rows are asked as training rows are, and not of every teacher.
+    """
+    routed = PoolSource(pool.handle, config.objective.weighting)
+    held_out = routed if together else PoolSource(pool.handle)
+    rest = [(rows, held_out) for rows in (data.validation, data.test) if rows is not None]
+    return [(data.train, routed), *rest]
 
 
 @contextlib.contextmanager

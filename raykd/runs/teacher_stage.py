@@ -7,11 +7,13 @@ is trained, with the same message.
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from raykd.config import Run
+from raykd.driver.given_answers import check_all_given_answers
 from raykd.driver.jobs import Job, TaskJob
 from raykd.driver.pool import open_pools
 from raykd.driver.session import Session
@@ -22,6 +24,8 @@ from raykd.scoring.teacher_scores import TeacherReview, record_reviews, refuse_p
 from raykd.teachers.handle import PoolHandle
 from raykd.teachers.pools.stored_pool import NeededAnswers
 from raykd.timeline import stage
+
+log = logging.getLogger("raykd.runs")
 
 
 @dataclass
@@ -107,6 +111,9 @@ def open_teachers(
             others.
         more: By task, what teachers are asked beyond that.
     """
+    for line in check_all_given_answers(config, {name: task.data for name, task in student.tasks.items()}):
+        log.warning("%s", line)
+        say(f"note: {line}")
     trained = {job.name: job.output for job in jobs}
     needed = {
         name: [*list_needed_answers(task, routed), *more.get(name, ())]

@@ -190,8 +190,9 @@ class Teacher:
         try:
             if own:
                 fresh = dict(zip(own, self._compute(batch.take([first[key] for key in own])), strict=True))
+                kept = {key: body for key, body in fresh.items() if body or self.backend.keeps_gaps}
                 with self._lock:
-                    self._store.put(list(fresh), list(fresh.values()))
+                    self._store.put(list(kept), list(kept.values()))
             begun.set_result(fresh)
         except BaseException as error:
             begun.set_exception(error)

@@ -10,6 +10,7 @@ from typing import Any
 
 from raykd.errors import TeacherError
 from raykd.teachers.backends.base import BackendBase
+from raykd.teachers.backends.file import FileBackend
 from raykd.teachers.backends.function import CallableBackend
 from raykd.teachers.backends.label_words import LabelWordsBackend
 from raykd.teachers.backends.model import ModelBackend
@@ -19,6 +20,7 @@ BACKENDS: dict[str, type[BackendBase[Any]]] = {
     "model": ModelBackend,
     "callable": CallableBackend,
     "label_words": LabelWordsBackend,
+    "file": FileBackend,
 }
 """The class that serves each kind of teacher. One that a run trains is served as the model that it became."""
 

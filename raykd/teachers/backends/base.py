@@ -57,6 +57,7 @@ class BackendBase(ABC, Generic[T]):
         teacher: The teacher's configuration.
         forwarded: Rows that were computed.
         finding: What a self-test found of how rows share a forward pass; None before it, and for a kind that has none.
+        keeps_gaps: Whether that it has no answer to a text (`NO_ANSWER`) is stored, as answers are.
         has_few_shapes: Whether forward passes have one of a few shapes (`raykd.text.buckets`), as on a GPU.
     """
 
@@ -68,6 +69,7 @@ class BackendBase(ABC, Generic[T]):
         self.teacher = cast(T, spec.teacher)
         self.forwarded = 0
         self.finding: PaddingFinding | None = None
+        self.keeps_gaps = True
         self.has_few_shapes = False
 
     @abstractmethod
@@ -146,16 +148,20 @@ class BackendBase(ABC, Generic[T]):
         spec, teacher = self.spec, self.teacher
         return spec.task.map_columns(labels, spec.labels, teacher.label_map, spec.name, teacher.missing)
 
-    def encode_logits(self, batch: TextBatch, logits_NC: NDArray[np.float32]) -> list[bytes | None]:
+    def encode_logits(
+        self, batch: TextBatch, logits_NC: NDArray[np.float32], covered_N: NDArray[np.bool_] | None = None
+    ) -> list[bytes | None]:
         """Encode logits over the teacher's own labels as answers over the run's; None for a row that is not finite.
 
         Args:
             batch: The rows.
             logits_NC: Of each unit of the rows (a text, or a word of a tagger's text), row after row.
+            covered_N: False for a unit without an answer; None where there is none.
         """
         columns = ColumnMap(self.describe().columns)
         mapped_NC = columns.apply(np.asarray(logits_NC, dtype=np.float32), unknown=-np.inf)
-        answer = DenseAnswer(logits_NC=mapped_NC, covered_N=np.ones(len(mapped_NC), dtype=np.bool_))
+        covered_N = np.ones(len(mapped_NC), dtype=np.bool_) if covered_N is None else covered_N
+        answer = DenseAnswer(logits_NC=mapped_NC, covered_N=covered_N)
         return encode_rows(
             answer, self.spec.task.count_units(batch), np.asarray(np.isfinite(logits_NC).all(axis=1))
         )
