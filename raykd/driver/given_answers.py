@@ -2,8 +2,8 @@
 
 Decision record: rows without an answer are no error by themselves, since other teachers and gold labels teach them.
 They are counted for each part of the data, and said. A file that answers no row at all is one of another run, and is
-refused. Ids lead to texts here (`raykd.teachers.backends.file` says why), so texts whose ids have different answers are
-refused here, too.
+refused. Ids lead to texts here (`raykd.teachers.backends.files.backend` says why), so texts whose ids have different
+answers are refused here, too.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from raykd.data.load import Dataset
 from raykd.data.rows import Rows
 from raykd.driver.pool import make_teacher_spec
 from raykd.errors import DataError
-from raykd.teachers.backends.answer_index import NOT_FOUND, find_conflicts
-from raykd.teachers.backends.file import FileBackend
+from raykd.teachers.backends.files.backend import FileBackend
+from raykd.teachers.backends.files.index import NOT_FOUND, find_conflicts
 from raykd.teachers.source import TeacherRouter
 from raykd.teachers.store import make_text_keys
 from raykd.text.batch import TextBatch

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from raykd.config import FileTeacher, Run
 from raykd.errors import ModelError
-from raykd.teachers.backends.answer_files import list_answer_files
+from raykd.teachers.backends.files.shards import list_answer_files
 
 _WHOLE = 4 << 20
 """Bytes up to which a file is hashed whole."""

@@ -23,9 +23,7 @@ from raykd.config import (
     TeacherConfig,
     TrainedTeacher,
 )
-from raykd.data.load import Dataset
 from raykd.data.rows import Rows
-from raykd.driver.given_answers import check_given_answers
 from raykd.driver.gold_labels import describe_judged
 from raykd.driver.jobs import Job, make_jobs
 from raykd.driver.language_models import (
@@ -52,7 +50,12 @@ from raykd.preflight.model_check import (
     measure_vocabulary,
     sign_notes,
 )
-from raykd.preflight.selftests import check_answers, check_student_answers, try_out_teacher
+from raykd.preflight.selftests import (
+    check_answers,
+    check_student_answers,
+    count_given_answers,
+    try_out_teacher,
+)
 from raykd.scoring.absent_teachers import describe_unused_teachers, find_unused_teachers
 from raykd.student.prepare import is_trimmed
 from raykd.teachers.backends.backend import describe_teacher
@@ -267,9 +270,8 @@ def _look_at_selftests(config: Run, job: Job, look: Callable[[str, Callable[[], 
             if isinstance(teacher, TrainedTeacher):
                 continue
             if isinstance(teacher, FileTeacher):
-                look(
-                    f"answers {teacher.name}", partial(_describe_given, teacher, member, job.tasks[name].data)
-                )
+                data = job.tasks[name].data
+                look(f"answers {teacher.name}", partial(count_given_answers, teacher, member, data))
             elif not isinstance(teacher, SavedModelTeacher):
                 look(f"self-test {teacher.name}", partial(try_out_teacher, teacher, member, rows))
             elif Path(teacher.path).is_dir():
@@ -277,11 +279,6 @@ def _look_at_selftests(config: Run, job: Job, look: Callable[[str, Callable[[], 
         student = member.student
         if student.kind == "pretrained" and Path(student.path).is_dir():
             look("self-test student", partial(check_student_answers, student, member, rows))
-
-
-def _describe_given(teacher: FileTeacher, config: RunConfig, data: Dataset) -> str:
-    line, is_whole = check_given_answers(teacher, config, data)
-    return line if is_whole else f"{NOTE}{line}"
 
 
 def _check_data(config: Run, read: list[Job], taught: list[Job]) -> str:

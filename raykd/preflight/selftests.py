@@ -12,10 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from raykd.config import LabelWordsTeacher, RunConfig, SavedModelTeacher, TeacherBase
+from raykd.config import FileTeacher, LabelWordsTeacher, RunConfig, SavedModelTeacher, TeacherBase
+from raykd.data.load import Dataset
 from raykd.data.rows import Rows
 from raykd.models import PretrainedStudent
 from raykd.prediction.findings import compute_finding_key, load_or_test
+from raykd.preflight.model_check import NOTE
 from raykd.pretrained.stamp import stamp_model
 from raykd.text.batch import TextBatch
 
@@ -85,6 +87,18 @@ def try_out_teacher(teacher: TeacherBase, config: RunConfig, rows: Rows) -> str:
     if not len(some):
         return NO_ROW
     return make_backend(replace(make_teacher_spec(config, teacher, {}), store=None)).try_out(some)
+
+
+def count_given_answers(teacher: FileTeacher, config: RunConfig, data: Dataset) -> str:
+    """Count the rows to which the files of a teacher have an answer; where some have none it is a note.
+
+    Raises:
+        RaykdError: As `raykd.driver.given_answers.check_given_answers`.
+    """
+    from raykd.driver.given_answers import check_given_answers
+
+    line, is_whole = check_given_answers(teacher, config, data)
+    return line if is_whole else f"{NOTE}{line}"
 
 
 def _choose_rows(teacher: TeacherBase, rows: Rows) -> TextBatch:

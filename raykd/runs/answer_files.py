@@ -2,7 +2,7 @@
 
 Decision record:
 
-- The form is the one that anybody can write by hand (`raykd.teachers.backends.answer_files`): a row for each row of the
+- The form is the one that anybody can write by hand (`raykd.teachers.backends.files.shards`): a row for each row of the
   run, with its id, language and texts, and the raw logits by label. float32 goes there and back without a change, so a
   student learns from the files what it learns from the models, to the last bit.
 - A file holds what a run asks: training rows as its weighting asks for them, validation and test rows in full. Each

@@ -25,7 +25,7 @@ from raykd.driver.pool import make_teacher_spec
 from raykd.errors import DataError, LabelMismatchError, ModelError, RaykdError
 from raykd.folders.contents import digest_models
 from raykd.preflight.check import check_teacher
-from raykd.teachers.backends import answer_files, answer_index
+from raykd.teachers.backends.files import index, shards
 from raykd.teachers.teacher import Teacher
 from raykd.text.batch import TextBatch
 from tests.fakes import LABELS, logits_of, text_batch, texts_and_labels
@@ -159,8 +159,8 @@ def test_what_makes_answers_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert digest_models(config_of(path))["teachers.t.path"] != digest
     assert digest_models(config_of(path, version="1"))["teachers.t.path"] == "version 1"
     # Of large files the size and blocks from end to end count.
-    monkeypatch.setattr(answer_files, "_WHOLE", 1 << 12)
-    monkeypatch.setattr(answer_files, "_BLOCK", 1 << 8)
+    monkeypatch.setattr(shards, "_WHOLE", 1 << 12)
+    monkeypatch.setattr(shards, "_BLOCK", 1 << 8)
     content = bytearray(b"x" * 100_000)
     prints = []
     for at in (None, 0, 50_000, 99_999):
@@ -168,7 +168,7 @@ def test_what_makes_answers_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         if at is not None:
             changed[at] += 1
         path.write_bytes(changed)
-        prints.append(answer_files.list_answer_files(str(path), "t").digest())
+        prints.append(shards.list_answer_files(str(path), "t").digest())
     assert len(set(prints)) == 3 and prints[0] == prints[2]  # between two blocks nothing is seen
 
 
@@ -229,7 +229,7 @@ def test_a_broken_file_is_named(name: str, content: bytes, said: str, tmp_path: 
 def test_a_label_that_only_later_rows_name_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(answer_files, "_SAMPLE", 1)
+    monkeypatch.setattr(shards, "_SAMPLE", 1)
     lines = [{"text": "a", "probabilities": {"negative": 0.5, "positive": 0.5}},
              {"text": "b", "probabilities": {"neutral": 1.0}}]  # fmt: skip
     path = tmp_path / "a.jsonl"
@@ -251,8 +251,8 @@ def test_top_k_shares_the_rest_evenly_where_it_is_said(tmp_path: Path) -> None:
 def test_equal_answers_to_a_repeated_text_are_one(tmp_path: Path) -> None:
     frame = pd.concat([wide(), wide()[::-1]])
     frame.iloc[3, 0] += 1e-4
-    index = teacher_of(write(tmp_path / "a.parquet", frame)).backend.load()
-    assert isinstance(index, answer_index.AnswerIndex) and len(index) == 3
+    found = teacher_of(write(tmp_path / "a.parquet", frame)).backend.load()
+    assert isinstance(found, index.AnswerIndex) and len(found) == 3
 
 
 def test_pairs_are_found_by_both_texts(tmp_path: Path) -> None:

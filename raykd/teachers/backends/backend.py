@@ -10,7 +10,7 @@ from typing import Any
 
 from raykd.errors import TeacherError
 from raykd.teachers.backends.base import BackendBase
-from raykd.teachers.backends.file import FileBackend
+from raykd.teachers.backends.files.backend import FileBackend
 from raykd.teachers.backends.function import CallableBackend
 from raykd.teachers.backends.label_words import LabelWordsBackend
 from raykd.teachers.backends.model import ModelBackend

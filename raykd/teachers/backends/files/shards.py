@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, cast
 
 from raykd.errors import ModelError
-from raykd.teachers.backends.answer_columns import NUMBERS, NumberColumns, Shape, is_list
+from raykd.teachers.backends.files.columns import NUMBERS, NumberColumns, Shape, is_list
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -111,7 +111,7 @@ def list_answer_files(path: str, who: str) -> AnswerFiles:
     if not paths:
         raise ModelError(
             f"{who}: there is no file of answers",
-            got=f"{path}" + (f", which holds {', '.join(sorted(found)[:5])}" if found else ""),
+            got=f"{path}, where " + (f"{', '.join(sorted(found)[:5])} is" if found else "nothing is"),
             wanted=f"files that end in {', '.join((*PARQUET, *JSON_LINES))}, on every node that serves the teacher",
             next_step="correct its path; raykd label RUN.yaml --to PATH writes such a file",
         )

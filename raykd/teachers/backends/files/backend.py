@@ -28,16 +28,16 @@ from numpy.typing import NDArray
 from raykd.answers.source import NO_ANSWER
 from raykd.config import FileTeacher
 from raykd.errors import ModelError
-from raykd.teachers.backends.answer_columns import (
+from raykd.teachers.backends.base import BackendBase
+from raykd.teachers.backends.files.columns import (
     TEXTS,
     GivenNumbers,
     NumberColumns,
     find_number_columns,
-    read_numbers,
+    read_cells,
 )
-from raykd.teachers.backends.answer_files import AnswerFiles, list_answer_files, read_batches, read_shape
-from raykd.teachers.backends.answer_index import NOT_FOUND, AnsweredRows, AnswerIndex, open_index
-from raykd.teachers.backends.base import BackendBase
+from raykd.teachers.backends.files.index import NOT_FOUND, AnsweredRows, AnswerIndex, open_index
+from raykd.teachers.backends.files.shards import AnswerFiles, list_answer_files, read_batches, read_shape
 from raykd.teachers.backends.given_numbers import SUM, convert_to_logits
 from raykd.teachers.spec import TeacherInfo, TeacherSpec
 from raykd.teachers.store.values import make_text_key
@@ -182,7 +182,7 @@ class FileBackend(BackendBase[FileTeacher]):
         self.describe()
         assert self._files is not None and self._numbers is not None
         for file, first, columns in read_batches(self._files, self._numbers, TEXTS):
-            given = read_numbers(columns, self._numbers, f"{self.who} ({file}, rows from {first})")
+            given = read_cells(columns, self._numbers, f"{self.who} ({file}, rows from {first})")
             counts_B = given.counts_B
             row_N = np.repeat(np.arange(len(counts_B)) + first, counts_B)
             logits_NC = self._convert(given, partial(self._name_unit, file, row_N))

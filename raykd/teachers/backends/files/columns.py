@@ -1,4 +1,4 @@
-"""Find the numbers of answers in the columns of a file and read them by label; `answer_files` holds the decisions."""
+"""Find the numbers of answers in the columns of a file and read them by label; `shards` holds the decisions."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ class GivenNumbers:
     counts_B: NDArray[np.int64]
 
 
-def read_numbers(columns: dict[str, pa.Array], numbers: NumberColumns, who: str) -> GivenNumbers:
+def read_cells(columns: dict[str, pa.Array], numbers: NumberColumns, who: str) -> GivenNumbers:
     """Return the numbers of a batch of rows, by label in the order of `numbers.labels`.
 
     Args:
