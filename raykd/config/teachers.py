@@ -207,10 +207,15 @@ class CallableTeacher(TeacherBase):
     changes."""
 
     @property
+    def source_file(self) -> str | None:
+        """The file that the function stands in; None for an installed module."""
+        place = self.function.rpartition(":")[0]
+        return place if place.endswith(".py") else None
+
+    @property
     def function_file(self) -> str | None:
         """The file whose content its answers depend on; None for an installed module, and where a version stands."""
-        place = self.function.rpartition(":")[0]
-        return place if place.endswith(".py") and self.version is None else None
+        return self.source_file if self.version is None else None
 
 
 @register_teacher

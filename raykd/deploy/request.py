@@ -63,7 +63,7 @@ class JobRequest:
             Path(text)
             for run in (self.run, *arms)
             for key, text in _walk_texts(run.model_dump(mode="json"))
-            if key in ("path", "paths") and text.startswith("/")
+            if key in ("path", "paths", "function") and text.startswith("/")
         ]
         return tuple(dict.fromkeys(found))
 
@@ -112,9 +112,9 @@ def _set_overrides(tree: JsonObject, overrides: Sequence[str]) -> JsonObject:
 
 
 def _walk_texts(node: object, key: str = "") -> Iterator[tuple[str, str]]:
-    """Yield every text of a tree with the key that it stands under, also as an item of a list."""
+    """Yield every text of a tree (of a function its file) with the key that it stands under, also in a list."""
     if isinstance(node, str):
-        yield key, node
+        yield key, node.rpartition(":")[0] if key == "function" else node
     elif isinstance(node, Mapping):
         for name, value in node.items():
             yield from _walk_texts(value, str(name))

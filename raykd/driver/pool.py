@@ -17,7 +17,7 @@ import ray
 
 from raykd.cluster.connection import POOL, Demand, check_fits, demands_of, pool_demand, workers_demand
 from raykd.cluster.wait import wait_for_resources
-from raykd.config import Run, RunConfig, TeacherConfig
+from raykd.config import CallableTeacher, Run, RunConfig, TeacherConfig
 from raykd.driver.jobs import Job, check_trained
 from raykd.errors import TeacherError
 from raykd.teachers.backends.backend import describe_teacher
@@ -65,7 +65,14 @@ def make_teacher_spec(config: RunConfig, teacher: TeacherConfig, trained: Mappin
         max_tokens=serving.max_tokens,
         store=store,
         store_limit_gb=serving.store_limit_gb,
+        source=_read_source(teacher),
     )
+
+
+def _read_source(teacher: TeacherConfig) -> bytes | None:
+    """Return the file of a function; None where there is none, which its backend refuses by name."""
+    file = None if not isinstance(teacher, CallableTeacher) else teacher.source_file
+    return Path(file).read_bytes() if file is not None and Path(file).is_file() else None
 
 
 def start_pool(

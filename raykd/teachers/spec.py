@@ -58,6 +58,8 @@ class TeacherSpec:
         store: Folder of all stores; None keeps nothing.
         store_limit_gb: Bound on all of them together.
         parked: What the teacher said of itself before it was parked; None for one that is not parked.
+        source: Content of the file that its function stands in, since the node that serves it may lack the file; None
+            where it has none.
     """
 
     teacher: TeacherBase
@@ -69,6 +71,7 @@ class TeacherSpec:
     store: str | None = None
     store_limit_gb: float = _SERVING.store_limit_gb
     parked: TeacherInfo | None = None
+    source: bytes | None = None
 
     @property
     def name(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,19 @@ def test_what_makes_stored_answers_stale(tmp_path: Path) -> None:
     versions = [teacher_of(tmp_path, LENGTHS + f"# {v}", version=v).open().answers for v in ("1", "1", "2")]
     assert versions[0] == versions[1] != versions[2]
     assert "content " in base.dtype_reason and versions[0] != base.answers
+
+
+def test_its_file_travels_with_it(tmp_path: Path) -> None:
+    """To a node without the file, and to one where the file is another."""
+    file, batch = tmp_path / "own.py", text_batch(TEXTS)
+    source = LENGTHS.replace("import numpy as np", "import numpy as np\nfrom pathlib import Path")
+    source = source.replace("texts])", "texts]) * (Path(__file__).name == 'own.py')")
+    before = teacher_of(tmp_path, source)
+    sent, expected = pickle.dumps(before.spec), before.answer(batch).bodies
+    for there in (None, "raise SystemError('another file')"):
+        file.unlink() if there is None else file.write_text(there, encoding="utf-8")
+        served = Teacher(pickle.loads(sent))
+        assert served.answer(batch).bodies == expected and served.open() == before.open()
 
 
 def test_labels_in_the_run_file_need_no_import(tmp_path: Path) -> None:

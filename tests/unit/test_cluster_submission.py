@@ -160,6 +160,23 @@ def test_output_must_outlive_the_job(folder: Path) -> None:
     )
 
 
+def test_the_file_of_a_function_and_answers_go_along_or_are_named(folder: Path, tmp_path: Path) -> None:
+    text = (folder / "run.yaml").read_text()
+    begin = text.index("teachers:")
+    end = text.index("\n\n", begin) if "\n\n" in text[begin:] else len(text)
+    for function, answers in (("own.py", "answers/*.parquet"), ("../own.py", "../answers")):
+        teachers = f"""teachers:
+  - {{name: f, languages: all, function: "{function}:predict"}}
+  - {{kind: file, name: a, languages: all, path: "{answers}"}}
+  - {{kind: file, name: s, languages: all, path: "s3://bucket/answers"}}"""
+        (folder / "run.yaml").write_text(text[:begin] + teachers + text[end:])
+        if function == "own.py":
+            assert prepare_submission(read_request(folder / "run.yaml")).notes == ()
+            continue
+        with pytest.raises(ConfigError, match=r"(?s)answers.*own\.py|own\.py.*answers"):
+            prepare_submission(read_request(folder / "run.yaml"))
+
+
 def test_files_that_would_stay_behind_are_named(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "outside.jsonl").write_text("{}")
     text = (folder / "run.yaml").read_text().replace(

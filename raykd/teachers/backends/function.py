@@ -3,6 +3,8 @@
 Decision record: a function has no weights whose bytes could name its answers. The store's name holds the hash of the
 file that the function stands in, or the `version` that its user writes. What else it reads (a pickled model, a library)
 is not seen, and that is said wherever the key is explained. The function is imported only because a run file names it.
+A file travels with the teacher (`TeacherSpec.source`), so the nodes that serve it need not have it, and all of them run
+what the driver has read.
 """
 
 from __future__ import annotations
@@ -191,6 +193,8 @@ class CallableBackend(BackendBase[CallableTeacher]):
 
     def _hash_source(self) -> str:
         place, file = self._find_source()
+        if self.spec.source is not None:
+            return hashlib.sha256(self.spec.source).hexdigest()
         if file is None or not file.is_file():
             raise self._build_import_error(place, FileNotFoundError(f"no file of source at {file}"))
         return hashlib.sha256(file.read_bytes()).hexdigest()
@@ -202,11 +206,11 @@ class CallableBackend(BackendBase[CallableTeacher]):
                 return importlib.import_module(place)
             assert file is not None
             name = f"raykd_function_{hashlib.sha256(place.encode()).hexdigest()[:12]}"
-            found = importlib.util.spec_from_file_location(name, file)
-            assert found is not None and found.loader is not None
-            module = importlib.util.module_from_spec(found)
+            module = ModuleType(name)
+            module.__file__ = str(file)
             sys.modules[name] = module  # as an import does, so that classes of the file can be pickled
-            found.loader.exec_module(module)
+            source = file.read_bytes() if self.spec.source is None else self.spec.source
+            exec(compile(source, str(file), "exec"), vars(module))
             return module
         except Exception as error:
             raise self._build_import_error(place, error) from error
