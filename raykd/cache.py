@@ -7,6 +7,9 @@ computed each time. `RAYKD_CACHE` names another folder.
 Only results are cached, never errors, so a refusal is the same the first time and the hundredth. A key holds all that
 its result follows from: contents of files, settings, versions of libraries, and the source files of raykd itself. A
 changed byte or another version is another key.
+
+What is too large for JSON (tokens, rows) is a folder per key, written by whoever needs it first. The time of the file
+`USED` in it is that of its last use; folders that were not used for longest are removed first.
 """
 
 from __future__ import annotations
@@ -15,8 +18,12 @@ import hashlib
 import json
 import os
 import platform
+import shutil
+import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -25,6 +32,9 @@ from typing import TypeVar
 from pydantic import TypeAdapter
 
 T = TypeVar("T")
+USED = "used"
+_STALE_S = 2 * 86400.0
+"""Age from which on a hidden folder is what a killed process left."""
 
 
 def find_cache_folder() -> Path | None:
@@ -96,6 +106,66 @@ def compute_key(described: object, *libraries: str) -> str:
     """Return the name of an entry: a hash of what its result follows from, this raykd and these libraries."""
     parts = [described, stamp_code(), platform.python_version(), *map(find_version, libraries)]
     return hashlib.sha256(json.dumps(parts, default=str).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def open_cache_folder(kind: str) -> Path | None:
+    """Return the folder of a kind, made if need be; None where it cannot be written."""
+    cache = find_cache_folder()
+    with suppress(OSError):
+        if cache is not None:
+            (cache / kind).mkdir(parents=True, exist_ok=True)
+            return cache / kind if os.access(cache / kind, os.W_OK) else None
+    return None
+
+
+def mark_used(folder: Path) -> None:
+    """Remember that the content of a folder of the cache is used now."""
+    with suppress(OSError):
+        (folder / USED).touch()
+
+
+@dataclass(frozen=True)
+class CachedFolder:
+    """A folder of the cache, its bytes, and when it was used last (seconds since 1970)."""
+
+    path: Path
+    bytes: int
+    last_used: float
+
+
+def list_cached_folders(kind: str) -> list[CachedFolder]:
+    """Return the folders of a kind, those used last first."""
+    cache, found = find_cache_folder(), []
+    for used in [] if cache is None else (cache / kind).glob(f"*/{USED}"):
+        with suppress(OSError):  # removed meanwhile
+            size = sum(file.stat().st_size for file in used.parent.iterdir())
+            found.append(CachedFolder(used.parent, size, used.stat().st_mtime))
+    return sorted(found, key=lambda folder: -folder.last_used)
+
+
+def remove_old_folders(kind: str, most: int, *, keep: str = "") -> list[CachedFolder]:
+    """Remove the folders of a kind that were not used for longest, until the others take at most so many bytes.
+
+    Args:
+        kind: The name of the folder that they are in.
+        most: Bytes.
+        keep: The name of a folder that stays.
+
+    Returns:
+        What was removed.
+    """
+    total, removed = 0, []
+    for own in list_cached_folders(kind):
+        total += own.bytes
+        if total > most and own.path.name != keep:
+            shutil.rmtree(own.path, ignore_errors=True)
+            removed.append(own)
+    cache = find_cache_folder()
+    for left in [] if cache is None else (cache / kind).glob(".*"):
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime > _STALE_S:
+                shutil.rmtree(left, ignore_errors=True)
+    return removed
 
 
 @cache

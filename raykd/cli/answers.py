@@ -84,13 +84,14 @@ def label_command(
 
 @store_app.command("stats")
 def stats_command(output: OutputFolder = Path("runs"), store: Store = "store") -> None:
-    """List the stores with their teachers, number of answers, size and last use."""
+    """List the stores with their teachers, number of answers, size and last use; and the tokens of many rows."""
     from raykd.report.fitted_table import build_plain_table
     from raykd.teachers.store.inventory import list_stores
 
     found = list_stores(output / store)
     if not found:
         print_lines(f"no answers are kept under {output / store}", markup=False)
+        _print_tokens()
         return
     heads, lines = ("store", "teachers", "answers", "MB", "bytes an answer", "last used"), []
     for s in found:
@@ -104,6 +105,18 @@ def stats_command(output: OutputFolder = Path("runs"), store: Store = "store") -
     aside = sum(s.set_aside for s in found)
     more = f"; {aside} damaged files were set aside (damaged-N)" if aside else ""
     print_lines(f"{sum(s.bytes for s in found) / 1e6:,.1f} MB in all{more}")
+    _print_tokens()
+
+
+def _print_tokens() -> None:
+    """Print what the tokens of many rows take in raykd's cache."""
+    from raykd.cache import list_cached_folders
+
+    kept = list_cached_folders("tokens")
+    if kept:
+        corpora = "one corpus" if len(kept) == 1 else f"{len(kept)} corpora"
+        size = sum(own.bytes for own in kept) / 1e6
+        print_lines(f"tokens of {corpora}: {size:,.1f} MB in {kept[0].path.parent}", markup=False)
 
 
 @store_app.command("verify")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from raykd.cache import mark_used
 from raykd.cli import main
 from raykd.teachers.store.sqlite import DATA
 from tests.unit.test_cli_bad_input import tree
@@ -40,6 +41,13 @@ def test_stats_verify_and_clear_tell_what_they_find(
     assert "removed 300 answers of 1 stores" in capsys.readouterr().out
     assert call(monkeypatch, "store", "stats", *where) == 0
     assert "no answers" in capsys.readouterr().out
+    monkeypatch.setenv("RAYKD_CACHE", str(tmp_path / "cache"))
+    kept = tmp_path / "cache" / "tokens" / "key"
+    kept.mkdir(parents=True)
+    (kept / "labels_N").write_bytes(bytes(2_500_000))
+    mark_used(kept)
+    assert call(monkeypatch, "store", "stats", *where) == 0
+    assert f"tokens of one corpus: 2.5 MB in {kept.parent}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
+from raykd.cache import list_cached_folders, remove_old_folders
+from raykd.checkpoint.curves import Curves
+from raykd.cluster.mailbox import Event
 from raykd.data.rows import Rows
+from raykd.driver.progress import JobProgress
 from raykd.errors import ResourceError
+from raykd.point import Point
 from raykd.student.tokens import cache, files
-from raykd.student.tokens.cache import TokenJob, list_kept_tokens, load_tokens, remove_old_tokens
+from raykd.student.tokens.cache import TokenJob, load_tokens
 from raykd.student.tokens.files import TokenWriter, map_tokens
 from raykd.tasks import Classification, EncodedRows
+from raykd.teachers.pools import stored_pool
+from raykd.teachers.store import make_text_keys
 from raykd.text.padding import RIGHT
 from raykd.text.ragged import Ragged
 from tests.unit.test_models_heads import COMBINATIONS, made
@@ -131,14 +141,14 @@ def test_chunks_of_other_arrays_are_refused(tmp_path: Path) -> None:
 def test_a_file_that_is_cut_off_counts_as_absent(tmp_path: Path) -> None:
     job, calls = counted(job_of())
     load_tokens(job)
-    (kept,) = list_kept_tokens()
-    file = kept.folder / "labels_N"
+    (kept,) = list_cached_folders("tokens")
+    file = kept.path / "labels_N"
     os.truncate(file, file.stat().st_size - 8)
-    assert map_tokens(kept.folder) is None
+    assert map_tokens(kept.path) is None
     again = load_tokens(job)
     assert sum(calls) == 40 and again.labels_N.tolist() == job.rows.labels_B.tolist()
-    (kept.folder / files.FILE).write_text("{")
-    assert map_tokens(kept.folder) is None
+    (kept.path / files.FILE).write_text("{")
+    assert map_tokens(kept.path) is None
 
 
 def test_many_rows_are_tokenised_once_and_few_each_time() -> None:
@@ -154,7 +164,7 @@ def test_many_rows_are_tokenised_once_and_few_each_time() -> None:
             np.testing.assert_array_equal(array, whole[name])
     few, counts = counted(job_of(5))
     load_tokens(few), load_tokens(few)
-    assert counts == [5, 5] and len(list_kept_tokens()) == 1
+    assert counts == [5, 5] and len(list_cached_folders("tokens")) == 1
 
 
 def test_what_tokens_follow_from_is_their_name() -> None:
@@ -176,7 +186,7 @@ def test_who_comes_second_waits_and_maps() -> None:
         thread.start()
     for thread in both:
         thread.join()
-    assert sum(calls) == 20 and len(list_kept_tokens()) == 1
+    assert sum(calls) == 20 and len(list_cached_folders("tokens")) == 1
     assert found[0].labels_N.tolist() == found[1].labels_N.tolist()
 
 
@@ -195,12 +205,12 @@ def test_the_tokens_not_used_for_longest_go_first() -> None:
     for age, job in zip((30, 10, 20), jobs, strict=True):
         used = Path(os.environ["RAYKD_CACHE"]) / "tokens" / job.key() / "used"
         os.utime(used, (time.time() - age,) * 2)
-    kept = list_kept_tokens()
-    assert [each.folder.name for each in kept] == [jobs[i].key() for i in (1, 2, 0)]
-    root, most = kept[0].folder.parent, kept[0].bytes + kept[1].bytes
-    assert [each.folder.name for each in remove_old_tokens(root, most)] == [jobs[0].key()]
-    assert remove_old_tokens(root, 0, keep=jobs[1].key())[0].folder.name == jobs[2].key()
-    assert [each.folder.name for each in list_kept_tokens()] == [jobs[1].key()]
+    kept = list_cached_folders("tokens")
+    assert [each.path.name for each in kept] == [jobs[i].key() for i in (1, 2, 0)]
+    most = kept[0].bytes + kept[1].bytes
+    assert [each.path.name for each in remove_old_folders("tokens", most)] == [jobs[0].key()]
+    assert remove_old_folders("tokens", 0, keep=jobs[1].key())[0].path.name == jobs[2].key()
+    assert [each.path.name for each in list_cached_folders("tokens")] == [jobs[1].key()]
     # Removed while they are mapped: the pages stay.
     assert mapped[0].labels_N.tolist() == jobs[0].rows.labels_B.tolist()
 
@@ -209,7 +219,7 @@ def test_without_a_cache_many_rows_are_mapped_too(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("RAYKD_CACHE", "/proc/none")
     job, calls = counted(job_of())
     assert load_tokens(job).labels_N.tolist() == job.rows.labels_B.tolist()
-    assert sum(calls) == 20 and list_kept_tokens() == []
+    assert sum(calls) == 20 and list_cached_folders("tokens") == []
 
 
 def test_a_full_disk_is_said_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,3 +241,45 @@ def test_ragged_items_are_those_of_a_list() -> None:
         with pytest.raises(IndexError):
             rows[3]
     assert len(Ragged.of([])) == 0
+
+
+class Holding:
+    """A teacher whose store holds the answers to these keys; counts what it is asked for."""
+
+    def __init__(self, keys: set[bytes]) -> None:
+        self.name, self.spec, self.keys, self.asked = "t", SimpleNamespace(languages=None), keys, 0
+
+    def open(self) -> None:
+        """Do nothing."""
+
+    def holds(self, keys: list[bytes]) -> bool:
+        self.asked += len(keys)
+        return self.keys.issuperset(keys)
+
+
+def test_answers_are_looked_for_up_to_the_first_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stored_pool, "_AT_ONCE", 10)
+    rows = job_of(100).rows
+    keys = make_text_keys(rows.take(range(100)))
+    for there, most, wanted, asked in (
+        (range(100), 1000, True, 100),
+        (range(15), 1000, False, 20),
+        ((), 1000, False, 10),
+        (range(0, 100, 4), 25, True, 25),  # of very many rows evenly spaced ones
+    ):
+        monkeypatch.setattr(stored_pool, "MOST_CHECKED", most)
+        teacher: Any = Holding({keys[i] for i in there})
+        assert stored_pool._hold_all([teacher], [stored_pool.NeededAnswers(rows)]) is wanted
+        assert teacher.asked == asked
+
+
+def test_a_bar_shows_how_many_rows_are_tokenised(tmp_path: Path) -> None:
+    text = io.StringIO()
+    progress = JobProgress(Console(file=text, width=60), {}, Curves(tmp_path / "c"), lambda *_: None)
+    progress.expect("student", 400)
+    progress._take(Event("tokens", "student", Point(250_000, {}), 1_000_000))
+    (bar,) = progress._bars.tasks
+    assert (bar.percentage, bar.fields["steps"]) == (25.0, "25%")
+    assert bar.fields["note"] == "250,000 of 1,000,000 rows are tokenised"
+    progress._take(Event("started", "student", Point(0, {}), 400))
+    assert (bar.total, bar.completed, bar.fields["note"]) == (400, 0, "training")

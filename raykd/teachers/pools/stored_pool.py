@@ -3,7 +3,8 @@
 Decision record: what a run will ask is known before it starts, so its driver can look whether every answer is there.
 Stores are local to a node. So this is tried only where the cluster is the driver's own node alone; on several nodes the
 teachers' actors say what is stored where they are. Hidden states need the teacher's output head, and written texts its
-weights, so such teachers get their actors.
+weights, so such teachers get their actors. Of very many rows evenly spaced ones are looked for, up to the first that is
+missing: an answer that is missing all the same is computed in the process that asks for it, and counted.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ from raykd.teachers.store import make_text_keys
 from raykd.teachers.teacher import Teacher
 
 log = logging.getLogger("raykd.teachers")
+MOST_CHECKED = 100_000
+"""Most rows of a set whose answers are looked for."""
+_AT_ONCE = 5000
 
 
 @dataclass(frozen=True)
@@ -180,10 +184,12 @@ def _hold_all(teachers: Sequence[Teacher], needed: Sequence[NeededAnswers]) -> b
     names = tuple(teacher.name for teacher in teachers)
     languages = tuple(teacher.spec.languages for teacher in teachers)
     for part in needed:
-        batch = part.rows.take(range(len(part.rows)))
-        keys = make_text_keys(batch)
-        asked_MB = part.route(names, languages)
-        for teacher, asked_B in zip(teachers, asked_MB, strict=True):
-            if not teacher.holds([keys[row] for row in np.flatnonzero(asked_B)]):
-                return False
+        count = min(len(part.rows), MOST_CHECKED)
+        for begin in range(0, count, _AT_ONCE):
+            at = np.arange(begin, min(begin + _AT_ONCE, count)) * len(part.rows) // count
+            some = replace(part, rows=part.rows.select(at))
+            keys = make_text_keys(some.rows.take(range(len(at))))
+            for teacher, asked_B in zip(teachers, some.route(names, languages), strict=True):
+                if not teacher.holds([keys[row] for row in np.flatnonzero(asked_B)]):
+                    return False
     return True
