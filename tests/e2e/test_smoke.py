@@ -61,6 +61,10 @@ def made_row(kind: str, language: str, split: str, i: int) -> dict[str, Any]:
         context, answer = f"The box {i} of {split} stands in room {i % 7}.", f"room {i % 7}"
         answers = {"text": [answer], "answer_start": [context.index(answer)]}
         return {"question": f"Where is box {i}?", "context": context, "answers": answers, **common}
+    if kind == "intent_slots":
+        tags = ["O", "B-datetime", "I-datetime", "I-datetime"]
+        words = {"tokens": ["wake", "at", "seven", f"{split}{i}"], "text": f"wake at seven {split}{i}"}
+        return {**words, "tags": tags, "intent": ("alarm/set_alarm", "PlayMusic")[i % 2], **common}
     if kind == "relation":
         label = ("Cause-Effect", "Other", "Located", "unknown")[i % 2 + 2 * (language == "zh")]
         entities = {

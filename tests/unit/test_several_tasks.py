@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,16 +15,20 @@ import torch
 from raykd import models
 from raykd.config import MultiRun
 from raykd.config.loading import load_any_run, load_run, validate_run
+from raykd.data.rows import Rows
 from raykd.data.stream import BatchStream
 from raykd.data.task_order import TaskOrder
 from raykd.driver.loop import make_student_model
 from raykd.errors import ConfigError, DataError, ModelError
 from raykd.models.multi import MultiModel, load_tasks, save_tasks, share_encoder
 from raykd.point import Point
-from raykd.scoring.several_tasks import select_task_points
+from raykd.report.results import Predictions
+from raykd.scoring.several_tasks import compute_joint_scores, describe_joint_scores, select_task_points
 from raykd.student.loop import TrainingLoop
 from raykd.student.prepare import prepare_rows
+from raykd.tasks import build_task
 from raykd.teachers.teacher import Teacher
+from raykd.text.words import find_word_spans
 from raykd.tuning.config import Sweep, dump_sweep, load_sweep
 from raykd.tuning.driver import find_shared_weightings
 from raykd.tuning.journal import Journal, Trial
@@ -361,6 +366,53 @@ def test_a_resumed_mix_goes_on_as_an_unbroken_one(tmp_path: Path) -> None:
 
 
 # a sweep over several tasks ------------------------------------------------------------------------------------
+
+
+def scored_task(
+    kind: str, languages: list[str], texts: list[str], labels: list[str], logits: Any, gold: Any
+) -> Any:
+    """A student's job of a task and what it answered: a label a text, or a tag for each of the text's two words."""
+    task = build_task({"kind": kind})
+    tagged = kind == "token_classification"
+    words = tuple(tuple(map(tuple, find_word_spans(text).tolist())) for text in texts) if tagged else None
+    labels_B = np.zeros(len(texts), np.int64) if tagged else np.asarray(gold)
+    golds = tuple(map(tuple, gold)) if tagged else None
+    ids = tuple(f"{kind}{i}" for i in range(len(texts)))
+    held_out = Rows(ids, tuple(texts), tuple(languages), labels_B, words=words, golds=golds)
+    config = SimpleNamespace(task=task, data=SimpleNamespace(labels=tuple(labels)))
+    logits_NC = np.eye(len(labels), dtype=np.float32)[logits] * 9
+    units = len(logits_NC)
+    answered = Predictions(
+        "student", "student", logits_NC, np.ones(units, bool), np.zeros(units, np.int64), ("",) * units, 1
+    )
+    return SimpleNamespace(config=config, held_out=held_out), SimpleNamespace(
+        table=SimpleNamespace(systems=[(answered, None)])
+    )
+
+
+def test_texts_that_all_tasks_test_are_right_if_every_task_is() -> None:
+    """By hand: of an order's intent and tags both right in a, d and f, the intent alone in b, the tags alone in c."""
+    languages = ["en", "en", "en", "fr", "fr"]
+    intent = scored_task("classification", languages, ["a b", "b b", "c b", "d b", "f b"], ["x", "y"], [0, 0, 0, 1, 1],
+                         [0, 0, 1, 1, 1])  # fmt: skip
+    tags = [1, 2, 1, 0, 1, 2, 0, 0, 0, 1]
+    gold = [[1, 2], [1, 2], [1, 2], [0, 0], [0, 1]]
+    # Rows stand in another order, and blanks differ, as where one file has texts and the other tokens.
+    order = [3, 1, 0, 2, 4]
+    texts = [["a  b", "b b", "c b", "d b", "f b"][i] for i in order]
+    slots = scored_task("token_classification", [languages[i] for i in order], texts, list(TAGS),
+                        [t for i in order for t in tags[2 * i : 2 * i + 2]], [gold[i] for i in order])  # fmt: skip
+    joint = compute_joint_scores(*({"intent": i, "slots": s} for i, s in zip(intent, slots, strict=True)))
+    assert [(one.system, one.rows, one.by_language) for one in joint] == [
+        ("student", 5, {"en": pytest.approx(1 / 3), "fr": 1.0})
+    ]
+    assert joint[0].mean == pytest.approx(2 / 3)
+    assert describe_joint_scores(joint) == [
+        "right in every task, of 5 texts that all tasks test: student 66.7% (en 33.3%, fr 100.0%)"
+    ]
+    other = scored_task("classification", languages, list("vwxyz"), ["x", "y"], [0] * 5, [0] * 5)
+    apart = compute_joint_scores(*({"intent": i, "slots": s} for i, s in zip(other, slots, strict=True)))
+    assert apart == () and describe_joint_scores(apart) == []
 
 
 def sweep_of(folder: Path, space: dict[str, Any], **keys: Any) -> Sweep:

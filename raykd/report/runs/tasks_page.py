@@ -21,6 +21,32 @@ TASKS = "tasks"
 
 
 @dataclass(frozen=True)
+class JointScore:
+    """How often one system is right in every task about the same text.
+
+    Attributes:
+        system: How tables call it.
+        role: `baseline` or `student`.
+        rows: Texts that all tasks test.
+        by_language: Share of them in [0, 1] for each language.
+    """
+
+    system: str
+    role: str
+    rows: int
+    by_language: Mapping[str, float]
+
+    @property
+    def mean(self) -> float:
+        """The unweighted mean over languages."""
+        return sum(self.by_language.values()) / len(self.by_language)
+
+    def describe(self) -> str:
+        """Return the share of each language, in per cent."""
+        return ", ".join(f"{language} {share:.1%}" for language, share in self.by_language.items())
+
+
+@dataclass(frozen=True)
 class TasksReport:
     """What is known of the run as a whole.
 
@@ -30,6 +56,7 @@ class TasksReport:
         tasks: Names of the tasks, whose reports lie under `TASKS`.
         created: When the page was first written.
         times: Where the time of the run went; None where it was not recorded.
+        joint: How often each student is right in every task; () where the tasks are tested on other texts.
     """
 
     title: str
@@ -37,6 +64,7 @@ class TasksReport:
     tasks: tuple[str, ...]
     created: str = ""
     times: TimeBar | None = None
+    joint: tuple[JointScore, ...] = ()
 
 
 def read_tasks_report(folder: Path) -> TasksReport:
