@@ -188,7 +188,8 @@ class DataConfig(Spec):
     choose among labels have one."""
     label_map: dict[str, str | None] = {}
     """Labels of the files to labels of the run, many to one (`{1 star: negative, 2 stars: negative}`); null leaves such
-    rows out, counted. Of token classification tags or types (`{PERSON: PER, B-MISC: O}`)."""
+    rows out, counted. `2..4` is any number from 2 to 4; where ranges share an end, it is of the first. Of token
+    classification tags or types (`{PERSON: PER, B-MISC: O}`)."""
     empty_label: Literal["fail", "unlabeled", "drop"] = "fail"
     """What a row does whose label (tags, answers) is empty, null or -1: is a bad row; joins the texts without labels
     (of validation and test it is left out); or is left out, counted. With unlabeled, a source may lack the column of

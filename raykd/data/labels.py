@@ -2,15 +2,16 @@
 
 Decision record: a label is a text. A number or truth value in a file is the text that a person means by it, if that can
 be only one of the run's labels: pandas makes 1 to 1.0 where a row has no label, JSON has true where CSV has True. The
-data's map is asked first, since the user wrote it for this file. -1 is no label, unless the run has one of that name:
-`datasets` and GLUE write it where gold is held back.
+data's map is asked first, since the user wrote it for this file; a key `4..5` of it is a range of numbers, so that
+scores become labels. -1 is no label, unless the run has one of that name: `datasets` and GLUE write it where gold is
+held back.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from raykd.config import DataConfig
 from raykd.data.cells import BadRowError, suggest_spelling
@@ -19,6 +20,7 @@ from raykd.errors import show_value
 from raykd.tasks.markers import BACKWARD, FORWARD
 
 _INTEGRAL = re.compile(r"^([-+]?[0-9]+)\.0+\Z")
+_RANGE = re.compile(r"([-+]?[0-9]+(?:\.[0-9]+)?)\.\.([-+]?[0-9]+(?:\.[0-9]+)?)\Z")
 _BOOLEANS = {True: ("true", "True", "1"), False: ("false", "False", "0")}
 MOST_SHOWN = 12
 """Labels that a message lists; a run may have hundreds."""
@@ -60,7 +62,7 @@ def find_label_index(value: object, config: DataConfig, what: str = "label") -> 
     """
     known = (*config.labels, *config.label_map)
     texts = list_spellings(value)
-    meant = [text for text in texts if text in known]
+    meant = [text for text in texts if text in known] or find_ranges(value, config.label_map)
     if is_missing(value) and not meant:
         raise NoLabelError(
             f"{what}: got {value!r}, wanted one of {join_names(config.labels)}; it is no gold label"
@@ -87,6 +89,16 @@ def find_label_index(value: object, config: DataConfig, what: str = "label") -> 
     if name is None:
         raise ExcludedLabelError(meant[0])
     return config.labels.index(name)
+
+
+def find_ranges(value: object, names: Iterable[str]) -> list[str]:
+    """Return the first name that is a range which holds a number, ``2..4`` with both ends; [] without one."""
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return []
+    ranges = ((name, found) for name in names if (found := _RANGE.match(name)))
+    return [name for name, found in ranges if float(found.group(1)) <= number <= float(found.group(2))][:1]
 
 
 def add_direction(value: object, values: Mapping[str, object], names: Mapping[str, str]) -> object:

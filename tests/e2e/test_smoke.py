@@ -61,6 +61,8 @@ def made_row(kind: str, language: str, split: str, i: int) -> dict[str, Any]:
         context, answer = f"The box {i} of {split} stands in room {i % 7}.", f"room {i % 7}"
         answers = {"text": [answer], "answer_start": [context.index(answer)]}
         return {"question": f"Where is box {i}?", "context": context, "answers": answers, **common}
+    if kind == "pairs":
+        return {"text": text, "text_pair": text[i % 2 :], "score": (0.6, 4.4, 3.0)[i % 3], **common}
     if kind == "intent_slots":
         tags = ["O", "B-datetime", "I-datetime", "I-datetime"]
         words = {"tokens": ["wake", "at", "seven", f"{split}{i}"], "text": f"wake at seven {split}{i}"}
@@ -109,6 +111,13 @@ def with_rows(path: Path, folder: Path) -> Path:
                 there = folder / "/".join(there.parts[-3:])
                 make_rows(there)
             source["paths"][at] = str(there)
+    for teacher in tree.get("teachers", []):
+        if ".py:" in teacher.get(
+            "function", ""
+        ):  # a file beside the run file, which is fitted to the real rows
+            if not (path.parents[2] / "shared" / "data").is_dir():
+                pytest.skip(f"the rows that {teacher['function']} reads are not on this machine")
+            teacher["function"] = str(path.parent / teacher["function"])
     made = folder / path.name
     made.write_text(json.dumps(tree), encoding="utf-8")  # JSON is YAML
     return made

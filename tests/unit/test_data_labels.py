@@ -101,6 +101,20 @@ def test_a_map_joins_renames_and_leaves_out() -> None:
         find_label_index(6, config)
 
 
+def test_a_map_of_ranges_makes_labels_of_scores() -> None:
+    """Both ends belong to a range; where two share one, the first of the map has it. A label's own name comes first."""
+    scores = {"0..2": "bad", "4..5": "good", "2..4": None, "-1..-0.5": "bad"}
+    config = config_of(["bad", "good"], label_map=scores)
+    assert [find_label_index(v, config) for v in (0, 2, "1.75", 4, 5.0, "4.2", -1, -0.75, "good")] == [
+        0, 0, 0, 1, 1, 1, 0, 0, 1]  # fmt: skip
+    for value in (2.001, 3, "3.9"):
+        with pytest.raises(ExcludedLabelError, match=r"2\.\.4"):
+            find_label_index(value, config)
+    for value in (5.1, -0.2, True, "high", float("nan")):
+        with pytest.raises(BadRowError):
+            find_label_index(value, config)
+
+
 @pytest.mark.parametrize(
     ("form", "change", "said"),
     [

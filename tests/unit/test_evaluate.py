@@ -196,6 +196,16 @@ def test_several_labels_may_lead_to_one(model: Path, tmp_path: Path) -> None:
     assert any("7 rows of label 3" in note for note in found.notes)
 
 
+def test_scores_of_a_file_become_labels_by_ranges(model: Path, tmp_path: Path) -> None:
+    rows = [{"text": t, "label": (0.5, 4.25)[label]} for t, label in zip(TEXTS, LABELS, strict=True)]
+    file = tmp_path / "scores.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"text": "so so", "label": 2.0}]))
+    found = raykd.evaluate(model, file, label_map={"0..2": "negative", "2.5..5": "positive"})
+    same = write_rows(tmp_path / "rows.jsonl")
+    same.write_text(same.read_text() + json.dumps({"text": "so so", "label": "negative"}) + "\n")
+    assert found.metrics == raykd.evaluate(model, same).metrics
+
+
 def test_columns_of_one_name_are_joined_by_adding_probabilities() -> None:
     own = ("1 star", "2 stars", "5 stars")
     matched = match_labels(

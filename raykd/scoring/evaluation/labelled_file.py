@@ -15,7 +15,7 @@ from raykd.config.data import ColumnKey, Columns, DataConfig, Files
 from raykd.data import cells
 from raykd.data.files.records import read_file_records
 from raykd.data.files.textfiles import Record, require_file, show_cell
-from raykd.data.labels import add_direction, is_missing, list_spellings
+from raykd.data.labels import add_direction, find_ranges, is_missing, list_spellings
 from raykd.data.load import may_lack_answers
 from raykd.data.read import Tally, read_rows
 from raykd.data.rows import Rows
@@ -106,7 +106,7 @@ def read_labelled_file(
     labels = None
     settings: dict[str, object] = {}
     if form in LABELLED_FORMS:
-        found = _list_labels(records, names, form, {*own, *options.label_map})
+        found = _list_labels(records, names, form, dict.fromkeys((*own, *options.label_map)))
         labels = match_labels(
             own, found, options.label_map, tags=form == "words", file=path.name, model=model
         )
@@ -230,7 +230,7 @@ def _find_languages(
 
 
 def _list_labels(
-    records: Sequence[Record], names: Mapping[str, str], form: RowForm, known: set[str]
+    records: Sequence[Record], names: Mapping[str, str], form: RowForm, known: Mapping[str, None]
 ) -> list[str]:
     """Return the different labels of a file, or the tags of its words, as texts; cells without one are passed over."""
     key: ColumnKey = "tags" if form == "words" else "label"
@@ -238,11 +238,11 @@ def _list_labels(
     found: dict[str, None] = {}
     for record in records:
         value = add_direction(record.values.get(column), record.values, names)
-        if is_missing(value) and not set(list_spellings(value)) & known:
+        if is_missing(value) and not set(list_spellings(value)) & known.keys():
             continue
         for one in _list_tags(value, column, record.flat) if form == "words" else [value]:
             spellings = list_spellings(one)
-            meant = [text for text in spellings if text in known]
+            meant = [text for text in spellings if text in known] or find_ranges(one, known)
             found[(meant or spellings or (show_cell(one),))[0]] = None
     return list(found)
 
