@@ -5,6 +5,7 @@ Decision record: what is refused here would otherwise fail on a worker, or silen
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 from raykd.config import ModelTeacher, RunConfig
 from raykd.data.rows import Rows
 from raykd.errors import ConfigError, ModelError, RaykdError, prefix_errors
+from raykd.models import PretrainedStudent, preview_model
 from raykd.prediction.generation_settings import check_token_ids, compute_input_limit, find_ignored_settings
 from raykd.pretrained import files
 from raykd.pretrained.jsonfile import read_json
@@ -256,20 +258,23 @@ def _may_hold(text: str, target: str, marks: tuple[str, ...]) -> bool:
 
 
 def _list_local_models(config: RunConfig) -> list[tuple[str, Path, Mapping[str, str], bool]]:
-    """Return the models of a run that lie in local folders.
+    """Return the models of a run with a folder from which each can be inspected.
 
     Returns:
         Per model: who it is, for messages; its folder; its language codes; whether its code is trusted.
     """
-    found = [
-        (f"teacher {t.name}", Path(t.path), t.language_codes, t.trust_remote_code)
-        for t in config.active_teachers
-        if isinstance(t, ModelTeacher)
-    ]
+    own = [(f"teacher {t.name}", t) for t in config.active_teachers if isinstance(t, ModelTeacher)]
+    sources: list[tuple[str, ModelTeacher | PretrainedStudent]] = [*own]
     if config.student.kind == "pretrained":
-        own = config.student
-        found.append(("the student", Path(own.path), own.language_codes, own.trust_remote_code))
-    return [model for model in found if model[1].is_dir()]
+        sources.append(("the student", config.student))
+    found: list[tuple[str, Path, Mapping[str, str], bool]] = []
+    for who, model in sources:
+        with contextlib.suppress(ModelError):  # said where the model itself is checked
+            folder = preview_model(
+                model.path, revision=model.revision, trust_remote_code=model.trust_remote_code
+            )
+            found.append((who, folder, model.language_codes, model.trust_remote_code))
+    return found
 
 
 def _with_length(task: LanguageTask, max_length: int | None) -> LanguageTask:

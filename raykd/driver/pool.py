@@ -18,6 +18,7 @@ import ray
 from raykd.cluster.connection import POOL, Demand, check_fits, demands_of, pool_demand, workers_demand
 from raykd.cluster.wait import wait_for_resources
 from raykd.config import CallableTeacher, Run, RunConfig, TeacherConfig
+from raykd.config.pinning import pin_teacher
 from raykd.driver.jobs import Job, check_trained
 from raykd.errors import TeacherError
 from raykd.teachers.backends.backend import describe_teacher
@@ -58,7 +59,7 @@ def make_teacher_spec(config: RunConfig, teacher: TeacherConfig, trained: Mappin
     # Not in the run's folder: all runs with the same `output` share the stores.
     store = None if serving.store is None else str((Path(config.output).resolve() / serving.store).resolve())
     return TeacherSpec(
-        teacher=teacher.build_served(str(trained.get(f"teacher-{teacher.name}", ""))),
+        teacher=pin_teacher(teacher.build_served(str(trained.get(f"teacher-{teacher.name}", "")))),
         labels=config.data.labels,
         task=config.task,
         dtype=serving.dtype,

@@ -19,6 +19,7 @@ from rich.console import Console, RenderableType
 from raykd.config import Run
 from raykd.config.home import ARMS, EXPERIMENT
 from raykd.config.loading import dump_run, flatten_run
+from raykd.config.pinning import pin_revisions
 from raykd.driver.command import Command, FolderContents, TrackedRun, run_command
 from raykd.driver.session import Session
 from raykd.errors import ConfigError, RaykdError, SweepError
@@ -89,6 +90,8 @@ def run_comparison(
     Raises:
         RaykdError: The experiment cannot start or cannot go on. What was trained before stays.
     """
+    arms = tuple(arm.change_runs(pin_revisions) for arm in experiment.arms)
+    experiment = replace(experiment, base=pin_revisions(experiment.base), arms=arms)
     return run_command(CompareCommand(experiment), resume=resume, overwrite=overwrite, console=console)
 
 

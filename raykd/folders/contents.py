@@ -14,6 +14,7 @@ from pathlib import Path
 
 from raykd.config import FileTeacher, Run
 from raykd.errors import ModelError
+from raykd.pretrained.hub import is_commit
 from raykd.teachers.backends.files.shards import list_answer_files
 
 _WHOLE = 4 << 20
@@ -38,7 +39,8 @@ def list_model_paths(config: Run) -> dict[str, str]:
 
 
 def digest_models(config: Run) -> dict[str, str]:
-    """Return digests of the local models and answers that a run starts from, by key. Hub names are left out."""
+    """Return digests of the models and answers that a run starts from, by key. Of a hub name it is the commit,
+    where it is pinned."""
     given = {f"teachers.{t.name}.path": t for t in config.active_teachers if isinstance(t, FileTeacher)}
     found = {}
     for key, path in list_model_paths(config).items():
@@ -46,6 +48,13 @@ def digest_models(config: Run) -> dict[str, str]:
             found[key] = digest_answers(given[key])
         elif Path(path).exists():
             found[key] = digest_folder(Path(path)) if Path(path).is_dir() else digest_file(Path(path))
+    sources: dict[str, object] = {f"teachers.{t.name}.path": t for t in config.active_teachers}
+    sources["student.path"] = config.student
+    sources |= {f"teachers.{t.name}.training.model.path": t.training.model for t in config.trained_teachers}
+    for key, model in sources.items():
+        revision = getattr(model, "revision", None)
+        if key not in found and revision is not None and is_commit(revision):
+            found[key] = revision
     return found
 
 

@@ -23,6 +23,7 @@ from raykd.errors import ConfigError, ResourceError
 from raykd.folders.changes import Change, Changes, compare_trees
 from raykd.folders.contents import digest_models, list_model_paths
 from raykd.parse import JsonObject
+from raykd.pretrained.hub import is_commit
 from raykd.tracking import resolve_tracking_uri
 
 log = logging.getLogger("raykd.runs")
@@ -128,7 +129,10 @@ def add_model_changes(
             continue
         if key in known and key in here:
             if known[key] != here[key]:
-                found.append(Change(prefix + key, old_paths[key], f"{path} (its files are other ones)"))
+                change = Change(prefix + key, old_paths[key], f"{path} (its files are other ones)")
+                if is_commit(here[key]):
+                    change = Change(prefix + key, f"commit {known[key]}", f"commit {here[key]} of {path}")
+                found.append(change)
         elif path != old_paths[key] and not _only_moved(old_paths[key], path):
             found.append(Change(prefix + key, old_paths[key], path))
     return replace(changes, refused=(*changes.refused, *found))

@@ -18,7 +18,7 @@ from raykd.models.textmodel import ModelCard, TextModel, count_parameters, save_
 from raykd.networks.generators import DecoderStudent, EncoderDecoderStudent
 from raykd.networks.heads import HEADS, LABELLED, LANGUAGE, SPAN, register
 from raykd.pretrained.files import ModelInfo, find_task_folder, inspect_directory, list_tasks, read_labels
-from raykd.pretrained.hub import resolve_model
+from raykd.pretrained.hub import describe_hub_model, find_hub_model, find_local, preview_model, resolve_model
 from raykd.pretrained.tokenizers import load_tokenizer
 from raykd.tokenizers.ngrams import HashedNgrams
 
@@ -42,6 +42,9 @@ __all__ = [
     "TransformerStudent",
     "count_parameters",
     "count_stored_parameters",
+    "describe_hub_model",
+    "find_hub_model",
+    "find_local",
     "find_task_folder",
     "fingerprint",
     "inspect_directory",
@@ -50,6 +53,7 @@ __all__ = [
     "load_model",
     "load_tokenizer",
     "measure_stored_megabytes",
+    "preview_model",
     "read_labels",
     "register",
     "resolve_model",

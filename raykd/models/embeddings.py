@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from raykd.errors import ModelError
 from raykd.pretrained import files
-from raykd.pretrained.hub import resolve_model
+from raykd.pretrained.hub import resolve_small_files
 from raykd.pretrained.jsonfile import read_json
 from raykd.pretrained.starts import GENERATION
 
@@ -28,7 +28,7 @@ _BIASES = ("final_logits_bias", "predictions.bias", "lm_head.bias")
 
 def read_token_ids(path: str | Path, *, revision: str | None, trust_remote_code: bool) -> set[int]:
     """Read the token ids that a checkpoint's configuration names: padding, where a text ends, and the like."""
-    folder = resolve_model(path, revision=revision, trust_remote_code=trust_remote_code)
+    folder = resolve_small_files(path, revision=revision, trust_remote_code=trust_remote_code)
     found: set[int] = set()
     for file in filter(Path.is_file, (folder / files.CONFIG, folder / GENERATION)):
         waiting: list[object] = [read_json(file)]

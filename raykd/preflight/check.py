@@ -32,7 +32,7 @@ from raykd.driver.language_models import (
     describe_untold_models,
 )
 from raykd.driver.pool import make_teacher_spec
-from raykd.errors import ModelError, RaykdError
+from raykd.errors import RaykdError, prefix_errors
 from raykd.folders.places import check_places
 from raykd.preflight.combinations import check_combinations
 from raykd.preflight.disk import check_disk, compute_disk
@@ -43,11 +43,13 @@ from raykd.preflight.model_check import (
     TrimmedVocabulary,
     append_notes,
     check_made,
-    check_phrases,
     describe_columns,
+    describe_source,
+    look_at_label_words,
     look_at_teacher,
     look_at_teachers,
     measure_vocabulary,
+    preview_source,
     sign_notes,
 )
 from raykd.preflight.selftests import (
@@ -81,22 +83,14 @@ def check_teacher(teacher: TeacherConfig, config: RunConfig) -> str:
         return f"will be trained: {teacher.training.model.kind} on {languages}"
     if not isinstance(teacher, SavedModelTeacher):
         return describe_served(teacher, config)
-    path = Path(teacher.path)
-    if not path.is_dir():
-        if path.is_absolute() or teacher.path.startswith("."):
-            raise ModelError(
-                f"teacher {teacher.name}: there is no model directory {path}",
-                got=str(path),
-                wanted="a directory with config.json and safetensors weights, or a hub name",
-                next_step=f"correct teachers.{teacher.name}.path"
-                + (", or write kind: file for a file of answers" if path.is_file() else ""),
-            )
-        return f"no directory {path.resolve()}; taken for a name of the hub and not checked"
+    with prefix_errors(f"teacher {teacher.name}", RaykdError):
+        folder = preview_source(teacher)
     if isinstance(teacher, LabelWordsTeacher):
-        check_phrases(teacher, config)
-    if not isinstance(teacher, ModelTeacher):
-        return describe_served(teacher, config)
-    return append_notes(*look_at_teacher(teacher, config, path))
+        what, notes = look_at_label_words(teacher, config, folder)
+    else:
+        assert isinstance(teacher, ModelTeacher)
+        what, notes = look_at_teacher(teacher, config, folder)
+    return append_notes("; ".join(filter(None, [describe_source(teacher), what])), notes)
 
 
 def describe_served(teacher: TeacherConfig, config: RunConfig) -> str:

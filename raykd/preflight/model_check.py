@@ -20,7 +20,7 @@ from raykd.config import LabelWordsTeacher, ModelTeacher, Run, RunConfig, SavedM
 from raykd.data.load import Dataset
 from raykd.data.rows import Rows
 from raykd.driver.language_models import check_language_model
-from raykd.errors import ConfigError, DataError, LabelMismatchError, ModelError, RaykdError, prefix_errors
+from raykd.errors import ConfigError, DataError, LabelMismatchError, RaykdError, prefix_errors
 from raykd.preflight.sizes import inspect_pretrained
 from raykd.pretrained.lengths import check_room, check_student_length, check_target, compute_teacher_length
 from raykd.pretrained.stamp import LIBRARIES, stamp_model
@@ -105,7 +105,40 @@ def describe_columns(own: Sequence[str], wanted: Sequence[str], columns: Sequenc
     )
 
 
-def check_phrases(teacher: LabelWordsTeacher, config: RunConfig) -> None:
+def preview_source(model: SavedModelTeacher | models.PretrainedStudent) -> Path:
+    """Return a directory from which a model can be inspected; downloads no weights.
+
+    Raises:
+        ModelError: There is no such directory, or the hub does not give the model.
+    """
+    return models.preview_model(
+        model.path, revision=model.revision, trust_remote_code=model.trust_remote_code
+    )
+
+
+def describe_source(model: SavedModelTeacher | models.PretrainedStudent) -> str:
+    """Describe where a model of the hub comes from; "" for a directory."""
+    return models.describe_hub_model(model.path, model.revision)
+
+
+def look_at_label_words(
+    teacher: LabelWordsTeacher, config: RunConfig, folder: Path
+) -> tuple[str, tuple[str, ...]]:
+    """Compare a language model, its template and words with a run; see `look_at_teacher`."""
+    from raykd.driver.pool import make_teacher_spec
+    from raykd.teachers.backends.label_words import LabelWordsBackend
+
+    _check_phrases(teacher, config)
+    local = teacher.model_copy(update={"path": str(folder)})
+    backend = LabelWordsBackend(make_teacher_spec(config, local, {}))
+    looked, length = backend.look()
+    columns = backend.map_columns(teacher.word_labels)
+    labels = describe_columns(teacher.word_labels, config.data.labels, columns)
+    note = "" if length >= config.task.max_length else f"reads {length} tokens of a text at most"
+    return f"{looked.kind} read at words; {labels}", (note,) if note else ()
+
+
+def _check_phrases(teacher: LabelWordsTeacher, config: RunConfig) -> None:
     """Refuse templates that lack a language of the rows, or that read another number of texts than a row has.
 
     Raises:
@@ -145,11 +178,13 @@ def look_at_teachers(config: Run) -> None:
     """
     for member in config.members.values():
         for teacher in member.active_teachers:
-            if not isinstance(teacher, ModelTeacher):
+            if not isinstance(teacher, SavedModelTeacher):
                 continue
             folder = models.resolve_model(
                 teacher.path, revision=teacher.revision, trust_remote_code=teacher.trust_remote_code
             )
+            if not isinstance(teacher, ModelTeacher):
+                continue
             for note in look_at_teacher(teacher, member, folder)[1]:
                 log.warning("teacher %s: %s", teacher.name, note)
 
@@ -184,23 +219,15 @@ def check_made(model: models.Student, config: RunConfig, key: str) -> tuple[str,
         if getattr(model, "vocabulary", "own") == "own":
             check_room("task.max_length", task.max_length, special, task, pairs=_has_pairs(config))
         return "", ()
-    folder = Path(model.path)
-    if not folder.is_dir():
-        if folder.is_absolute() or str(model.path).startswith("."):
-            raise ModelError(
-                f"{key}: there is no model directory {folder}",
-                got=str(folder),
-                wanted="a directory with config.json and safetensors weights, or a hub name",
-                next_step=f"correct {key}.path",
-            )
-        return f"{model.path}: no directory here, taken for a name of the hub and not checked", ()
+    with prefix_errors(key, RaykdError):
+        folder = preview_source(model)
     with prefix_errors(key if "." in key else f"the {key}", RaykdError):
         looked = inspect_pretrained(model, config.data.labels, config.task.head)
     note = check_student_length(looked, task)
     check_room("task.max_length", task.max_length, looked.tokenizer.special, task, pairs=_has_pairs(config))
     check_target("the student", looked, task)
     set_aside = _check_language_model(f"the {key}", folder, config, model, None)
-    return set_aside, (note,) if note else ()
+    return "; ".join(filter(None, [describe_source(model), set_aside])), (note,) if note else ()
 
 
 def _check_word_vectors(model: models.LSTMStudent, config: RunConfig, key: str) -> str:
@@ -208,8 +235,6 @@ def _check_word_vectors(model: models.LSTMStudent, config: RunConfig, key: str) 
     from raykd.models.vectors import check_separators, check_width
 
     source, task = model.source(), config.task
-    if not Path(source.path).is_dir():
-        return f"{source.path}: no directory here, taken for a name of the hub and not checked"
     with prefix_errors(f"{key}.embedding_from", RaykdError):
         looked = inspect_pretrained(source, config.data.labels, task.head)
         check_separators(looked.tokenizer.special[1], task.head, source.path)
@@ -300,7 +325,7 @@ def measure_vocabulary(config: Run, data: Mapping[str, Dataset]) -> TrimmedVocab
         data: Data sets by task.
     """
     source = find_base_checkpoint(config.student)
-    if source is None or source.vocabulary != "trimmed" or not Path(source.path).is_dir():
+    if source is None or source.vocabulary != "trimmed":
         return None
     parts = [(config.members[task].task, own.train) for task, own in data.items()]
     tokenizer, whole = fit_tokenizer(config.student, parts), source.load_tokenizer()
@@ -329,16 +354,16 @@ def sign_notes(config: RunConfig, rows: Rows) -> list[str]:
     if isinstance(task, LanguageTask):
         return []
     for teacher in config.active_teachers:
-        if isinstance(teacher, SavedModelTeacher) and Path(teacher.path).is_dir():
+        if isinstance(teacher, SavedModelTeacher):
             head = task.head if isinstance(teacher, ModelTeacher) else None
             looked = models.inspect_model(
-                Path(teacher.path), head, trust_remote_code=teacher.trust_remote_code
+                preview_source(teacher), head, trust_remote_code=teacher.trust_remote_code
             )
             found.append(
                 _signs_in(rows, task, f"teacher {teacher.name}", looked.tokenizer.signs, looked.rowless)
             )
     student = config.student
-    if student.kind == "pretrained" and Path(student.path).is_dir():
+    if student.kind == "pretrained":
         signs = inspect_pretrained(student, config.data.labels, task.head).tokenizer.signs
         found.append(_signs_in(rows, task, "the student", signs, ()))
     return [note for note in found if note]

@@ -21,9 +21,9 @@ from raykd.cache import load_or_compute
 from raykd.config import RunConfig, TrainConfig
 from raykd.data.load import Dataset
 from raykd.data.rows import Rows
-from raykd.errors import RaykdError
+from raykd.errors import ModelError, RaykdError
 from raykd.head import Head
-from raykd.models import PretrainedStudent, Student, count_parameters
+from raykd.models import PretrainedStudent, Student, count_parameters, preview_model
 from raykd.models.bases import BaseInspection, inspect_base
 from raykd.pretrained import files
 from raykd.student.meter import LOGGED_WINDOWS
@@ -87,7 +87,7 @@ def inspect_pretrained(student: PretrainedStudent, labels: Sequence[str], head: 
         ModelError: As building the student would raise.
     """
     return inspect_base(
-        Path(student.path),
+        preview_model(student.path, revision=student.revision, trust_remote_code=student.trust_remote_code),
         tuple(labels),
         head,
         trust_remote_code=student.trust_remote_code,
@@ -110,9 +110,10 @@ def count_student_parameters(
         tokens: Of its trimmed vocabulary; None if the texts are not known.
     """
     if student.kind == "pretrained":
-        if not Path(student.path).is_dir():
+        try:
+            looked = inspect_pretrained(student, labels, task.head)
+        except ModelError:  # said where the checkpoint itself is checked
             return None
-        looked = inspect_pretrained(student, labels, task.head)
         if tokens is None and looked.table is not None:
             tokens = SMALLEST if least else min(looked.table[0], student.vocab_size or looked.table[0])
         return looked.count_parameters(tokens)

