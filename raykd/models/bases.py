@@ -22,7 +22,8 @@ from raykd.models.textmodel import count_parameters
 from raykd.networks.heads import LABELLED, LANGUAGE, build_label_settings, choose_head, read_head, register
 from raykd.pretrained import files
 from raykd.pretrained.adapters import is_adapter
-from raykd.pretrained.hub import raise_as_model_error, resolve_model
+from raykd.pretrained.errors import raise_as_model_error
+from raykd.pretrained.hub import resolve_model
 from raykd.pretrained.jsonfile import read_json
 from raykd.pretrained.labels import read_label_names
 from raykd.pretrained.positions import Positions, count_positions

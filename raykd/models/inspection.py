@@ -24,7 +24,7 @@ from raykd.models.identity import describe_tokenizer
 from raykd.networks.heads import LABELLED, LANGUAGE, choose_head, register
 from raykd.pretrained import files
 from raykd.pretrained.adapters import is_adapter, list_label_changes
-from raykd.pretrained.hub import raise_as_model_error
+from raykd.pretrained.errors import raise_as_model_error
 from raykd.pretrained.labels import check_outputs, describe_contradiction, single_output_error
 from raykd.pretrained.positions import Positions
 from raykd.pretrained.stamp import LIBRARIES, stamp_model

@@ -16,7 +16,8 @@ from raykd.models.textmodel import TextModel
 from raykd.networks.heads import find_auto_class, register
 from raykd.pretrained import files
 from raykd.pretrained.adapters import find_adapter, is_adapter, list_label_changes, merge_adapter
-from raykd.pretrained.hub import raise_as_model_error, resolve_model
+from raykd.pretrained.errors import raise_as_model_error
+from raykd.pretrained.hub import resolve_model
 from raykd.pretrained.starts import fill_start
 from raykd.pretrained.structure import read_auto_config, silence_transformers
 from raykd.pretrained.tokenizers import load_tokenizer

@@ -38,6 +38,7 @@ from raykd.preflight.combinations import check_combinations
 from raykd.preflight.disk import check_disk, compute_disk
 from raykd.preflight.finding import Finding, find
 from raykd.preflight.folder_check import describe_folder
+from raykd.preflight.label_words_check import look_at_label_words
 from raykd.preflight.model_check import (
     NOTE,
     TrimmedVocabulary,
@@ -45,7 +46,6 @@ from raykd.preflight.model_check import (
     check_made,
     describe_columns,
     describe_source,
-    look_at_label_words,
     look_at_teacher,
     look_at_teachers,
     measure_vocabulary,
@@ -84,7 +84,7 @@ def check_teacher(teacher: TeacherConfig, config: RunConfig) -> str:
     if not isinstance(teacher, SavedModelTeacher):
         return describe_served(teacher, config)
     with prefix_errors(f"teacher {teacher.name}", RaykdError):
-        folder = preview_source(teacher)
+        folder = preview_source(teacher, f"teachers.{teacher.name}")
     if isinstance(teacher, LabelWordsTeacher):
         what, notes = look_at_label_words(teacher, config, folder)
     else:

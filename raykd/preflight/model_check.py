@@ -16,17 +16,16 @@ from pathlib import Path
 
 from raykd import models
 from raykd.cache import load_or_compute
-from raykd.config import LabelWordsTeacher, ModelTeacher, Run, RunConfig, SavedModelTeacher
+from raykd.config import ModelTeacher, Run, RunConfig, SavedModelTeacher
 from raykd.data.load import Dataset
 from raykd.data.rows import Rows
 from raykd.driver.language_models import check_language_model
-from raykd.errors import ConfigError, DataError, LabelMismatchError, RaykdError, prefix_errors
+from raykd.errors import ConfigError, DataError, LabelMismatchError, ModelError, RaykdError, prefix_errors
 from raykd.preflight.sizes import inspect_pretrained
 from raykd.pretrained.lengths import check_room, check_student_length, check_target, compute_teacher_length
 from raykd.pretrained.stamp import LIBRARIES, stamp_model
 from raykd.student.prepare import find_base_checkpoint, fit_tokenizer
 from raykd.tasks.language import LanguageTask
-from raykd.text.label_phrases import ANY
 from raykd.text.tokens import call_tokenizer, find_marker_ids
 from raykd.tokenizers.trimming import compute_unknown_share
 
@@ -67,11 +66,11 @@ def look_at_teacher(teacher: ModelTeacher, config: RunConfig, folder: Path) -> t
     set_by = f"teachers.{name}.max_length" if teacher.max_length is not None else "task.max_length"
     if teacher.max_length is None and length < task.max_length:
         set_by = f"the length of teacher {name}"
-    check_room(set_by, length, looked.tokenizer.special, task, pairs=_has_pairs(config))
+    check_room(set_by, length, looked.tokenizer.special, task, pairs=has_pairs(config))
     check_target(f"teacher {name}", looked, task)
     _check_markers(config, folder, f"teacher {name}", trust_remote_code=teacher.trust_remote_code)
     types = looked.token_types is not None and looked.token_types < 2 and looked.tokenizer.token_types
-    if types and _has_pairs(config):
+    if types and has_pairs(config):
         said = "; ".join(filter(None, [said, "token types are left out, as its table has one row"]))
     what = "; ".join(
         filter(None, [looked.kind, describe_columns(looked.labels, config.data.labels, columns)])
@@ -105,12 +104,21 @@ def describe_columns(own: Sequence[str], wanted: Sequence[str], columns: Sequenc
     )
 
 
-def preview_source(model: SavedModelTeacher | models.PretrainedStudent) -> Path:
+def preview_source(model: SavedModelTeacher | models.PretrainedStudent, key: str = "") -> Path:
     """Return a directory from which a model can be inspected; downloads no weights.
+
+    Args:
+        model: A teacher or student with a path.
+        key: Its key in the run file, for the message where the path leads nowhere.
 
     Raises:
         ModelError: There is no such directory, or the hub does not give the model.
     """
+    try:
+        models.find_local(model.path)
+    except ModelError as error:
+        step = f"correct {key}.path; on a cluster it must exist on every node that loads it"
+        raise ModelError(error.what, got=error.got, wanted=error.wanted, next_step=step) from None
     return models.preview_model(
         model.path, revision=model.revision, trust_remote_code=model.trust_remote_code
     )
@@ -119,50 +127,6 @@ def preview_source(model: SavedModelTeacher | models.PretrainedStudent) -> Path:
 def describe_source(model: SavedModelTeacher | models.PretrainedStudent) -> str:
     """Describe where a model of the hub comes from; "" for a directory."""
     return models.describe_hub_model(model.path, model.revision)
-
-
-def look_at_label_words(
-    teacher: LabelWordsTeacher, config: RunConfig, folder: Path
-) -> tuple[str, tuple[str, ...]]:
-    """Compare a language model, its template and words with a run; see `look_at_teacher`."""
-    from raykd.driver.pool import make_teacher_spec
-    from raykd.teachers.backends.label_words import LabelWordsBackend
-
-    _check_phrases(teacher, config)
-    local = teacher.model_copy(update={"path": str(folder)})
-    backend = LabelWordsBackend(make_teacher_spec(config, local, {}))
-    looked, length = backend.look()
-    columns = backend.map_columns(teacher.word_labels)
-    labels = describe_columns(teacher.word_labels, config.data.labels, columns)
-    note = "" if length >= config.task.max_length else f"reads {length} tokens of a text at most"
-    return f"{looked.kind} read at words; {labels}", (note,) if note else ()
-
-
-def _check_phrases(teacher: LabelWordsTeacher, config: RunConfig) -> None:
-    """Refuse templates that lack a language of the rows, or that read another number of texts than a row has.
-
-    Raises:
-        ConfigError: Names the languages or the template.
-    """
-    key, phrases = f"teachers.{teacher.name}", teacher.phrases
-    asked = teacher.language_set or set(config.data.select_languages or config.data.languages)
-    lacking = sorted(asked - set(phrases)) if ANY not in phrases else []
-    if lacking:
-        raise ConfigError(
-            f"teacher {teacher.name} has no template or words for {', '.join(lacking)}",
-            got=", ".join(phrases),
-            wanted="each of its languages",
-            next_step=f"add them to {key}.template and {key}.words, or leave them out of {key}.languages",
-        )
-    for phrase in phrases.values():
-        if phrase.has_pair != _has_pairs(config):
-            raise ConfigError(
-                f"the template of teacher {teacher.name} reads {'two texts' if phrase.has_pair else 'one text'}, and a "
-                f"row has {'one' if phrase.has_pair else 'two'}",
-                got=phrase.template,
-                wanted="{text} and {text_pair}" if _has_pairs(config) else "{text} alone",
-                next_step=f"correct {key}.template, or data.columns.text_pair",
-            )
 
 
 def append_notes(what: str, notes: Sequence[str]) -> str:
@@ -217,14 +181,14 @@ def check_made(model: models.Student, config: RunConfig, key: str) -> tuple[str,
     if model.kind != "pretrained":
         special = _SPECIAL.get(model.kind, (0, 0))
         if getattr(model, "vocabulary", "own") == "own":
-            check_room("task.max_length", task.max_length, special, task, pairs=_has_pairs(config))
+            check_room("task.max_length", task.max_length, special, task, pairs=has_pairs(config))
         return "", ()
     with prefix_errors(key, RaykdError):
-        folder = preview_source(model)
+        folder = preview_source(model, key)
     with prefix_errors(key if "." in key else f"the {key}", RaykdError):
         looked = inspect_pretrained(model, config.data.labels, config.task.head)
     note = check_student_length(looked, task)
-    check_room("task.max_length", task.max_length, looked.tokenizer.special, task, pairs=_has_pairs(config))
+    check_room("task.max_length", task.max_length, looked.tokenizer.special, task, pairs=has_pairs(config))
     check_target("the student", looked, task)
     set_aside = _check_language_model(f"the {key}", folder, config, model, None)
     return "; ".join(filter(None, [describe_source(model), set_aside])), (note,) if note else ()
@@ -240,7 +204,7 @@ def _check_word_vectors(model: models.LSTMStudent, config: RunConfig, key: str) 
         check_separators(looked.tokenizer.special[1], task.head, source.path)
         if looked.table is not None:
             check_width(source.path, model.embedding, looked.table[1])
-    check_room("task.max_length", task.max_length, looked.tokenizer.special, task, pairs=_has_pairs(config))
+    check_room("task.max_length", task.max_length, looked.tokenizer.special, task, pairs=has_pairs(config))
     return f"word vectors of {source.path}"
 
 
@@ -268,7 +232,8 @@ def _check_language_model(
     return load_or_compute("language_models", lambda: [stamp_model(folder), *asked], str, check, *LIBRARIES)
 
 
-def _has_pairs(config: RunConfig) -> bool:
+def has_pairs(config: RunConfig) -> bool:
+    """Return whether the rows of a run have two texts."""
     return config.data.columns.text_pair is not None
 
 

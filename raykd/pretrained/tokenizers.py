@@ -19,7 +19,8 @@ from raykd.networks.heads import register
 from raykd.pretrained import files
 from raykd.pretrained.adapters import is_installed
 from raykd.pretrained.allowed import check_code
-from raykd.pretrained.hub import raise_as_model_error, resolve_small_files
+from raykd.pretrained.errors import raise_as_model_error
+from raykd.pretrained.hub import resolve_small_files
 from raykd.pretrained.jsonfile import read_json
 from raykd.tokenizers.ngrams import FILE as NGRAMS
 from raykd.tokenizers.ngrams import HashedNgrams
