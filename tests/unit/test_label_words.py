@@ -377,7 +377,7 @@ def test_a_check_describes_and_tries_it(folders: dict[str, Path]) -> None:
     teacher = config.teachers[0]
     assert isinstance(teacher, LabelWordsTeacher)
     assert check_teacher(teacher, config).startswith(
-        "label_words, labels bad, good; negative is bad, positive is good"
+        "gpt2 read at words; labels bad, good; negative is bad, positive is good"
     )
     texts = text_batch(TEXTS)
     rows = Rows(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,8 +20,6 @@ from pydantic import PrivateAttr
 from raykd.distill.chunk_size import choose_chunk_units
 from raykd.distill.signals import UNLABELLED
 from raykd.errors import DataError
-from raykd.models.lm import Headless, OutputHead
-from raykd.models.textmodel import TextModel
 from raykd.tasks import Classification
 from raykd.teachers.backends.word_tokens import WordPlan, plan_words, tokenize_template
 from raykd.text.batch import TextBatch
@@ -35,6 +34,10 @@ from raykd.text.encoding import (
 from raykd.text.label_phrases import ANY, LabelPhrase
 from raykd.text.padding import RIGHT, Padding
 from raykd.text.tokens import Tokenizer
+
+if TYPE_CHECKING:
+    from raykd.models.lm import Headless, OutputHead
+    from raykd.models.textmodel import TextModel
 
 
 class WordReading(Classification):
@@ -54,7 +57,7 @@ class WordReading(Classification):
     """Most tokens that the model reads; None where its positions do not end."""
     _phrases: dict[str, LabelPhrase] = PrivateAttr(default_factory=dict)
     _plans: dict[str, WordPlan] = PrivateAttr(default_factory=dict)
-    _priors: dict[str, torch.Tensor] = PrivateAttr(default_factory=dict)
+    _priors: dict[str, NDArray[np.float32]] = PrivateAttr(default_factory=dict)
     _headless: Headless | None = PrivateAttr(None)
 
     def plan(self, phrases: Mapping[str, LabelPhrase], tokenizer: Tokenizer) -> WordReading:
@@ -106,7 +109,7 @@ class WordReading(Classification):
                     for i in range(len(texts))
                 ]
             logits_BC = torch.from_numpy(np.concatenate([row.logits_NC for row in rows]))
-            self._priors[language] = logits_BC.softmax(dim=1).mean(dim=0).log()
+            self._priors[language] = logits_BC.softmax(dim=1).mean(dim=0).log().numpy()
 
     def encode(self, tokenizer: Tokenizer, batch: TextBatch) -> EncodedRows:
         """Return the sequences of B rows, one for each filler of the words of the row's language."""
@@ -168,7 +171,7 @@ class WordReading(Classification):
             at = starts_B1[rows][:, None] + np.arange(len(plan.places_P2))
             logits_BC = self._score_labels(hidden_PD[torch.from_numpy(at).to(device)], head, plan)
             prior_C = self._priors.get(name)
-            parts.append(logits_BC if prior_C is None else logits_BC - prior_C.to(device))
+            parts.append(logits_BC if prior_C is None else logits_BC - torch.from_numpy(prior_C).to(device))
             order.append(rows)
         return torch.cat(parts)[torch.from_numpy(np.argsort(np.concatenate(order))).to(device)]
 
@@ -183,7 +186,7 @@ class WordReading(Classification):
         wholes = [head.logits(some_ND).float().logsumexp(dim=1) for some_ND in flat_ND.split(step)]
         tokens_K = move(plan.tokens_K)
         bias_K = None if head.bias_V is None else head.bias_V[tokens_K].float()
-        exact = OutputHead(head.weight_VD[tokens_K].float(), bias_K, head.after)
+        exact = replace(head, weight_VD=head.weight_VD[tokens_K].float(), bias_V=bias_K)
         logp_NK = exact.logits(flat_ND.float()) - torch.cat(wholes)[:, None]
         logp_BPK = logp_NK.unflatten(0, hidden_BPD.shape[:2])
         outputs_R, tokens_R, words_R = move(plan.reads_R3).unbind(dim=1)
