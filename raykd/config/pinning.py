@@ -24,12 +24,14 @@ def pin_revisions(config: R) -> R:
     A model that cannot be found stays as it is, because the check of the run refuses it with its key.
     """
     sources = [*config.teachers, *(t.training.model for t in config.trained_teachers), config.student]
-    if not any(_is_hub_name(getattr(source, "path", None)) for source in sources):
+    # Answers in files have a path as well, and no revision.
+    paths = [getattr(source, "path", "") for source in sources if hasattr(source, "revision")]
+    if not any(map(_is_hub_name, paths)):
         return config
     tree = config.model_dump(mode="json")
     trained = [t["training"]["model"] for t in tree["teachers"] if "training" in t]
     for model in [*tree["teachers"], *trained, tree["student"]]:
-        if _is_hub_name(model.get("path")):
+        if "revision" in model and _is_hub_name(model["path"]):
             with suppress(ModelError):
                 model["revision"] = find_hub_model(model["path"], model["revision"]).commit
     return cast(R, type(config).model_validate(tree))
@@ -44,7 +46,7 @@ def pin_teacher(teacher: TeacherBase) -> TeacherBase:
     return teacher
 
 
-def _is_hub_name(path: str | None) -> bool:
+def _is_hub_name(path: str) -> bool:
     with suppress(ModelError):
-        return path is not None and find_local(path) is None
+        return find_local(path) is None
     return False

@@ -117,7 +117,8 @@ def preview_source(model: SavedModelTeacher | models.PretrainedStudent, key: str
     try:
         models.find_local(model.path)
     except ModelError as error:
-        step = f"correct {key}.path; on a cluster it must exist on every node that loads it"
+        step = f"correct {key}.path"
+        step += ", or write kind: file for a file of answers" if Path(model.path).is_file() else ""
         raise ModelError(error.what, got=error.got, wanted=error.wanted, next_step=step) from None
     return models.preview_model(
         model.path, revision=model.revision, trust_remote_code=model.trust_remote_code
