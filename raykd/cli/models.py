@@ -177,7 +177,7 @@ def predict_command(
     They come out as JSON lines, or in the file that --output names.
 
     A tagger reads texts or {"tokens": [...]}. A question is {"question": ..., "context": ...}.
-    A relation is {"text": ..., "head": ..., "tail": ...}, or a text with [E1] [/E1] [E2] [/E2].
+    A relation is {"text": ..., "head": ..., "tail": ...}, or a text that holds the markers.
     With --relations the answers are triples: head, relation, tail, probability.
     """
     from raykd.scoring import predictions

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.main import get_command
 
 from raykd import models
-from raykd.cli import main
+from raykd.cli import app, main
 from tests.fakes import LABELS, texts_and_labels
 
 TEXTS = ["the room was good", "the food was awful [really]"]
@@ -186,9 +187,15 @@ def test_a_folder_without_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert ended.value.code == 3 and "there is no model directory" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["", "train", "check", "demo", "predict", "evaluate", "ui"])
+def list_commands(command: Any, before: tuple[str, ...] = ()) -> list[str]:
+    """All commands and groups of commands, as they are typed."""
+    below = getattr(command, "commands", {})
+    return [" ".join(before), *(one for name in below for one in list_commands(below[name], (*before, name)))]
+
+
+@pytest.mark.parametrize("command", list_commands(get_command(app)))
 def test_help_is_printed_whole(command: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    monkeypatch.setattr("sys.argv", ["raykd", *([command] if command else []), "--help"])
+    monkeypatch.setattr("sys.argv", ["raykd", *command.split(), "--help"])
     with pytest.raises(SystemExit) as ended:
         main()
     shown = capsys.readouterr().out
