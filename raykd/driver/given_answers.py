@@ -66,20 +66,24 @@ def check_given_answers(teacher: FileTeacher, config: RunConfig, data: Dataset) 
     said, lacking, total, answered = [], [], 0, 0
     keys, positions = [], []
     ids: list[str] = []
-    for part, rows, asked_N in _list_asked_rows(teacher, config, data):
-        picked = np.flatnonzero(asked_N)
-        found = 0
-        for begin in range(0, len(picked), _AT_ONCE):
-            batch = rows.take(picked[begin : begin + _AT_ONCE].tolist())
+    names = tuple(each.name for each in config.active_teachers)
+    spoken = tuple(each.language_set for each in config.active_teachers)
+    for part, rows in (("training", data.train), ("validation", data.validation), ("test", data.test)):
+        router = TeacherRouter(names, spoken, config.objective.weighting if part == "training" else None)
+        asked = found = 0
+        for part_rows in _cut(rows):
+            asked_N = router.route(part_rows)[names.index(teacher.name)]
+            batch = part_rows.take(np.flatnonzero(asked_N).tolist())
             position_B = backend.find(batch)
-            found += int((position_B != NOT_FOUND).sum())
+            asked, found = asked + len(batch), found + int((position_B != NOT_FOUND).sum())
             lacking += [batch.ids[i] for i in np.flatnonzero(position_B == NOT_FOUND)[:3].tolist()]
             if teacher.by == "id":
                 keys.append(np.frombuffer(b"".join(key[:8] for key in make_text_keys(batch)), "<u8"))
                 positions.append(position_B)
                 ids += batch.ids
-        said.append(f"{found:,} of {len(picked):,} {part} rows")
-        total, answered = total + len(picked), answered + found
+        if rows is not None:
+            said.append(f"{found:,} of {asked:,} {part} rows")
+        total, answered = total + asked, answered + found
     if keys:
         _refuse_different_ids(backend, np.concatenate(keys), np.concatenate(positions), ids)
     line = f"answers to {', '.join(said)}"
@@ -88,16 +92,10 @@ def check_given_answers(teacher: FileTeacher, config: RunConfig, data: Dataset) 
     return line, answered == total
 
 
-def _list_asked_rows(
-    teacher: FileTeacher, config: RunConfig, data: Dataset
-) -> Iterator[tuple[str, Rows, NDArray[np.bool_]]]:
-    """Yield each part of the rows, and which of them the teacher will be asked for."""
-    names = tuple(each.name for each in config.active_teachers)
-    spoken = tuple(each.language_set for each in config.active_teachers)
-    for part, rows in (("training", data.train), ("validation", data.validation), ("test", data.test)):
-        if rows is not None:
-            router = TeacherRouter(names, spoken, config.objective.weighting if part == "training" else None)
-            yield part, rows, router.route(rows.take(range(len(rows))))[names.index(teacher.name)]
+def _cut(rows: Rows | None) -> Iterator[TextBatch]:
+    for begin in range(0, 0 if rows is None else len(rows), _AT_ONCE):
+        assert rows is not None
+        yield rows.take(range(begin, min(begin + _AT_ONCE, len(rows))))
 
 
 def _refuse_different_ids(

@@ -178,12 +178,14 @@ def _build(folder: Path, width: int, read: Callable[[], Iterator[AnsweredRows]],
             numbers.write(np.ascontiguousarray(rows.logits_NC, dtype="<f4").tobytes())
             units += len(rows.logits_NC)
     empty: dict[str, NDArray[Any]] = {"keys": np.zeros((0, 2), np.uint64), "counts": np.zeros(0, np.int32)}
-    joined = {
-        name: np.concatenate(parts[name] or [empty.get(name, np.zeros(0, np.int64))]) for name in _ARRAYS
-    }
+    joined = {}
+    for name in _ARRAYS:  # one after the other, so that each part is held once
+        joined[name] = np.concatenate(parts.pop(name) or [empty.get(name, np.zeros(0, np.int64))])
     order = np.lexsort((joined["places"], joined["keys"][:, 1], joined["keys"][:, 0]))
-    joined = {name: column[order] for name, column in joined.items()}
-    repeated = np.zeros(len(order), dtype=np.bool_)
+    for name in _ARRAYS:
+        joined[name] = joined[name][order]
+    del order
+    repeated = np.zeros(len(joined["keys"]), dtype=np.bool_)
     repeated[1:] = (joined["keys"][1:] == joined["keys"][:-1]).all(axis=1)
     logits_NC = _map_numbers(folder, width)
     index = AnswerIndex(joined["keys"], joined["begins"], joined["counts"], logits_NC)
