@@ -10,13 +10,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
-from raykd.config import ActorConfig, ServingConfig
+from raykd.config import ActorConfig, FileTeacher, ServingConfig
+from raykd.config.loading import validate_run
 from raykd.data.rows import Rows
 from raykd.distill.signals import UNLABELLED
 from raykd.distill.weighting import ByLanguage
+from raykd.driver.jobs import load_rows
+from raykd.driver.pool import make_placements
 from raykd.errors import ConfigError, TeacherError
-from raykd.runs.labelling import label_rows
+from raykd.runs.answer_files import AnswerTargets
+from raykd.runs.labelling import label_rows, run_labelling
 from raykd.tasks import Classification
 from raykd.teachers.pool_source import PoolSource
 from raykd.teachers.pools.own_pool import OwnPool, Placement
@@ -219,3 +224,44 @@ def test_rows_have_a_home_among_nodes(tmp_path: Path, specs: list[TeacherSpec]) 
         command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=240, check=False
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+
+
+def test_labelled_answers_are_written_and_teach_from_files(tmp_path: Path) -> None:
+    """`raykd label --to`: held-out rows too, and what an earlier labelling has stored is not computed again."""
+    function = """
+import numpy as np
+
+def predict(texts):
+    p = np.asarray([(sum(map(ord, text)) % 97 + 1) / 99 for text in texts])
+    return np.stack([p, 1 - p], axis=1)
+
+predict.labels = ["positive", "negative"]
+"""
+    (tmp_path / "own.py").write_text(function, encoding="utf-8")
+    data = {
+        part: {"kind": "embedded", "split": part, "rows_per_language": 20} for part in ("train", "validation")
+    }
+    tree = {
+        "output": f"{tmp_path}/runs",
+        "data": {**data, "labels": LABELS, "languages": ["zh", "en"]},
+        "teachers": [
+            {
+                "name": "own", "languages": "all", "function": f"{tmp_path}/own.py:predict", "on_poor": "warn",
+                "actor": {"num_cpus": 0.5},
+            }
+        ],
+        "student": {"kind": "lstm"},
+    }  # fmt: skip
+    config = validate_run(tree, "test")
+    path = f"{tmp_path}/answers/{{teacher}}.parquet"
+    console = Console(quiet=True)
+    first = run_labelling(config, console)
+    second = run_labelling(config, console, to=AnswerTargets(path))
+    train, validation = (load_rows(config)[""].train, load_rows(config)[""].validation)
+    assert first.forwarded + second.forwarded <= len({*train.texts, *validation.texts})
+    (spec,) = (replace(p.spec, store=None) for p in make_placements(config, {}))
+    files = FileTeacher(name="own", languages="all", path=path.replace("{teacher}", "own"))
+    for rows in (train, validation):
+        batch = rows.take(range(len(rows)))
+        written = Teacher(replace(spec, teacher=files, source=None)).answer(batch)
+        assert written.bodies == Teacher(spec).answer(batch).bodies and written.answered_B.all()
