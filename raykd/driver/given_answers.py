@@ -76,7 +76,8 @@ def check_given_answers(teacher: FileTeacher, config: RunConfig, data: Dataset) 
             batch = part_rows.take(np.flatnonzero(asked_N).tolist())
             position_B = backend.find(batch)
             asked, found = asked + len(batch), found + int((position_B != NOT_FOUND).sum())
-            lacking += [batch.ids[i] for i in np.flatnonzero(position_B == NOT_FOUND)[:3].tolist()]
+            first = np.flatnonzero(position_B == NOT_FOUND)[:3].tolist()
+            lacking += [(batch.ids[i], batch.texts[i]) for i in first]
             if teacher.by == "id":
                 keys.append(np.frombuffer(b"".join(key[:8] for key in make_text_keys(batch)), "<u8"))
                 positions.append(position_B)
@@ -88,7 +89,7 @@ def check_given_answers(teacher: FileTeacher, config: RunConfig, data: Dataset) 
         _refuse_different_ids(backend, np.concatenate(keys), np.concatenate(positions), ids)
     line = f"answers to {', '.join(said)}"
     if total and (not answered or (answered < total and teacher.on_unanswered == "stop")):
-        _refuse_gaps(backend, line, lacking, data.train)
+        _refuse_gaps(backend, line, lacking)
     return line, answered == total
 
 
@@ -122,16 +123,13 @@ def _refuse_different_ids(
         )
 
 
-def _refuse_gaps(backend: FileBackend, line: str, lacking: list[str], rows: TextBatch) -> None:
-    teacher = backend.teacher
-    shown = f"the run's rows have {teacher.by}s like "
-    shown += repr((rows.ids if teacher.by == "id" else rows.texts)[0][:60]) if len(rows) else "none"
+def _refuse_gaps(backend: FileBackend, line: str, lacking: list[tuple[str, str]]) -> None:
+    by, is_strict = backend.teacher.by, backend.teacher.on_unanswered == "stop"
+    names, own = ", ".join(name for name, _ in lacking[:3]), lacking[0][by == "text"]
     raise DataError(
-        f"{backend.who}: its files do not answer all rows of the run",
-        got=f"{line}; none to {', '.join(lacking[:3])}; {shown}",
-        wanted="an answer to each row that it is asked for"
-        if teacher.on_unanswered == "stop"
-        else "an answer to some of them",
+        f"{backend.who}: its files do not answer {'all' if is_strict else 'any'} rows of the run",
+        got=f"{line}; none to {names}; the run has the {by} {own[:60]!r}, the files {backend.show_key()[:60]!r}",
+        wanted=f"an answer to {'each row' if is_strict else 'some of the rows'} that it is asked for",
         next_step="raykd label RUN.yaml --to PATH writes answers to all rows; match by: "
-        f"{'text' if teacher.by == 'id' else 'id'}; languages keeps other rows from it",
+        f"{'text' if by == 'id' else 'id'}; languages keeps other rows from it",
     )

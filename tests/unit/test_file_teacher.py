@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -216,6 +217,11 @@ def test_what_is_not_understood_is_refused_by_name(
         ),
         ("a.jsonl", b'{"text": "good"\n', r"a.jsonl:1 is no JSON object"),
         ("a.jsonl", b"\n", "holds no rows"),
+        (
+            "a.jsonl.gz",
+            gzip.compress(b'{"text": "good", "negative": 0.1, "positive": 0.9}\n' * 99)[:-9],
+            "to its end",
+        ),
         ("a.parquet", b"PAR1 cut off", "cannot be read as Parquet"),
         ("a.csv", b"text,negative\n", r"no file of answers[\s\S]*a.csv[\s\S]*\.parquet"),
     ],
@@ -308,7 +314,9 @@ def test_a_check_counts_the_rows_that_have_an_answer(tmp_path: Path) -> None:
         strict = config_of(path, languages=["en"], on_unanswered="stop")
         check_given_answers(strict.teachers[0], strict, data)
     nothing = dataset(text_batch(["other"]), text_batch(["another"]))
-    with pytest.raises(DataError, match=r"0 of 1 training rows[\s\S]*texts like 'other'[\s\S]*by: id"):
+    with pytest.raises(
+        DataError, match=r"0 of 1 training rows[\s\S]*text 'other', the files 'good'[\s\S]*by: id"
+    ):
         check_given_answers(teacher, config, nothing)
 
 

@@ -173,6 +173,13 @@ class FileBackend(BackendBase[FileTeacher]):
             )
         return found_B
 
+    def show_key(self) -> str:
+        """Return the text or id of the first row in the files, for messages."""
+        self.describe()
+        assert self._files is not None and self._numbers is not None
+        _, _, columns = next(read_batches(self._files, self._numbers, TEXTS))
+        return str(next(columns[name][0] for name in self._list_key_columns() if name in columns))
+
     def try_out(self, batch: TextBatch) -> str:
         """See `BackendBase.try_out`; an answer that is read depends on no other text."""
         answered = sum(body != NO_ANSWER for body in self.compute(batch))

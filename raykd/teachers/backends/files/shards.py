@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import lzma
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, cast
@@ -272,10 +274,8 @@ def _refuse_unknown_labels(files: AnswerFiles, place: str, cell: object, labels:
 
 def _read_objects(files: AnswerFiles, path: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the number and the object of each line that is not blank."""
-    with files.open(path) as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
+    for number, line in enumerate(_read_lines(files, path), start=1):
+        if line.strip():
             try:
                 row = json.loads(line)
             except ValueError as error:
@@ -287,3 +287,16 @@ def _read_objects(files: AnswerFiles, path: str) -> Iterator[tuple[int, dict[str
                     wanted='a line like {"text": "...", "probabilities": {"a": 0.9, "b": 0.1}}',
                 )
             yield number, row
+
+
+def _read_lines(files: AnswerFiles, path: str) -> Iterator[bytes]:
+    try:
+        with files.open(path) as file:
+            yield from file
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise ModelError(
+            f"{files.who}: {path} cannot be read to its end",
+            got=f"{type(error).__name__}: {str(error)[:200]}",
+            wanted="a complete file",
+            next_step="was it cut off while it was written or copied?",
+        ) from None
