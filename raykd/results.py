@@ -68,10 +68,13 @@ class Run(Result):
     Attributes:
         student: Folder of the trained student, for `raykd.load` or the auto classes of transformers.
         mlflow_run_id: Its run in MLflow.
+        classes: Precision, recall, F1 and support of each class, one row per system and class, and their micro, macro
+            and weighted averages (``average`` is true); [] for a task without classes.
     """
 
     student: Path
     mlflow_run_id: str
+    classes: list[JsonObject] = field(default_factory=list, repr=False)
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -126,8 +129,23 @@ class Run(Result):
                 for task, report in found.items()
                 for row in report["results"]
             ],
+            classes=[
+                {"task": task, **row} if task else row
+                for task, report in found.items()
+                for row in _list_class_rows(report)
+            ],
             notes=tuple(note for report in found.values() for note in report["notes"]),
         )
+
+
+def _list_class_rows(report: JsonObject) -> list[JsonObject]:
+    """Return the scores of the classes in a report, as `ClassScores.to_rows` has them."""
+    return [
+        {"system": system["system"], "role": system["role"], **one, "average": key == "averages"}
+        for system in report.get("systems", ())
+        for key in ("classes", "averages")
+        for one in (system.get("classes") or {}).get(key, ())
+    ]
 
 
 def _find_task_folders(folder: Path) -> dict[str, Path]:

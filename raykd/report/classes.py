@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from raykd.report.charts import Spec, encode, list_tips, name_rows, round_number
 from raykd.report.formats import ABSENT, format_metric
-from raykd.tasks.scores.classes import ClassScores
+from raykd.tasks.scores.classes import NO_ENTITY, ClassScores
 
 MOST_CLASSES = 10
 """Classes whose confusion table a terminal shows whole; of more the most frequent confusions are shown."""
@@ -18,7 +18,7 @@ Cells = tuple[list[str], list[list[str]]]
 
 def name_classes(scores: ClassScores) -> str:
     """Return what the classes are: labels of texts, or types of entities."""
-    return "entity type" if len(scores.names) > len(scores.classes) else "label"
+    return "entity type" if NO_ENTITY in scores.names else "label"
 
 
 def list_class_cells(scores: ClassScores, others: Mapping[str, ClassScores] | None = None) -> Cells:
@@ -50,7 +50,7 @@ def list_confusion_cells(scores: ClassScores) -> Cells:
     """Return how often each class of gold (a row) is taken for each class (a column)."""
     names = scores.names
     lines = [[name, *(f"{n:,}" for n in row)] for name, row in zip(names, scores.confusion, strict=True)]
-    if len(names) > len(scores.classes):
+    if names[-1] == NO_ENTITY:
         lines[-1][-1] = ABSENT  # what is no entity on both sides is not counted
     return ["gold", *(f"as {name}" for name in names)], lines
 
@@ -73,7 +73,7 @@ def draw_confusions(scores: ClassScores | None) -> Spec | None:
     if scores is None or len(scores.names) > MOST_DRAWN:
         return None
     rows = []
-    uncounted = len(scores.names) > len(scores.classes)
+    uncounted = scores.names[-1] == NO_ENTITY
     for gold, line in zip(scores.names, scores.confusion, strict=True):
         for predicted, count in zip(scores.names, line, strict=True):
             if not (uncounted and gold == predicted == scores.names[-1]):

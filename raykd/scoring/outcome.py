@@ -245,11 +245,26 @@ def _record(
     record_report(
         tracker,
         page,
-        tables={"results.json": rows if costs is None else costs.merge_into(rows)},
+        tables={
+            "results.json": rows if costs is None else costs.merge_into(rows),
+            **_list_class_tables(report),
+        },
         texts={"results.md": markdown, "run.yaml": dump_run(student.config), **_dump_ensemble(report)},
         environment=report.environment,
         task=task,
     )
+
+
+def _list_class_tables(report: RunReport) -> dict[str, list[dict[str, object]]]:
+    """Return the scores of each class and the confusions of every system as tables of MLflow; {} without classes."""
+    systems = [({"system": p.name, "role": p.role}, p.classes) for p, _ in report.table.systems]
+    found = [(about, classes) for about, classes in systems if classes is not None]
+    if not found:
+        return {}
+    return {
+        "classes.json": [about | row for about, classes in found for row in classes.to_rows()],
+        "confusions.json": [about | row for about, classes in found for row in classes.to_confusion_rows()],
+    }
 
 
 def _dump_ensemble(report: RunReport) -> dict[str, str]:

@@ -26,7 +26,7 @@ from raykd.tasks.forms import RowForm
 from raykd.tasks.registry import register_task
 from raykd.tasks.schemes import Scheme, map_tag_columns, parse_scheme
 from raykd.tasks.scores import entities
-from raykd.tasks.scores.classes import ClassAnswers, pair_spans
+from raykd.tasks.scores.classes import NO_ENTITY, ClassAnswers, pair_spans
 from raykd.tasks.scores.classification import log_softmax
 from raykd.tasks.scores.intervals import RowShares
 from raykd.tasks.signature import TEXT, Column, Scalar, Signature
@@ -170,7 +170,7 @@ class TokenClassification(TaskBase):
         )
         for spans_E3 in (own_E3, true_E3):
             spans_E3[:, 2] = numbers[spans_E3[:, 2]]
-        return pair_spans(kinds, own_E3, true_E3, "no entity")
+        return pair_spans(kinds, own_E3, true_E3, NO_ENTITY)
 
     def measure_confidence(
         self, answers: SystemAnswers, rows: TextBatch, labels: Sequence[str]

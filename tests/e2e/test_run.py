@@ -112,6 +112,8 @@ def test_mlflow_holds_parameters_tags_and_artifacts(recorded, world: World) -> N
     found = {item.path for item in client.list_artifacts(run.info.run_id)}
     assert {
         "results.json",
+        "classes.json",
+        "confusions.json",
         "results.md",
         "run.yaml",
         "environment.json",

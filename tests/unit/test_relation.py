@@ -22,6 +22,7 @@ from raykd.distill.signals import UNLABELLED
 from raykd.errors import ConfigError, DataError, ModelError
 from raykd.models import LSTMStudent
 from raykd.prediction.predictor import Predictor, build_unlabelled_rows
+from raykd.report.classes import list_confusion_cells, name_classes
 from raykd.student.prepare import fit_tokenizer, prepare_rows
 from raykd.tasks import Relation, SystemAnswers
 from raykd.tasks.markers import MARKERS, choose_closest, find_spans, mark_spans
@@ -199,6 +200,10 @@ def test_f1_leaves_the_negative_label_out() -> None:
     scores = compute_class_scores(task.compare_classes(answers, rows, LABELS))
     assert scores.names == (*LABELS[1:], "Other") and scores.confusion[3] == (0, 0, 1, 1)
     assert next(one.f1 for one in scores.averages if one.name == "micro") == pytest.approx(found["micro_f1"])
+    assert list_confusion_cells(scores)[1][-1] == ["Other", "0", "0", "1", "1"], (
+        "what is rightly none is counted"
+    )
+    assert name_classes(scores) == "label"
     every = Relation().compute_metrics(answers, rows, ("a", "b", "c", "d"))
     assert every["macro_f1"] == pytest.approx(f1_score(gold, predicted, average="macro"))
     assert every["micro_f1"] == every["accuracy"]

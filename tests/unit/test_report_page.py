@@ -8,6 +8,7 @@ from itertools import chain
 
 import numpy as np
 import pytest
+from sklearn.metrics import classification_report
 
 from raykd.ensemble.contributions import Contribution
 from raykd.point import Point
@@ -19,6 +20,7 @@ from raykd.report.results import Predictions, build_calibration_curve, compute_a
 from raykd.report.runs.page import draw_run_figures, write_run_page
 from raykd.report.runs.report import RunReport, TeacherFacts, read_run_report
 from raykd.report.table import format_system
+from raykd.results import Run
 from raykd.tasks.scores.classes import ClassAnswers, compute_class_scores
 from tests.charts import NODE, draw_in_node, read_rows, strip_scripts
 from tests.fakes import scored
@@ -147,6 +149,30 @@ def read(page):
     reader = Reader()
     reader.feed(page.read_text(encoding="utf-8"))
     return reader
+
+
+def test_classes_are_read_from_the_folder_as_scikit_learn_counts_them(report, tmp_path):
+    (tmp_path / "run.json").write_text('{"status": "finished", "mlflow_run_id": "abc"}')
+    (tmp_path / "report.json").write_text(json.dumps(report.to_json()))
+    rows = Run.read(tmp_path).classes
+    student = report.table.systems[-1][0]
+    counts = classification_report(
+        student.labels_N, student.logits_NC.argmax(1), target_names=["a", f"b{EVIL}", "c"], output_dict=True
+    )
+    own = {row["name"]: row for row in rows if row["role"] == "student"}
+    assert list(own) == ["a", f"b{EVIL}", "c", "micro", "macro", "weighted"]
+    for name, wanted in (
+        *list(counts.items())[:3],
+        ("macro", counts["macro avg"]),
+        ("weighted", counts["weighted avg"]),
+    ):
+        assert own[name] | {"f1-score": own[name]["f1"]} == pytest.approx(own[name] | wanted)
+    assert own["micro"]["f1"] == pytest.approx(counts["accuracy"])
+    assert [row["average"] for row in own.values()] == [False] * 3 + [True] * 3
+    pairs = student.classes.to_confusion_rows()
+    found = {(row["gold"], row["predicted"]): row["count"] for row in pairs}
+    assert sum(found.values()) == ROWS
+    assert found["a", "a"] == int(((student.labels_N == 0) & (student.logits_NC.argmax(1) == 0)).sum())
 
 
 def test_nothing_is_loaded_from_anywhere_and_only_two_scripts_may_run(page, read):

@@ -9,7 +9,7 @@ among the predictions, which is scikit-learn's default and what macro-F1 means i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal, get_args
 
 import numpy as np
@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 NO_CLASS = -1
 """Where a span of one side is no entity on the other."""
+NO_ENTITY = "no entity"
+"""What `NO_CLASS` is called of entities; a span that is none on both sides is never counted."""
 Average = Literal["micro", "macro", "weighted"]
 
 
@@ -73,6 +75,20 @@ class ClassScores:
     averages: tuple[ClassScore, ...]
     names: tuple[str, ...]
     confusion: tuple[tuple[int, ...], ...]
+
+    def to_rows(self) -> list[dict[str, object]]:
+        """Return a row for each class and each average: a `ClassScore`, and under ``average`` whether it is one."""
+        of_classes = [{**asdict(one), "average": False} for one in self.classes]
+        return [*of_classes, *({**asdict(one), "average": True} for one in self.averages)]
+
+    def to_confusion_rows(self) -> list[dict[str, object]]:
+        """Return a row for each pair of classes that occurs: ``gold``, ``predicted`` and ``count``."""
+        return [
+            {"gold": gold, "predicted": predicted, "count": count}
+            for gold, line in zip(self.names, self.confusion, strict=True)
+            for predicted, count in zip(self.names, line, strict=True)
+            if count
+        ]
 
 
 def compute_class_scores(answers: ClassAnswers) -> ClassScores:
