@@ -82,6 +82,15 @@ def lacks_gold_column(found: list[Record], source: Files | Hub, config: DataConf
     return not any(column in record.values for record in found)
 
 
+def list_column_names(source: Files | Hub, config: DataConfig, form: RowForm) -> set[str]:
+    """Return the names of columns on which it depends what is read."""
+    keys = Columns.keys_of(form)
+    given = config.columns.model_dump() | dict(source.columns)
+    defaults = (Columns.model_fields[key].default for key in keys)
+    found = {*(given[key] for key in keys), *defaults, *_NEXT.values()}
+    return {name for name in found if name is not None}
+
+
 def _select_names(
     there: dict[str, None], source: Files | Hub, config: DataConfig, form: RowForm, labelled: bool
 ) -> dict[str, str]:

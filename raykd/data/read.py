@@ -1,34 +1,40 @@
 """Read a source of the config into checked `Rows`.
 
 Decision record: rows are checked here, before a worker is taken, so that nothing after it has to. Files and hub sets
-are brought to one form (`Record`s with a place) and checked by one function. All bad rows of a source are counted and
-the first few shown in one error, because a user corrects files, not rows. What a row consists of is the task's form:
-`columns` says what is read, `forms` and `cells` check it.
+are brought to one form (blocks of rows) and checked by one function, block by block, so that no source is held whole.
+All bad rows of a source are counted and the first few shown in one error, because a user corrects files, not rows. What
+a row consists of is the task's form: `columns` says what is read, `forms` and `cells` check it, and `bulk` does so for
+many rows at once where it can.
+
+Columns are chosen by the first block. JSON lines may have another column later that would change the choice; then the
+source is read again with that row in view.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-
+from raykd.cache import compute_key, read_entry, write_entry
 from raykd.config import DataConfig, Embedded, Files, Hub, Source
-from raykd.data.cells import BadRowError, find_spelling, suggest_spelling
-from raykd.data.columns import choose_columns, lacks_gold_column
+from raykd.data.bad_rows import BadRows, advise_on_bad_rows
+from raykd.data.bulk import BulkParser
+from raykd.data.cells import BadRowError, suggest_spelling
+from raykd.data.columns import choose_columns, lacks_gold_column, list_column_names
 from raykd.data.embedded.rows import load_embedded_rows
+from raykd.data.files.blocks import Block
 from raykd.data.files.opening import PACKED
-from raykd.data.files.records import read_file_records, read_hub_records
+from raykd.data.files.records import read_file_blocks, read_hub_blocks
 from raykd.data.files.slices import list_matching_files
 from raykd.data.files.textfiles import Record, UnreadValue, require_file, show_cell
 from raykd.data.forms import RowParts, WantedColumns, parse_row
-from raykd.data.labels import ExcludedLabelError, NoLabelError, UnknownLabelError
+from raykd.data.labels import ExcludedLabelError, NoLabelError
 from raykd.data.rows import Rows
+from raykd.data.writing import KIND, TableWriter, convert_columns, find_table
 from raykd.errors import DataError
 from raykd.tasks.forms import RowForm
 
@@ -41,8 +47,9 @@ _MENDED: dict[RowForm, str] = {
 """What rows hold that was read otherwise than it stands, by form; the place is the source."""
 NO_GOLD_COLUMN = "sources without a column of gold labels are read as texts without labels"
 """Note on such sources, once for all."""
-SHOWN_BAD_ROWS = 5
-"""Bad rows that a message shows."""
+_NOT_READ = {"train", "validation", "test", "unlabeled", "select_languages", "labelled_per_language"}
+_NOT_READ |= {"labelled_seed", "undrawn"}
+"""Keys of the data that rows do not follow from."""
 
 
 @dataclass
@@ -55,6 +62,7 @@ class Tally:
         without_label: Rows that ``empty_label: drop`` left out, by file or data set.
         left_out: Rows that the label map leaves out, by label.
         notes: How files were read, for people.
+        warnings: What is logged.
     """
 
     skipped: Counter[str] = field(default_factory=Counter)
@@ -62,11 +70,28 @@ class Tally:
     without_label: Counter[str] = field(default_factory=Counter)
     left_out: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     def tell(self, line: str) -> None:
-        """Take a note, and log it."""
-        log.warning("%s", line)
+        """Take a note, which is logged too."""
+        self.warnings.append(line)
         self.notes.append(line)
+
+    def take(self, other: Tally) -> None:
+        """Add what another one counted, and log its warnings."""
+        for line in other.warnings:
+            log.warning("%s", line)
+        self.notes.extend(note for note in other.notes if note not in self.notes)
+        for name in ("skipped", "mended", "without_label", "left_out"):
+            getattr(self, name).update(getattr(other, name))
+
+
+class _LaterColumnError(Exception):
+    """A column that changes how a source is read stands in this row for the first time."""
+
+    def __init__(self, name: str, record: Record) -> None:
+        super().__init__(name)
+        self.name, self.record = name, record
 
 
 def read_rows(
@@ -92,74 +117,191 @@ def read_rows(
     Raises:
         DataError: A file cannot be read, a column is missing, or rows are bad (any, or with ``on_bad_row: skip`` more
             than ``max_bad_rows``); names file and line.
+        ResourceError: There is no room for the rows.
     """
     if isinstance(source, Embedded):
         return load_embedded_rows(source, config, form, labelled)
     tally = Tally() if tally is None else tally
-    if isinstance(source, Hub):
-        records: Iterable[Record] = read_hub_records(source, base_dir)
-        return _parse_records(records, source.name, source, config, form, labelled, tally)
-    parts = []
-    for path in list_matching_files(source.paths, base_dir):
-        require_file(path)
-        records = read_file_records(path, source, tally.tell)
-        parts.append(_parse_records(records, str(path), source, config, form, labelled, tally))
-    return Rows.concat(parts)
-
-
-def _parse_records(
-    records: Iterable[Record],
-    name: str,
-    source: Files | Hub,
-    config: DataConfig,
-    form: RowForm,
-    labelled: bool,
-    tally: Tally,
-) -> Rows:
-    """Return the good rows of one file or data set."""
-    found = list(records)
-    if not found:
-        split = f" in split {source.split!r}" if isinstance(source, Hub) else ""
-        raise DataError(f"{name}: holds no rows{split}", got="no rows", wanted="at least one row")
-    if labelled and config.empty_label == "unlabeled" and lacks_gold_column(found, source, config, form):
-        labelled = False
-        log.info("%s: no column of gold labels", name)
-        if NO_GOLD_COLUMN not in tally.notes:
-            tally.notes.append(NO_GOLD_COLUMN)
-    wanted = choose_columns(found, name, source, config, form, labelled)
-    file = Path(Path(name).stem) if Path(name).suffix in PACKED else Path(name)
-    stem = file.stem if isinstance(source, Files) else name
-    kept: list[tuple[str, str, RowParts]] = []
-    bad: list[str] = []
-    unknown: dict[str, None] = {}
-    bare = 0
-    for record in found:
+    reading = _Reading(source, config, base_dir, labelled, form)
+    key = reading.compute_key()
+    known = None if key is None else read_entry(KIND, key, Tally)
+    table = None if known is None or key is None else find_table(key)
+    if known is not None and table is not None:
+        tally.take(known)
+        return Rows.of(table)
+    while True:
+        writer, own = TableWriter(), Tally()
         try:
-            kept.append(_parse_record(record, wanted, config, stem))
-        except ExcludedLabelError as label:
-            tally.left_out[str(label)] += 1
-        except NoLabelError as error:
-            bare += 1
-            if config.empty_label == "fail":
-                bad.append(f"{record.place}: {error}")
-        except BadRowError as error:
-            bad.append(f"{record.place}: {error}")
-            if isinstance(error, UnknownLabelError):
-                unknown[error.label] = None
-    if bad:
-        bare = bare if config.empty_label == "fail" else 0
-        share = len(bad) / len(found)
-        advice = _advise_on_bad_rows(share, bare, tuple(unknown), config, wanted.form)
-        _report_bad_rows(bad, len(found), name, config, advice)
-        tally.skipped[name] = len(bad)
-    if bare and config.empty_label == "drop":
-        tally.without_label[name] = bare
-    mended = sum(parts.mended for _, _, parts in kept)
-    if mended:
-        what = _MENDED[form].format(name)
-        tally.mended[what] = mended
-        log.warning("%d %s", mended, what)
-    return _build_rows(kept, wanted)
+            for columns in reading.read(own):
+                writer.add(columns)
+        except _LaterColumnError as found:
+            writer.discard()
+            reading.samples.setdefault(found.name, []).append(found.record)
+            continue
+        except BaseException:
+            writer.discard()
+            raise
+        break
+    tally.take(own)
+    if key is not None and key != reading.compute_key():
+        key = None  # the files were changed meanwhile
+    if key is not None and writer.is_in_file:
+        write_entry(KIND, key, Tally, own)
+    return Rows.of(writer.finish(key))
+
+
+@dataclass
+class _Reading:
+    """How a source is read. samples: rows that hold columns which the first block does not have, by file."""
+
+    source: Files | Hub
+    config: DataConfig
+    base_dir: Path
+    labelled: bool
+    form: RowForm
+    samples: dict[str, list[Record]] = field(default_factory=dict)
+
+    def compute_key(self) -> str | None:
+        """Return a hash of all that the rows follow from; None for hub sets, which `datasets` keeps."""
+        if isinstance(self.source, Hub):
+            return None
+        states = []
+        for path in list_matching_files(self.source.paths, self.base_dir):
+            require_file(path)
+            state = path.stat()
+            states.append((str(path), state.st_size, state.st_mtime_ns, state.st_ino))
+        data = self.config.model_dump(mode="json", exclude=_NOT_READ)
+        own = self.source.model_dump(mode="json", exclude={"rows_per_language"})
+        return compute_key([states, own, data, self.labelled, self.form], "pyarrow")
+
+    def read(self, tally: Tally) -> Iterator[Mapping[str, Any]]:
+        """Yield the columns of the good rows, block by block."""
+        if isinstance(self.source, Hub):
+            blocks = read_hub_blocks(self.source, self.base_dir)
+            yield from self._read_part(self.source.name, blocks, tally)
+            return
+        for path in list_matching_files(self.source.paths, self.base_dir):
+            require_file(path)
+            blocks = read_file_blocks(path, self.source, tally.tell)
+            yield from self._read_part(str(path), blocks, tally)
+
+    def _read_part(self, name: str, blocks: Iterator[Block], tally: Tally) -> Iterator[Mapping[str, Any]]:
+        """Yield the columns of one file or data set."""
+        source, config = self.source, self.config
+        first = next((block for block in blocks if any(True for _ in block.records())), None)
+        if first is None:
+            split = f" in split {source.split!r}" if isinstance(source, Hub) else ""
+            raise DataError(f"{name}: holds no rows{split}", got="no rows", wanted="at least one row")
+        samples = [*first.records(), *self.samples.get(name, ())]
+        wanted = self._choose_columns(name, samples, blocks, tally)
+        known = {column for record in samples for column in record.values}
+        absent = list_column_names(source, config, self.form) - known
+        stem = _name_rows(name) if isinstance(source, Files) else name
+        bulk, part = BulkParser(wanted, config, stem, samples), _Part(wanted, config, stem, tally)
+        for at, block in enumerate(_put_before(first, blocks)):
+            if at and (record := _find_column(block, absent)):
+                raise _LaterColumnError(name, record)
+            rows = bulk.parse(block)
+            if rows is None:
+                yield part.parse(block)
+                continue
+            part.rows, part.bare = part.rows + rows.size, part.bare + rows.bare
+            tally.left_out.update(rows.left_out)
+            yield rows.columns
+        part.judge(name)
+
+    def _choose_columns(
+        self, name: str, samples: list[Record], blocks: Iterator[Block], tally: Tally
+    ) -> WantedColumns:
+        """Return the columns to read. Where one is missing the rest of the source is looked through."""
+        source, config, form = self.source, self.config, self.form
+        labelled = self.labelled
+        if (
+            labelled
+            and config.empty_label == "unlabeled"
+            and lacks_gold_column(samples, source, config, form)
+        ):
+            labelled = False
+            log.info("%s: no column of gold labels", name)
+            if NO_GOLD_COLUMN not in tally.notes:
+                tally.notes.append(NO_GOLD_COLUMN)
+        try:
+            return choose_columns(samples, name, source, config, form, labelled)
+        except DataError:
+            known = {column for record in samples for column in record.values}
+            absent = list_column_names(source, config, form) - known
+            record = next(filter(None, (_find_column(block, absent) for block in blocks)), None)
+            if record is None:
+                raise
+            raise _LaterColumnError(name, record) from None
+
+
+def _name_rows(name: str) -> str:
+    """Return what the ids of a file's rows begin with."""
+    return Path(Path(name).stem).stem if Path(name).suffix in PACKED else Path(name).stem
+
+
+def _put_before(first: Block, blocks: Iterator[Block]) -> Iterator[Block]:
+    yield first
+    yield from blocks
+
+
+def _find_column(block: Block, absent: set[str]) -> Record | None:
+    """Return a row of a block that has one of these columns."""
+    if not any(map(block.may_hold, absent)):
+        return None
+    return next((record for record in block.records() if absent & record.values.keys()), None)
+
+
+@dataclass
+class _Part:
+    """Rows of one file or data set that are read one by one, and counts of all its rows."""
+
+    wanted: WantedColumns
+    config: DataConfig
+    stem: str
+    tally: Tally
+    rows: int = 0
+    bare: int = 0
+    mended: int = 0
+    bad: BadRows = field(default_factory=BadRows)
+
+    def parse(self, block: Block) -> Mapping[str, Any]:
+        """Return the columns of a block's good rows."""
+        kept: list[tuple[str, str, RowParts]] = []
+        for record in block.records():
+            self.rows += 1
+            try:
+                kept.append(_parse_record(record, self.wanted, self.config, self.stem))
+            except ExcludedLabelError as label:
+                self.tally.left_out[str(label)] += 1
+            except NoLabelError as error:
+                self.bare += 1
+                if self.config.empty_label == "fail":
+                    self.bad.add(record.place, error)
+            except BadRowError as error:
+                self.bad.add(record.place, error)
+        self.mended += sum(parts.mended for _, _, parts in kept)
+        return convert_columns(_list_columns(kept, self.wanted))
+
+    def judge(self, name: str) -> None:
+        """Count what was left out and changed.
+
+        Raises:
+            DataError: There are bad rows that may not be skipped.
+        """
+        fails = self.config.empty_label == "fail"
+        if self.bad.count:
+            share, bare = self.bad.count / self.rows, self.bare if fails else 0
+            advice = advise_on_bad_rows(share, bare, tuple(self.bad.unknown), self.config, self.wanted.form)
+            self.tally.warnings.append(self.bad.report(self.rows, name, self.config, advice))
+            self.tally.skipped[name] = self.bad.count
+        if self.bare and self.config.empty_label == "drop":
+            self.tally.without_label[name] = self.bare
+        if self.mended:
+            what = _MENDED[self.wanted.form].format(name)
+            self.tally.mended[what] = self.mended
+            self.tally.warnings.append(f"{self.mended} {what}")
 
 
 def _parse_record(
@@ -181,25 +323,27 @@ def _parse_record(
     return name.encode("utf-8", "backslashreplace").decode(), language, parts
 
 
-def _build_rows(kept: list[tuple[str, str, RowParts]], wanted: WantedColumns) -> Rows:
-    with_pairs = (
-        wanted.form not in ("text", "words", "plain", "value", "marked") or "text_pair" in wanted.names
-    )
-    with_golds = wanted.form in ("words", "answers")
-    return Rows(
-        ids=tuple(name for name, _, _ in kept),
-        texts=tuple(parts.text for _, _, parts in kept),
-        pairs=tuple(parts.pair or "" for _, _, parts in kept) if with_pairs else None,
-        languages=tuple(language for _, language, _ in kept),
-        labels_B=np.asarray([parts.label for _, _, parts in kept], dtype=np.int64),
-        words=tuple(parts.words or () for _, _, parts in kept) if wanted.form == "words" else None,
-        golds=tuple(parts.gold or () for _, _, parts in kept) if with_golds else None,
-        modes=tuple(parts.mode for _, _, parts in kept) if wanted.form == "words" else None,
-        source_languages=tuple(parts.source_language for _, _, parts in kept)
-        if wanted.form == "source_target"
-        else None,
-        values=tuple(parts.values for _, _, parts in kept) if wanted.form == "value" else None,
-    )
+def _list_columns(kept: list[tuple[str, str, RowParts]], wanted: WantedColumns) -> dict[str, list[Any]]:
+    """Return the columns that rows of a form have, by their names in `TextBatch`."""
+    form, parts = wanted.form, [row for _, _, row in kept]
+    columns: dict[str, list[Any]] = {
+        "ids": [name for name, _, _ in kept],
+        "texts": [row.text for row in parts],
+        "languages": [language for _, language, _ in kept],
+        "labels_B": [row.label for row in parts],
+    }
+    if form in ("answers", "target", "source_target") or "text_pair" in wanted.names:
+        columns["pairs"] = [row.pair or "" for row in parts]
+    if form == "words":
+        columns["words"] = [row.words or () for row in parts]
+        columns["modes"] = [row.mode for row in parts]
+    if form in ("words", "answers"):
+        columns["golds"] = [row.gold or () for row in parts]
+    if form == "source_target":
+        columns["source_languages"] = [row.source_language for row in parts]
+    if form == "value":
+        columns["values"] = [row.values for row in parts]
+    return columns
 
 
 def _parse_language(value: object, wanted: WantedColumns, config: DataConfig) -> str:
@@ -215,61 +359,3 @@ def _parse_language(value: object, wanted: WantedColumns, config: DataConfig) ->
             f"language: got {show_cell(value)}, wanted {wanted.of_all!r}, the language of the source"
         )
     return value
-
-
-def _advise_on_bad_rows(
-    share: float, bare: int, unknown: tuple[str, ...], config: DataConfig, form: RowForm
-) -> str:
-    """Return what to do about bad rows.
-
-    Args:
-        share: Bad rows of all rows.
-        bare: How many of them have no label.
-        unknown: Labels of the others that are not the run's.
-        config: The run's data.
-        form: What a row consists of.
-    """
-    if bare:
-        return (
-            "rows without a label are texts for data.unlabeled; data.empty_label: unlabeled reads them so here, and "
-            "drop leaves them out"
-        )
-    advice = "correct the rows"
-    if unknown:
-        advice += f", or set {_propose_label_map(unknown, config, form)}"
-    needed = f"data.max_bad_rows: {math.ceil(1000 * share) / 1000:g}"
-    if config.on_bad_row == "skip":
-        advice += f", or set {needed}"
-    elif share <= config.max_bad_rows:
-        advice += ", or set data.on_bad_row: skip to leave them out, counted and logged"
-    else:
-        advice += f", or set data.on_bad_row: skip and {needed} to leave them out, counted and logged"
-    return advice
-
-
-def _propose_label_map(unknown: tuple[str, ...], config: DataConfig, form: RowForm) -> str:
-    """Return a label map for labels of a file that the run does not have, as one line of YAML."""
-    others = "O" if form == "words" else None
-    meant = {label: find_spelling(label, config.labels) or others for label in unknown[:SHOWN_BAD_ROWS]}
-    pairs = ", ".join(f"{json.dumps(label)}: {json.dumps(to)}" for label, to in meant.items())
-    more = ", ..." if len(unknown) > len(meant) else ""
-    why = "O is for what the run does not tag" if form == "words" else "null leaves its rows out"
-    return f"data.label_map: {{{pairs}{more}}}" + (f" ({why})" if others in meant.values() else "")
-
-
-def _report_bad_rows(bad: list[str], rows: int, name: str, config: DataConfig, advice: str) -> None:
-    """Raise, or log where bad rows may be skipped."""
-    shown = bad[:SHOWN_BAD_ROWS]
-    if len(bad) > len(shown):
-        shown.append(f"and {len(bad) - len(shown)} more")
-    listed = "".join(f"\n    {line}" for line in shown)
-    if config.on_bad_row == "skip" and len(bad) <= config.max_bad_rows * rows:
-        log.warning("%s: skipped %d bad rows of %d:%s", name, len(bad), rows, listed)
-        return
-    skipping = config.on_bad_row == "skip"
-    raise DataError(
-        f"{name}: {len(bad)} of {rows} rows cannot be used:{listed}",
-        got=f"bad rows: {len(bad)} ({len(bad) / rows:.1%})",
-        wanted=f"at most data.max_bad_rows {config.max_bad_rows:.1%}" if skipping else "none",
-        next_step=advice,
-    )

@@ -16,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from raykd.data.tables import RowColumn, Selection, build_table, repeat_value
+from raykd.data.tables import RowColumn, Selection, Table, build_table, repeat_value
 from raykd.distill.signals import UNLABELLED
 from raykd.text.batch import Mode, TextBatch
 
@@ -47,6 +47,16 @@ class Rows(TextBatch):
         rows = Selection((build_table(bare),) if bare else ())
         for name in bare:
             object.__setattr__(self, name, RowColumn(name, rows))
+
+    @classmethod
+    def of(cls, table: Table) -> Self:
+        """Return the rows of a table of columns and labels."""
+        if not table.batches:
+            return cls((), (), (), np.zeros(0, dtype=np.int64))
+        rows, names = Selection((table,)), [n for n in table.batches[0].schema.names if n != "labels_B"]
+        labels = [batch.column("labels_B").to_numpy() for batch in table.batches]
+        columns: dict[str, Any] = {name: RowColumn(name, rows) for name in names}
+        return cls(**columns, labels_B=np.concatenate(labels, dtype=np.int64))
 
     def _columns(self) -> dict[str, RowColumn[Any]]:
         """Return all columns that there are but the labels."""

@@ -14,10 +14,12 @@ import csv
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Literal
 
+from raykd.data.files.blocks import Block, group_rows
 from raykd.data.files.opening import read_lines
 from raykd.data.files.textfiles import Record, shorten_text
 from raykd.errors import DataError
@@ -52,8 +54,8 @@ class Dialect:
 
 def read_delimited(
     path: Path, usual: str, tell: Tell, delimiter: str | None = None, quoting: Quoting | None = None
-) -> Iterator[Record]:
-    """Yield one record per row under the header; every value is the string that stands there.
+) -> Iterator[Block]:
+    """Yield the rows under the header; every value is the string that stands there.
 
     Args:
         path: The file.
@@ -88,7 +90,9 @@ def read_delimited(
         )
     dialect = Dialect(found, quoted, quoting is not None)
     read = _read_quoted_rows if quoted else _read_unquoted_rows
-    yield from read(path, chain(head, lines), dialect, tell)
+    rows = read(path, chain(head, lines), dialect, tell)
+    _, header = next(rows)
+    yield from group_rows(rows, header, partial(_build_record, path, header))
 
 
 def _find_delimiter(lines: Sequence[str], usual: str) -> str:
@@ -108,8 +112,8 @@ def _is_quoted(text: str) -> bool:
 
 def _read_unquoted_rows(
     path: Path, lines: Iterator[tuple[int, str]], dialect: Dialect, tell: Tell
-) -> Iterator[Record]:
-    """Yield a record per line; quotes are part of the texts."""
+) -> Iterator[tuple[int, list[str]]]:
+    """Yield the header and the rows with their lines; quotes are part of the texts."""
     header: list[str] | None = None
     with_quotes = 0
     for number, line in lines:
@@ -118,6 +122,7 @@ def _read_unquoted_rows(
             continue
         if header is None:
             header = _check_header(path, number, row)
+            yield number, header
             continue
         if len(row) != len(header):
             raise _build_width_error(path, number, row, header, _ADVICE_WITHOUT_QUOTES)
@@ -131,7 +136,7 @@ def _read_unquoted_rows(
                     wanted="quoting: minimal on the source, where such quotes are taken off, or quoting: none, where "
                     "they are part of the text",
                 )
-        yield _build_record(path, number, header, row)
+        yield number, row
     if with_quotes and not dialect.trusted:
         tell(
             f"{path.name}: a tab file has no quoting; rows with a field that begins with a quote: {with_quotes:,}"
@@ -153,7 +158,8 @@ class _RecordLines:
 
 def _read_quoted_rows(
     path: Path, lines: Iterator[tuple[int, str]], dialect: Dialect, tell: Tell
-) -> Iterator[Record]:
+) -> Iterator[tuple[int, list[str]]]:
+    """Yield the header and the rows, each with its first line."""
     feed = _RecordLines(lines)
     header: list[str] | None = None
     long = _MultilineRecords(dialect.delimiter)
@@ -161,20 +167,20 @@ def _read_quoted_rows(
         for row in csv.reader(feed, delimiter=dialect.delimiter, strict=True):
             taken, feed.taken = feed.taken, []
             number = taken[0][0]
-            if header is None:
-                header = _check_header(path, number, row) if row else None
-                continue
             if not row:
+                continue
+            if header is None:
+                header = _check_header(path, number, row)
+                yield number, header
                 continue
             if len(row) != len(header):
                 raise _build_width_error(
                     path, number, row, header, _ADVICE_ON_WIDTH if len(header) > 1 else _ADVICE_ON_ONE
                 )
             long.see(row, taken)
-            yield _build_record(path, number, header, row)
+            yield number, row
     except csv.Error as error:
         raise _build_csv_error(path, feed.taken, str(error)) from None
-    assert header is not None  # there is a line that is not blank
     long.judge(path, dialect, tell)
 
 
@@ -264,7 +270,7 @@ def _check_header(path: Path, number: int, row: list[str]) -> list[str]:
     return row
 
 
-def _build_record(path: Path, number: int, header: list[str], row: list[str]) -> Record:
+def _build_record(path: Path, header: list[str], number: int, row: list[str]) -> Record:
     values = {name: value for name, value in zip(header, row, strict=True) if name}
     return Record(f"{path}:{number}", number, values, flat=True)
 

@@ -14,8 +14,9 @@ import gzip
 import lzma
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -44,6 +45,43 @@ _UNPACKING = (OSError, EOFError, zlib.error, lzma.LZMAError, ValueError)
 _CHINESE = re.compile(rb"(?:[\xa1-\xf7][\xa1-\xfe])+")
 
 
+@dataclass(frozen=True)
+class LineBlock:
+    """Whole lines of a file.
+
+    Attributes:
+        path: The file.
+        first: Number of the first line.
+        offset: Bytes before it.
+        data: The lines with their ends, in UTF-8 unless the file is broken.
+    """
+
+    path: Path
+    first: int
+    offset: int
+    data: bytes
+
+    def count(self) -> int:
+        """Return how many lines these are; LF, CR LF and CR end a line."""
+        ends = self.data.count(b"\n") + self.data.count(b"\r") - self.data.count(b"\r\n")
+        return ends + (not self.data.endswith((b"\n", b"\r")))
+
+    def split(self) -> Iterator[tuple[int, str]]:
+        """Yield numbered lines with their ends, without a byte order mark at the beginning of the file.
+
+        Raises:
+            DataError: Bytes that are no UTF-8, with file and line.
+        """
+        offset = self.offset
+        for number, raw in enumerate(self.data.splitlines(keepends=True), start=self.first):
+            try:
+                line = raw.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise _build_encoding_error(self.path, number, offset, raw, error.start) from None
+            offset += len(raw)
+            yield number, line.lstrip("\ufeff") if number == 1 else line
+
+
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield numbered lines with their ends, without a byte order mark at the beginning of the file.
 
@@ -51,14 +89,34 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
         DataError: Bytes that are no text in UTF-8, or in UTF-16 or UTF-32 with a mark; a packed file that is cut off; a
             line that is too long; with file and line.
     """
-    offset = 0
-    for number, raw in enumerate(_split_lines(path, _read_as_utf8(path)), start=1):
-        try:
-            line = raw.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise _build_encoding_error(path, number, offset, raw, error.start) from None
-        offset += len(raw)
-        yield number, line.lstrip("\ufeff") if number == 1 else line
+    for block in read_line_blocks(path):
+        yield from block.split()
+
+
+def read_line_blocks(path: Path) -> Iterator[LineBlock]:
+    """Yield the lines of a file in blocks of about a megabyte; see `read_lines`."""
+    rest: list[bytes] = []
+    number, offset = 1, 0
+    for block in _read_as_utf8(path):
+        rest.append(block)
+        if b"\n" in block or b"\r" in block:
+            data = b"".join(rest)
+            # A CR at the end may be one half of a CR LF.
+            cut = max(data.rfind(b"\n"), data.rfind(b"\r", 0, len(data) - 1)) + 1
+            rest = [data[cut:]]
+            if cut:
+                found = LineBlock(path, number, offset, data[:cut])
+                yield found
+                number, offset = number + found.count(), offset + cut
+        if sum(map(len, rest)) > LONGEST_LINE:
+            raise DataError(
+                f"{path}:{number}: the line is too long",
+                got=f"more than {LONGEST_LINE:,} bytes without a line end",
+                wanted="one row a line",
+                next_step="is it a file of rows? One JSON list has to be written one object a line",
+            )
+    if last := b"".join(rest):
+        yield LineBlock(path, number, offset, last)
 
 
 @contextmanager
@@ -150,28 +208,6 @@ def _refuse_unmarked(path: Path, begin: bytes) -> None:
         wanted="a UTF-8 file",
         next_step=_format_iconv_command(path, name),
     )
-
-
-def _split_lines(path: Path, blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield lines with their ends; LF, CR LF and CR end a line."""
-    rest: list[bytes] = []
-    number = 1
-    for block in blocks:
-        rest.append(block)
-        if b"\n" in block or b"\r" in block:
-            lines = b"".join(rest).splitlines(keepends=True)
-            # What has no LF may go on in the next block, as a line or as the LF of a CR LF.
-            rest = [] if lines[-1].endswith(b"\n") else [lines.pop()]
-            yield from lines
-            number += len(lines)
-        if sum(map(len, rest)) > LONGEST_LINE:
-            raise DataError(
-                f"{path}:{number}: the line is too long",
-                got=f"more than {LONGEST_LINE:,} bytes without a line end",
-                wanted="one row a line",
-                next_step="is it a file of rows? One JSON list has to be written one object a line",
-            )
-    yield from b"".join(rest).splitlines(keepends=True)
 
 
 def _build_encoding_error(path: Path, number: int, offset: int, raw: bytes, at: int) -> DataError:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
 
+from raykd.data.files.blocks import Block, group_rows
 from raykd.data.files.opening import read_lines
 from raykd.data.files.textfiles import Record, shorten_text
 from raykd.errors import DataError
@@ -22,8 +23,8 @@ _LOOKED_AT = 20
 _TAG = re.compile(r"(O|[BIESLU]-\S+)$")
 
 
-def read_plain_lines(path: Path) -> Iterator[Record]:
-    """Yield one record per line; blank lines are skipped.
+def read_plain_lines(path: Path) -> Iterator[Block]:
+    """Yield the lines as rows; blank lines are skipped.
 
     Raises:
         DataError: The first lines look like a table, JSON or tagged words; as `read_lines`.
@@ -31,8 +32,12 @@ def read_plain_lines(path: Path) -> Iterator[Record]:
     lines = ((number, line.strip("\r\n")) for number, line in read_lines(path) if line.strip())
     head = list(islice(lines, _LOOKED_AT))
     _refuse_other_kind(path, [line for _, line in head])
-    for number, line in chain(head, lines):
-        yield Record(f"{path}:{number}", number, {TEXT_KEY: line}, flat=True)
+    rows = ((number, [line]) for number, line in chain(head, lines))
+    yield from group_rows(
+        rows,
+        [TEXT_KEY],
+        lambda number, row: Record(f"{path}:{number}", number, {TEXT_KEY: row[0]}, flat=True),
+    )
 
 
 def _refuse_other_kind(path: Path, filled: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""Read files, hub sets and saved folders as one stream of `Record`s.
+"""Read files, hub sets and saved folders as one stream of blocks of rows.
 
 Decision record: `datasets` reads hub sets and saved folders, pyarrow Parquet files; text files are read by `textfiles`,
 `delimited` and `plain`. Columns that hold neither text nor number nor lists of them (vectors, maps, images) are not
@@ -8,11 +8,14 @@ decoded: `UnreadValue` stands in their place, so that a source may hold anything
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from raykd.config import Files, Hub
+from raykd.data.files.blocks import ROWS, ArrowRows, Block, as_plain_array, read_json_blocks
 from raykd.data.files.delimited import Tell, read_delimited
 from raykd.data.files.opening import PACKED
 from raykd.data.files.plain import read_plain_lines
@@ -20,7 +23,6 @@ from raykd.data.files.slices import select_split
 from raykd.data.files.textfiles import (
     Record,
     UnreadValue,
-    read_json_lines,
     require_file,
     shorten_text,
 )
@@ -34,15 +36,20 @@ JSON_LINES = (".jsonl", ".ndjson", ".json")
 DELIMITED = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 PARQUET = (".parquet",)
 PLAIN = (".txt",)
-_ROWS_AT_ONCE = 1024
 
 
 def _ignore_note(line: str) -> None:
     """Drop a note."""
 
 
-def read_file_records(path: Path, source: Files | None = None, tell: Tell = _ignore_note) -> Iterable[Record]:
-    """Return the records of a local file; its ending says what it is, before the ending of packing.
+def read_file_records(path: Path, source: Files | None = None, tell: Tell = _ignore_note) -> Iterator[Record]:
+    """Yield the records of a file; see `read_file_blocks`."""
+    for block in read_file_blocks(path, source, tell):
+        yield from block.records()
+
+
+def read_file_blocks(path: Path, source: Files | None = None, tell: Tell = _ignore_note) -> Iterator[Block]:
+    """Return the rows of a file; its ending says what it is, before the ending of packing.
 
     Args:
         path: The file.
@@ -62,11 +69,11 @@ def read_file_records(path: Path, source: Files | None = None, tell: Tell = _ign
             next_step="leave them out, or make a source of its own of the files that have them",
         )
     if ending in JSON_LINES:
-        return read_json_lines(path)
+        return read_json_blocks(path)
     if ending in PLAIN:
         return read_plain_lines(path)
     if ending in PARQUET and not packed:
-        return _read_parquet_records(path)
+        return _read_parquet_blocks(path)
     raise DataError(
         f"{path}: the ending does not say what the file is",
         got=path.suffix or "no ending",
@@ -101,7 +108,7 @@ def _build_parquet_error(path: Path, error: Exception) -> DataError:
     )
 
 
-def _read_parquet_records(path: Path) -> Iterator[Record]:
+def _read_parquet_blocks(path: Path) -> Iterator[Block]:
     import pyarrow as pa
     import pyarrow.parquet
 
@@ -117,16 +124,57 @@ def _read_parquet_records(path: Path) -> Iterator[Record]:
             rest = {
                 c.name: UnreadValue(f"a value of type {c.type}") for c in schema if c.name not in set(kept)
             }
-            names = _read_class_names(schema)
-            number = 0
-            for batch in file.iter_batches(_ROWS_AT_ONCE, columns=kept):
-                for values in batch.to_pylist():
-                    number += 1
-                    for column, classes in names.items():
-                        values[column] = _name_classes(values[column], classes)
-                    yield Record(f"{path}: row {number}", number, {**values, **rest})
+            table = _Columns(f"{path}: row ", _read_class_names(schema), rest)
+            number = 1
+            for batch in file.iter_batches(ROWS, columns=kept):
+                yield table.make_block(batch.to_pylist, batch, number)
+                number += len(batch)
     except (OSError, ValueError, NotImplementedError, pa.ArrowException) as error:
         raise _build_parquet_error(path, error) from None
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """How the columns of a table are read.
+
+    Attributes:
+        place: What a row's number follows, for messages.
+        classes: The names behind the numbers of a column.
+        rest: Columns that are not read.
+    """
+
+    place: str
+    classes: Mapping[str, list[str]]
+    rest: Mapping[str, object]
+
+    def make_block(
+        self, values: Callable[[], Sequence[Mapping[str, object]]], batch: pa.RecordBatch, first: int
+    ) -> Block:
+        """Return rows as a block.
+
+        Args:
+            values: Returns them as Python has them.
+            batch: The same rows.
+            first: Number of the first.
+        """
+
+        def records() -> Iterator[Record]:
+            for number, row in enumerate(values(), start=first):
+                named = {column: _name_classes(row[column], names) for column, names in self.classes.items()}
+                yield Record(f"{self.place}{number}", number, {**row, **named, **self.rest})
+
+        def columns(kinds: Mapping[str, pa.DataType]) -> ArrowRows | None:
+            found: dict[str, pa.Array] = {}
+            for name in kinds:
+                array = as_plain_array(batch.column(name)) if name in batch.schema.names else None
+                if array is not None and name in self.classes:
+                    array = _name_column(array, self.classes[name])
+                if array is None:
+                    return None
+                found[name] = array
+            return ArrowRows(range(first, first + len(batch)), found)
+
+        return Block(records, columns)
 
 
 def _is_plain(kind: pa.DataType, inside: bool = False) -> bool:
@@ -170,8 +218,8 @@ def _find_names_in_json(feature: object) -> list[str] | None:
     return _find_names_in_json(inner) if inner is not None and feature.get("_type") != "Translation" else None
 
 
-def read_hub_records(source: Hub, base_dir: Path) -> Iterator[Record]:
-    """Return the records of a split of a hub data set, or of a local folder of that name (saved, or of data files)."""
+def read_hub_blocks(source: Hub, base_dir: Path) -> Iterator[Block]:
+    """Return the rows of a split of a hub data set, or of a local folder of that name (saved, or of data files)."""
     import datasets
 
     folder = base_dir / source.name
@@ -198,7 +246,7 @@ def read_hub_records(source: Hub, base_dir: Path) -> Iterator[Record]:
     finally:
         if shown:
             datasets.enable_progress_bars()
-    return _read_table_records(table, f"{source.name}[{source.split}]: row ")
+    return _read_table_blocks(table, f"{source.name}[{source.split}]: row ")
 
 
 def _load_saved_split(folder: Path, source: Hub) -> object:
@@ -212,7 +260,7 @@ def _load_saved_split(folder: Path, source: Hub) -> object:
     return select_split(dict(loaded) if several else loaded, source.split, folder)
 
 
-def _read_table_records(table: Dataset, place: str) -> Iterator[Record]:
+def _read_table_blocks(table: Dataset, place: str) -> Iterator[Block]:
     """Yield rows (numbered from 1) of a `datasets.Dataset`, class labels by name."""
     features = table.features
     kept = [name for name, feature in features.items() if _is_readable(feature)]
@@ -220,10 +268,11 @@ def _read_table_records(table: Dataset, place: str) -> Iterator[Record]:
         name: UnreadValue(f"a value of type {f}") for name, f in features.items() if name not in set(kept)
     }
     named = {name: names for name in kept if (names := _find_class_names(features[name]))}
-    for number, values in enumerate(table.select_columns(kept), start=1):
-        for column, names in named.items():
-            values[column] = _name_classes(values[column], names)
-        yield Record(f"{place}{number}", number, {**values, **rest})
+    columns, rows = _Columns(place, named, rest), table.select_columns(kept)
+    for begin in range(0, len(rows), ROWS):
+        part = rows.select(range(begin, min(begin + ROWS, len(rows))))
+        batch = part.with_format("arrow")[:].combine_chunks().to_batches()[0]
+        yield columns.make_block(partial(list, part), batch, begin + 1)
 
 
 def _is_readable(feature: object, inside: bool = False) -> bool:
@@ -269,3 +318,16 @@ def _name_classes(value: object, names: list[str]) -> object:
         if 0 <= value < len(names)
         else UnreadValue(f"class {value} of {len(names)} classes {names}")
     )
+
+
+def _name_column(array: pa.Array, names: list[str]) -> pa.Array | None:
+    """Return class labels as names; None where some are numbers of no class."""
+    import pyarrow as pa
+    import pyarrow.compute
+
+    if not pa.types.is_integer(array.type) or array.null_count == len(array):
+        return None
+    ends = pyarrow.compute.min_max(array).as_py()
+    if ends["min"] < 0 or ends["max"] >= len(names):
+        return None
+    return pa.array(names, pa.large_string()).take(array)

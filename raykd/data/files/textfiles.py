@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from raykd.data.files.opening import read_lines
+from raykd.data.files.opening import LineBlock
 from raykd.errors import DataError, show_value
 
 _ADDRESS = re.compile(r"(^|/)(https?|ftp|s3|gs|hf|file):/")
@@ -89,38 +89,42 @@ def _advise_on_path(path: Path) -> str:
     return "; variables of the shell are not filled in here, ~ is" if _VARIABLE.search(str(path)) else ""
 
 
-def read_json_lines(path: Path) -> Iterator[Record]:
+def parse_json_lines(block: LineBlock) -> Iterator[Record]:
     """Yield one record per line; blank lines are skipped.
 
     Raises:
-        DataError: A line is no JSON or no object, with file and line; as `read_lines`.
+        DataError: A line is no JSON or no object, with file and line; as `LineBlock.split`.
     """
-    for number, whole in read_lines(path):
+    for number, whole in block.split():
         line = whole.lstrip("\ufeff")  # files that were put together keep the mark of each
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line, object_pairs_hook=_build_object)
-        except (ValueError, RecursionError) as error:
-            cut = not line.endswith(("\n", "\r"))
-            raise DataError(
-                f"{path}:{number}: the line is not JSON ({_describe_json_error(error, line)})",
-                got=shorten_text(line.strip()),
-                wanted="one JSON object a line",
-                next_step="the file ends in the middle of a line: was it cut off while it was written or copied?"
-                if cut
-                else "correct the line; a file that is one JSON list or object has to be written one object a line",
-            ) from None
-        if not isinstance(value, dict):
-            raise DataError(
-                f"{path}:{number}: the line is not a JSON object",
-                got=shorten_text(line.strip()),
-                wanted='one object a line, for example {"text": "...", "label": "..."}',
-                next_step="write each part of the list as a line of its own"
-                if isinstance(value, list)
-                else "correct the line",
-            )
-        yield Record(f"{path}:{number}", number, value)
+        if line.strip():
+            place = f"{block.path}:{number}"
+            yield Record(place, number, _parse_json_line(line, place))
+
+
+def _parse_json_line(line: str, place: str) -> dict[str, object]:
+    try:
+        value = json.loads(line, object_pairs_hook=_build_object)
+    except (ValueError, RecursionError) as error:
+        cut = not line.endswith(("\n", "\r"))
+        raise DataError(
+            f"{place}: the line is not JSON ({_describe_json_error(error, line)})",
+            got=shorten_text(line.strip()),
+            wanted="one JSON object a line",
+            next_step="the file ends in the middle of a line: was it cut off while it was written or copied?"
+            if cut
+            else "correct the line; a file that is one JSON list or object has to be written one object a line",
+        ) from None
+    if not isinstance(value, dict):
+        raise DataError(
+            f"{place}: the line is not a JSON object",
+            got=shorten_text(line.strip()),
+            wanted='one object a line, for example {"text": "...", "label": "..."}',
+            next_step="write each part of the list as a line of its own"
+            if isinstance(value, list)
+            else "correct the line",
+        )
+    return value
 
 
 def _build_object(pairs: list[tuple[str, object]]) -> dict[str, object]:
