@@ -6,8 +6,7 @@ compares like with like. Labelled rows that are not drawn are dropped unless ``u
 labels: the amount of unlabelled text is what the user says and nothing else. Texts of the held-out sets are removed
 from the unlabelled rows, because a student that has learnt the teachers' answer to a test row has seen it. Labelled
 rows that overlap are the user's own split, so they are counted and warned about. Whatever is left out is counted.
-Two rows are the same where a reader would say so: by text, by question and context, or by source (the same source with
-another target is still the same thing to translate). Held-out rows of which none has a gold label are kept as they are,
+Held-out rows of which none has a gold label are kept as they are,
 where the task chooses among labels: the teachers give their labels (`raykd.scoring.ensembles.agreement`).
 """
 
@@ -15,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import unicodedata
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raykd.config import DataConfig, Embedded, Source
+from raykd.data.overlap import WITH_TARGETS, HeldOut
 from raykd.data.read import Tally, read_rows
 from raykd.data.rows import Rows
 from raykd.data.summary import summarize_rows
@@ -33,7 +32,6 @@ from raykd.tasks.forms import LABELLED_FORMS, RowForm
 
 log = logging.getLogger("raykd.data")
 
-_WITH_TARGETS = ("target", "source_target")
 ALL = "data"
 """Key of the fingerprint over all parts."""
 
@@ -141,18 +139,16 @@ def load_data(
         read = {name: rows.with_mode("optional") for name, rows in read.items()}
     labelled, undrawn = _draw_labelled(read["train"], config, left_out)
     validation, test = read["validation"], read.get("test")
-    held_out = {
-        key for rows in (validation, test) if rows is not None for key in _compute_row_keys(rows, form)
-    }
-    _warn_of_overlap(labelled, form, held_out, left_out)
+    held_out = HeldOut([rows for rows in (validation, test) if rows is not None], form)
+    _warn_of_overlap(labelled, held_out, left_out)
     bare = [train.select(~train.labelled), undrawn.without_labels()]
-    parts = [labelled, *(_remove_held_out(rows, form, held_out, left_out) for rows in bare if len(rows))]
+    parts = [labelled, *(_remove_held_out(rows, held_out, left_out) for rows in bare if len(rows))]
     if config.unlabeled is not None:
         unlabelled = part("unlabeled", config.unlabeled, False)
         unlabelled = unlabelled.with_mode("optional") if optional else unlabelled
-        if targets_needed and form in _WITH_TARGETS:
+        if targets_needed and form in WITH_TARGETS:
             _check_targets(unlabelled)
-        parts.append(_not_held_out(unlabelled, form, held_out, left_out))
+        parts.append(_not_held_out(unlabelled, held_out, left_out))
     _check_pairs(parts)
     if not any(map(len, parts)):
         raise DataError(
@@ -165,15 +161,13 @@ def load_data(
     return Dataset(Rows.concat(parts), validation, test, left_out, form, tuple(notes), judged)
 
 
-def _not_held_out(
-    rows: Rows, form: RowForm, held_out: set[tuple[str, ...]], left_out: dict[str, int]
-) -> Rows:
+def _not_held_out(rows: Rows, held_out: HeldOut, left_out: dict[str, int]) -> Rows:
     """Return the unlabelled rows that are not evaluated on.
 
     Raises:
         DataError: There are none.
     """
-    cleaned = _remove_held_out(rows, form, held_out, left_out)
+    cleaned = _remove_held_out(rows, held_out, left_out)
     if not len(cleaned):
         raise DataError(
             "every text of data.unlabeled is also in validation or test",
@@ -216,6 +210,8 @@ def _keep_labelled(rows: Rows, name: str, form: RowForm, left_out: dict[str, int
     Raises:
         DataError: No row has a label, and the task does not choose among labels.
     """
+    if rows.labelled.all():
+        return rows
     found = rows.select(rows.labelled)
     if not len(found):
         if form in LABELLED_FORMS:
@@ -261,17 +257,18 @@ def _select_languages(rows: Rows, name: str, config: DataConfig, left_out: dict[
     """Return the rows of the selected languages."""
     if config.select_languages is None:
         return rows
-    keep = np.isin(np.asarray(rows.languages), config.select_languages)
-    kept = rows.select(keep)
+    unwanted = set(rows.list_languages()) - set(config.select_languages)
+    if not unwanted:
+        return rows
+    kept = rows.select(np.any([rows.is_in_language(name) for name in config.select_languages], axis=0))
     if not len(kept):
         raise DataError(
             f"data.{name} holds no row of the selected languages",
-            got=f"languages {sorted(set(rows.languages))}",
+            got=f"languages {list(rows.list_languages())}",
             wanted=f"some of {list(config.select_languages)}",
             next_step="change data.select_languages or the source",
         )
-    if len(kept) < len(rows):
-        left_out[f"{name}: of languages that are not selected"] = len(rows) - len(kept)
+    left_out[f"{name}: of languages that are not selected"] = len(rows) - len(kept)
     return kept
 
 
@@ -283,16 +280,17 @@ def _limit_rows(rows: Rows, name: str, source: Source, left_out: dict[str, int])
     most = source.rows_per_language
     if isinstance(source, Embedded) or most is None:
         return rows
-    languages_B = np.asarray(rows.languages)
     picked = []
-    for language in sorted(set(rows.languages)):
+    for language in rows.list_languages():
         for has_label in (True, False):
-            members = np.flatnonzero((languages_B == language) & (rows.labelled == has_label))
+            members = np.flatnonzero(rows.is_in_language(language) & (rows.labelled == has_label))
             count = min(most, len(members))
-            picked += members[np.arange(count) * len(members) // max(1, count)].tolist()
-    if len(picked) < len(rows):
-        left_out[f"{name}: beyond data.{name}.rows_per_language"] = len(rows) - len(picked)
-    return rows.select(np.sort(np.asarray(picked, dtype=np.int64)))
+            picked.append(members[np.arange(count) * len(members) // max(1, count)])
+    chosen = np.sort(np.concatenate(picked))
+    if len(chosen) == len(rows):
+        return rows
+    left_out[f"{name}: beyond data.{name}.rows_per_language"] = len(rows) - len(chosen)
+    return rows.select(chosen)
 
 
 def _draw_labelled(rows: Rows, config: DataConfig, left_out: dict[str, int]) -> tuple[Rows, Rows]:
@@ -300,10 +298,9 @@ def _draw_labelled(rows: Rows, config: DataConfig, left_out: dict[str, int]) -> 
     wanted = config.labelled_per_language
     if wanted is None:
         return rows, rows.select([])
-    languages_B = np.asarray(rows.languages)
     picked = []
-    for language in sorted(set(rows.languages)):
-        members = np.flatnonzero(languages_B == language)
+    for language in rows.list_languages():
+        members = np.flatnonzero(rows.is_in_language(language))
         if len(members) < wanted:
             raise DataError(
                 f"data.labelled_per_language: {language!r} has fewer labelled training rows",
@@ -338,22 +335,6 @@ def _stratified_order(labels_B: NDArray[np.int64], generator: np.random.Generato
     return order
 
 
-def normalize_text(text: str) -> str:
-    """Return what two texts share that are the same to a reader: NFC, case and blanks folded."""
-    return " ".join(unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold()).split())
-
-
-def _compute_row_keys(rows: Rows, form: RowForm) -> list[tuple[str, ...]]:
-    """Return keys that are equal for rows that are the same to a reader."""
-    texts = [normalize_text(text) for text in rows.texts]
-    if rows.pairs is None:
-        return [(text,) for text in texts]
-    if form in _WITH_TARGETS:  # by the source; where there is no prompt, by the target
-        pairs = zip(texts, rows.pairs, strict=True)
-        return [(text,) if text else ("", normalize_text(target)) for text, target in pairs]
-    return list(zip(texts, map(normalize_text, rows.pairs), strict=True))
-
-
 def _check_targets(rows: Rows) -> None:
     """Refuse rows without a target, which teachers have nothing to answer about."""
     bare = sum(not target for target in rows.pairs or ())
@@ -366,10 +347,8 @@ def _check_targets(rows: Rows) -> None:
         )
 
 
-def _warn_of_overlap(
-    rows: Rows, form: RowForm, held_out: set[tuple[str, ...]], left_out: dict[str, int]
-) -> None:
-    at = [i for i, key in enumerate(_compute_row_keys(rows, form)) if key in held_out]
+def _warn_of_overlap(rows: Rows, held_out: HeldOut, left_out: dict[str, int]) -> None:
+    at = np.flatnonzero(held_out.find(rows)).tolist()
     if at:
         left_out["train: labelled and also in validation or test (kept)"] = len(at)
         log.warning(
@@ -379,14 +358,12 @@ def _warn_of_overlap(
         )
 
 
-def _remove_held_out(
-    rows: Rows, form: RowForm, held_out: set[tuple[str, ...]], left_out: dict[str, int]
-) -> Rows:
+def _remove_held_out(rows: Rows, held_out: HeldOut, left_out: dict[str, int]) -> Rows:
     """Return the unlabelled rows whose text is in no held-out set."""
-    keep = np.asarray([key not in held_out for key in _compute_row_keys(rows, form)], dtype=np.bool_)
-    removed = int((~keep).sum())
+    found = held_out.find(rows)
+    removed = int(found.sum())
     if removed:
         why = "unlabeled: also in validation or test"
         left_out[why] = left_out.get(why, 0) + removed
         log.info("%d unlabelled rows are also in validation or test: left out", removed)
-    return rows.select(keep)
+    return rows.select(~found)

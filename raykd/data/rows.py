@@ -98,6 +98,8 @@ class Rows(TextBatch):
             if len({getattr(part, column) is not None for part in parts if len(part)}) > 1:
                 raise ValueError(f"some rows have {what} and some have not")
         filled = [part for part in parts if len(part)] or list(parts[:1])
+        if len(filled) == 1:
+            return filled[0]
         names = dict.fromkeys(name for part in filled for name in part._columns())
         joined: dict[tuple[int, ...], Selection] = {}
         kept: dict[str, Any] = {}
@@ -153,7 +155,7 @@ class Rows(TextBatch):
         digest.update(f"{len(columns)} {len(self)}\n".encode())
         for column in columns:
             for piece in column.iter_lists():
-                encoded = [value.encode() for value in piece]
+                encoded = map(str.encode, piece)
                 digest.update(b"".join([b"%d:%b" % (len(value), value) for value in encoded]))
         digest.update(np.ascontiguousarray(self.labels_B, dtype="<i8").tobytes())
         for name in ("words", "golds", "modes", "source_languages", "values"):

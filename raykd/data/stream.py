@@ -155,10 +155,9 @@ class BatchStream:
 
 def _group_strata(rows: Rows) -> dict[tuple[str, bool], Index]:
     """Return the indices of each language's labelled and unlabelled rows; empty strata are left out."""
-    languages_B = np.asarray(rows.languages)
     found: dict[tuple[str, bool], Index] = {}
-    for language, labelled in product(sorted(set(rows.languages)), (True, False)):
-        members = np.flatnonzero((languages_B == language) & (rows.labelled == labelled))
+    for language, labelled in product(rows.list_languages(), (True, False)):
+        members = np.flatnonzero(rows.is_in_language(language) & (rows.labelled == labelled))
         if len(members):
             found[language, labelled] = members
     return found

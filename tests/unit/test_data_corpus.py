@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 
 from raykd.config import Embedded
 from raykd.data.embedded.rows import REVIEW_LABELS, list_embedded_languages, read_corpus
-from raykd.data.load import normalize_text
+from raykd.data.overlap import normalize_text
 from raykd.data.rows import Rows
 from raykd.distill.signals import UNLABELLED
 from raykd.errors import DataError

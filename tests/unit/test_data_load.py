@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from raykd.config import DataConfig
-from raykd.data.load import load_data, normalize_text
+from raykd.data.load import load_data
+from raykd.data.overlap import normalize_text
 from raykd.errors import DataError
 
 
