@@ -137,8 +137,11 @@ class Rows(TextBatch):
 
     def list_languages(self) -> tuple[str, ...]:
         """Return the languages of the rows, sorted."""
-        names: tuple[str, ...] = self._columns()["languages"].to_codes()[0]
-        return names
+        return self.code_languages()[0]
+
+    def code_languages(self) -> tuple[tuple[str, ...], NDArray[np.int32]]:
+        """Return the languages, sorted, and ``[B]``: which of them each row is in."""
+        return self._columns()["languages"].to_codes()
 
     def _repeat(self, column: str, value: object) -> Sequence[Any]:
         return repeat_value(column, value, len(self))
@@ -173,7 +176,7 @@ class Rows(TextBatch):
         """
         names = {UNLABELLED: "unlabelled", **dict(enumerate(labels))}
         languages: dict[str, dict[str, int]] = {}
-        spoken, codes_B = self._columns()["languages"].to_codes()
+        spoken, codes_B = self.code_languages()
         for at, language in enumerate(spoken):
             found = zip(*np.unique(self.labels_B[codes_B == at], return_counts=True), strict=True)
             languages[language] = {names.get(int(label), str(label)): int(count) for label, count in found}

@@ -217,11 +217,13 @@ class RowColumn(Sequence[T]):
         order = np.argsort(chunk_of, kind="stable")
         cuts = np.flatnonzero(np.diff(chunk_of[order])) + 1
         parts = [
-            self._chunks[chunk_of[own[0]]].take(pa.array(at[own] - starts[chunk_of[own[0]]]))
+            _take(self._chunks[chunk_of[own[0]]], at[own] - starts[chunk_of[own[0]]])
             for own in np.split(order, cuts)
         ]
         if len(parts) == 1:
             return parts[0]
+        if (np.diff(order) > 0).all():
+            return pa.concat_arrays(parts)
         back = np.empty_like(order)
         back[order] = np.arange(len(order))
         return pa.concat_arrays(parts).take(pa.array(back))
@@ -245,6 +247,13 @@ class RowColumn(Sequence[T]):
 def repeat_value(name: str, value: object, count: int) -> RowColumn[Any]:
     """Return a column that has the same value in every row; it takes 4 bytes a row."""
     return RowColumn(name, Selection((build_table({name: (value,)}),), np.zeros(count, dtype=np.int32)))
+
+
+def _take(array: pa.Array, at: NDArray[np.int64]) -> pa.Array:
+    """Return some values; neighbours are not copied."""
+    if at[-1] - at[0] == len(at) - 1 and (np.diff(at) == 1).all():
+        return array.slice(int(at[0]), len(at))
+    return array.take(pa.array(at))
 
 
 def _decode(array: pa.Array) -> list[Any]:

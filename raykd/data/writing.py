@@ -73,7 +73,7 @@ class TableWriter:
             return column
         own, names = column.dictionary.to_pylist(), self._names[name]
         codes = pa.array([names.setdefault(value, len(names)) for value in own], pa.int16())
-        return pa.DictionaryArray.from_arrays(codes.take(column.indices), pa.array(list(names)))
+        return pa.DictionaryArray.from_arrays(codes.take(column.indices), pa.array(list(names), pa.string()))
 
     def _flush(self) -> None:
         if self._waiting:

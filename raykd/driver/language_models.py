@@ -172,7 +172,7 @@ def describe_untold_models(config: RunConfig, rows: Rows) -> str:
     asked = {f"teacher {t.name}": t.language_set for t in config.active_teachers}
     notes = []
     for who, folder, _, trusted in _list_local_models(config):
-        written = sorted(set(rows.languages) & (asked.get(who) or set(rows.languages)))
+        written = sorted(set(rows.list_languages()) & (asked.get(who) or set(rows.list_languages())))
         if len(written) < 2 or has_language_codes(folder):
             continue
         if not find_source_marks(load_tokenizer(folder, trust_remote_code=trusted)):
@@ -197,8 +197,8 @@ def check_prompts(config: RunConfig, rows: Rows) -> None:
     Raises:
         ConfigError: A model's tokenizer has no token to begin with.
     """
-    empty = [i for i, text in enumerate(rows.texts) if not text]
-    if config.task.form != "target" or not empty:
+    empty = [i for i, text in enumerate(rows.texts if config.task.form == "target" else ()) if not text]
+    if not empty:
         return
     for who, folder, _, trusted in _list_local_models(config):
         try:

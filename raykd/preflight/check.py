@@ -187,7 +187,7 @@ def collect_findings(
     for job in read[-1:] if asked_alike else ():
         for task, part in job.tasks.items():
             idle = describe_unused_teachers(
-                find_unused_teachers(config.members[task], part.data.train.languages)
+                find_unused_teachers(config.members[task], part.data.train.list_languages())
             )
             findings += [Finding(f"teachers {task}".rstrip(), f"{NOTE}{line}") for line in idle]
     look("student", lambda: check_student(config))

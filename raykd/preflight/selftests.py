@@ -12,6 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+import numpy as np
+
 from raykd.config import FileTeacher, LabelWordsTeacher, RunConfig, SavedModelTeacher, TeacherBase
 from raykd.data.load import Dataset
 from raykd.data.rows import Rows
@@ -104,7 +106,9 @@ def count_given_answers(teacher: FileTeacher, config: RunConfig, data: Dataset) 
 def _choose_rows(teacher: TeacherBase, rows: Rows) -> TextBatch:
     """Return some rows in a teacher's languages, without their labels."""
     languages = teacher.language_set
-    spoken = [i for i, language in enumerate(rows.languages) if languages is None or language in languages]
+    names, codes_B = rows.code_languages()
+    codes = [at for at, name in enumerate(names) if languages is None or name in languages]
+    spoken = np.flatnonzero(np.isin(codes_B, codes))
     return rows.take(spoken[:: max(1, len(spoken) // ROWS)][:ROWS]).without_labels()
 
 

@@ -10,12 +10,13 @@ an estimate.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from raykd.cache import load_or_compute
 from raykd.config import RunConfig, TrainConfig
@@ -30,7 +31,6 @@ from raykd.student.meter import LOGGED_WINDOWS
 from raykd.tasks import Task
 from raykd.teachers.source import TeacherRouter
 from raykd.teachers.store.sqlite import estimate_stored_bytes
-from raykd.teachers.store.values import make_text_keys
 
 if TYPE_CHECKING:
     from raykd.text.tokens import Tokenizer
@@ -190,11 +190,10 @@ def estimate_body_bytes(
     Returns:
         The bytes (None if unknown), and whether they are an estimate.
     """
-    batch = rows.take(range(len(rows)))
     if not len(rows):
         return 0.0, False
     if not task.language:
-        return HEADER + 4.0 * task.compute_mean_logits(batch, classes), False
+        return HEADER + 4.0 * task.compute_mean_logits(rows, classes), False
     answers: Any = getattr(task, "answers")  # noqa: B009  (of language tasks alone)
     a_unit: float = OFFSET + 2 * HALF
     if answers.kind == "hidden":
@@ -206,16 +205,16 @@ def estimate_body_bytes(
     else:
         a_unit += answers.k * (ID_BYTES + 2) + 4 * len(answers.temperatures)
     header = HEADER + TEMPERATURE * len(answers.temperatures)
-    return header + a_unit * float(np.mean(_units(task, rows))), True
+    return header + a_unit * float(np.fromiter(_units(task, rows), np.float64).mean()), True
 
 
-def _units(task: Task, rows: Rows) -> list[float]:
+def _units(task: Task, rows: Rows) -> Iterator[float]:
     """Estimate the units of each row: its tokens up to the task's limit, and the end."""
     written = rows.texts if task.form == "plain" or rows.pairs is None else rows.pairs
     limit = getattr(task, "max_target_length", task.max_length)
     share = getattr(task, "share", 1.0) * getattr(task, "views", 1)
     sizes = (len(text.encode("utf-8", "surrogatepass")) for text in written)
-    return [1 + share * min(limit, size / BYTES_A_TOKEN + 1) for size in sizes]
+    return (1 + share * min(limit, size / BYTES_A_TOKEN + 1) for size in sizes)
 
 
 def estimate_store_sizes(config: RunConfig, data: Dataset) -> list[StoreSize]:
@@ -232,13 +231,13 @@ def estimate_store_sizes(config: RunConfig, data: Dataset) -> list[StoreSize]:
     parts += [
         (rows, TeacherRouter(names, spoken)) for rows in (data.validation, data.test) if rows is not None
     ]
-    asked = [(rows, router.route(rows.take(range(len(rows))))) for rows, router in parts]
+    asked = [(rows, router.route(rows)) for rows, router in parts]
     found = []
     for m, teacher in enumerate(config.active_teachers):
         total, pairs, about, known = 0, 0, False, True
-        seen: set[bytes] = set()
+        seen = np.zeros(0, dtype=np.int64)
         for rows, asked_MN in asked:
-            chosen = _unseen(rows.select(asked_MN[m]), seen)
+            chosen, seen = _select_unseen(rows.select(asked_MN[m]), seen)
             width = _width(getattr(teacher, "path", None))
             mean, about = estimate_body_bytes(config.task, len(config.data.labels), chosen, width)
             known = known and mean is not None
@@ -248,14 +247,15 @@ def estimate_store_sizes(config: RunConfig, data: Dataset) -> list[StoreSize]:
     return found
 
 
-def _unseen(rows: Rows, seen: set[bytes]) -> Rows:
-    """Select the rows whose text was not seen before, because equal texts are answered once."""
-    fresh = []
-    for at, key in enumerate(make_text_keys(rows.take(range(len(rows))))):
-        if key not in seen:
-            seen.add(key)
-            fresh.append(at)
-    return rows.select(fresh)
+def _select_unseen(rows: Rows, seen: NDArray[np.int64]) -> tuple[Rows, NDArray[np.int64]]:
+    """Return the rows whose text was not seen before, because equal texts are answered once, and all that was seen."""
+    spoken = None if rows.source_languages is None else rows.languages
+    columns = (rows.texts, rows.pairs, rows.words, rows.modes, rows.source_languages, spoken)
+    own = [column for column in columns if column is not None]
+    keys = np.fromiter(map(hash, zip(*own, strict=True)), dtype=np.int64, count=len(rows))
+    different, first = np.unique(keys, return_index=True)
+    fresh = np.sort(first[~np.isin(different, seen)])
+    return rows.select(fresh), np.union1d(seen, different)
 
 
 def _width(path: str | None) -> int | None:

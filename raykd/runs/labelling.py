@@ -302,7 +302,7 @@ def run_labelling(
         reviews = []
         for task, (pool, infos) in pools.items():
             data, member = rows[task], config.members[task]
-            review = review_teachers(member, pool, infos, data.validation, data.train.languages, say)
+            review = review_teachers(member, pool, infos, data.validation, data.train.list_languages(), say)
             say("\n".join((*review.lines, *review.idle)))
             reviews.append(review)
         refuse_poor_teachers(reviews, config)

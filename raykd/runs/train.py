@@ -204,6 +204,6 @@ def _describe_rows(task: TaskJob) -> str:
         f"[bold]{task.config.name}[/bold]  {len(rows):,} training texts ({labelled:,} labelled), "
         f"{len(task.data.validation):,} for validation"
         + (f", {len(test):,} for test" if test is not None else "")
-        + f"; languages {', '.join(sorted(set(rows.languages)))}; labels {', '.join(task.config.data.labels)}"
+        + f"; languages {', '.join(rows.list_languages())}; labels {', '.join(task.config.data.labels)}"
         + (f"; {judged}" if judged else "")
     )

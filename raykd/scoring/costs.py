@@ -51,7 +51,7 @@ def time_teachers(
 def list_taught_languages(config: RunConfig, pool: TeacherPool, trained: Rows) -> dict[str, tuple[str, ...]]:
     """Return for each teacher the languages whose training rows it is asked about."""
     names, spoken = pool.handle.teachers, pool.handle.teacher_languages
-    languages = sorted(set(trained.languages), key=config.data.languages.index)
+    languages = sorted(trained.list_languages(), key=config.data.languages.index)
     asked = {language: config.objective.weighting.may_need(language, names, spoken) for language in languages}
     return {name: tuple(x for x in languages if asked[x][m]) for m, name in enumerate(names)}
 

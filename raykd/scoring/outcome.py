@@ -202,7 +202,7 @@ def _summarise(config: RunConfig, data: Dataset) -> str:
     teachers = f"from {len(names)} teacher{'s' * (len(names) > 1)} ({', '.join(names)})"
     labelled = int((data.train.labels_B != UNLABELLED).sum())
     return (
-        f"{article} {kind} student learns {config.task.kind} in {', '.join(sorted(set(data.train.languages)))} "
+        f"{article} {kind} student learns {config.task.kind} in {', '.join(data.train.list_languages())} "
         f"{teachers if names else 'without teachers'}, "
         f"{labelled:,} labelled and {len(data.train) - labelled:,} unlabelled texts."
     )
@@ -212,10 +212,10 @@ def _make_data_table(data: Dataset) -> tuple[tuple[str, ...], ...]:
     """Return a heading and a row per split: rows by language, labelled rows, all rows."""
     splits = {"train": data.train, "validation": data.validation, "test": data.test}
     known = {name: rows for name, rows in splits.items() if rows is not None}
-    languages = sorted({lang for rows in known.values() for lang in rows.languages})
+    languages = sorted({lang for rows in known.values() for lang in rows.list_languages()})
     table = [("split", *languages, "labelled", "all")]
     for name, rows in known.items():
-        counts = (rows.languages.count(lang) for lang in languages)
+        counts = (int(rows.is_in_language(lang).sum()) for lang in languages)
         labelled = int((rows.labels_B != UNLABELLED).sum())
         table.append((name, *(f"{count:,}" for count in counts), f"{labelled:,}", f"{len(rows):,}"))
     return tuple(table)

@@ -60,7 +60,7 @@ def review_all_teachers(
             pool,
             infos,
             data.validation,
-            data.train.languages,
+            data.train.list_languages(),
             say,
             asked_alike=asked_alike,
             is_judged="validation" in data.judged,

@@ -39,7 +39,9 @@ class TeacherRouter:
 
     def route(self, batch: TextBatch) -> NDArray[np.bool_]:
         """Return which teacher is asked for which row, ``[M, B]``."""
-        return np.asarray([self._choose(language) for language in batch.languages], dtype=bool).T
+        names, codes_B = batch.code_languages()
+        chosen = np.asarray([self._choose(name) for name in names], dtype=bool)
+        return chosen.reshape(len(names), len(self.teachers))[codes_B].T
 
     def drop_teachers(self, names: Sequence[str]) -> None:
         """Ask these no more: they count as speaking no language, so a routing weighting turns to the next ones."""

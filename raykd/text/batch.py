@@ -63,6 +63,12 @@ class TextBatch:
         """Return ``[B]``: whether each row is given in this way."""
         return np.asarray([own == mode for own in self.modes or ("",) * len(self)], dtype=bool)
 
+    def code_languages(self) -> tuple[tuple[str, ...], NDArray[np.int32]]:
+        """Return the languages, sorted, and ``[B]``: which of them each row is in."""
+        names = tuple(sorted(set(self.languages)))
+        place = {name: at for at, name in enumerate(names)}
+        return names, np.asarray([place[name] for name in self.languages], dtype=np.int32)
+
     def take(self, rows: Iterable[int]) -> TextBatch:
         """Return the batch of these rows, in this order."""
         return TextBatch(**self._take_columns([int(i) for i in rows]))

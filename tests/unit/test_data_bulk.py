@@ -62,12 +62,15 @@ def read_as(
 
 
 ROW = st.fixed_dictionaries(
-    {"text": st.sampled_from(VALUES[:8] + ["word"] * 20), "label": st.sampled_from(LABELS + ["neg"] * 20)},
-    optional={"lang": st.sampled_from(["en", "de", "en", "xx", None]), "id": st.sampled_from(["7", 7, None])},
+    {"text": st.sampled_from(VALUES + ["word"] * 10), "label": st.sampled_from(LABELS + ["neg"] * 20)},
+    optional={
+        "lang": st.sampled_from(["en", "de"] * 5 + ["xx", None]),
+        "id": st.sampled_from(["7", "8"] * 5 + [7, None]),
+    },
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     rows=st.lists(ROW, min_size=1, max_size=12),
     empty=st.sampled_from(["fail", "drop", "unlabeled"]),

@@ -68,8 +68,8 @@ def _make_json_block(lines: LineBlock) -> Block:
 def _read_json_columns(lines: LineBlock, kinds: Mapping[str, pa.DataType]) -> ArrowRows | None:
     """Return the columns of lines that are an object each, of values of these types or null."""
     data, count = lines.data, lines.count()
-    ends = data.count(b"}\n") + data.count(b"}\r\n") + data.endswith(b"}")
-    if not data.startswith(b"{") or data.count(b"\n{") != count - 1 or ends != count:
+    between = data.count(b"}\r\n{") if b"\r" in data else data.count(b"}\n{")
+    if not data.startswith(b"{") or not data.rstrip(b"\r\n").endswith(b"}") or between != count - 1:
         return None
     try:
         data.decode("utf-8")

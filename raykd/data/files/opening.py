@@ -63,7 +63,9 @@ class LineBlock:
 
     def count(self) -> int:
         """Return how many lines these are; LF, CR LF and CR end a line."""
-        ends = self.data.count(b"\n") + self.data.count(b"\r") - self.data.count(b"\r\n")
+        ends = self.data.count(b"\n")
+        if b"\r" in self.data:
+            ends += self.data.count(b"\r") - self.data.count(b"\r\n")
         return ends + (not self.data.endswith((b"\n", b"\r")))
 
     def split(self) -> Iterator[tuple[int, str]]:
