@@ -21,6 +21,7 @@ from typing import Any
 
 from raykd.cache import compute_key, read_entry, write_entry
 from raykd.config import DataConfig, Embedded, Files, Hub, Source
+from raykd.data.arrow.writing import KIND, TableWriter, convert_columns, find_table
 from raykd.data.bad_rows import BadRows, advise_on_bad_rows
 from raykd.data.bulk import BulkParser
 from raykd.data.cells import BadRowError, suggest_spelling
@@ -34,7 +35,6 @@ from raykd.data.files.textfiles import Record, UnreadValue, require_file, show_c
 from raykd.data.forms import RowParts, WantedColumns, parse_row
 from raykd.data.labels import ExcludedLabelError, NoLabelError
 from raykd.data.rows import Rows
-from raykd.data.writing import KIND, TableWriter, convert_columns, find_table
 from raykd.errors import DataError
 from raykd.tasks.forms import RowForm
 

@@ -1,6 +1,6 @@
 """Hold the rows of a run: texts with languages and labels, immutable.
 
-Decision record: columns are Arrow (`tables`), because a corpus need not fit in memory and a step looks at a batch;
+Decision record: columns are Arrow tables, because a corpus need not fit in memory and a step looks at a batch;
 labels are one array, since whatever chooses rows asks for them. Whoever reads rows has checked them: a `Rows` holds no
 empty text and no label outside the run's labels, so decoding late moves no error of the data into the middle of a run.
 """
@@ -16,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from raykd.data.tables import RowColumn, Selection, Table, build_table, repeat_value
+from raykd.data.arrow.tables import RowColumn, Selection, Table, build_table, repeat_value
 from raykd.distill.signals import UNLABELLED
 from raykd.text.batch import Mode, TextBatch
 

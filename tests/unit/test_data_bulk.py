@@ -15,12 +15,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from raykd.config import DataConfig, Files
-from raykd.data import read, writing
+from raykd.data import read
+from raykd.data.arrow import writing
+from raykd.data.arrow.tables import RowColumn
 from raykd.data.files import blocks, opening
 from raykd.data.overlap import HeldOut
 from raykd.data.read import Tally, read_rows
 from raykd.data.rows import Rows
-from raykd.data.tables import RowColumn
 from raykd.errors import RaykdError
 
 VALUES = [

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from raykd.data.arrow.tables import RowColumn, Selection, build_table, find_arrow_types, open_table
 from raykd.data.rows import Rows
-from raykd.data.tables import RowColumn, Selection, build_table, find_arrow_types, open_table
 from raykd.text.batch import TextBatch
 
 COLUMNS = {

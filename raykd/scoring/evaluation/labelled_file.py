@@ -8,7 +8,7 @@ command. The rows themselves are read and checked by `raykd.data.read`, so that 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from raykd.config.data import ColumnKey, Columns, DataConfig, Files
@@ -57,9 +57,12 @@ class FileOptions:
 class _Notes(Tally):
     """Takes notes without logging them: the result shows them."""
 
-    def tell(self, line: str) -> None:
-        """Take what was found; what a source in a run file could say otherwise is no option of the command."""
-        self.notes.append(line.partition("; ")[0])
+    def take(self, other: Tally) -> None:
+        """Add what was found; what a source in a run file could say otherwise is no option of the command."""
+        notes = [note.partition("; ")[0] for note in other.notes]
+        super().take(
+            replace(other, notes=notes, warnings=[w for w in other.warnings if w not in other.notes])
+        )
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from raykd.cache import find_cache_folder
-from raykd.data.tables import CODED, Table, find_arrow_types, open_table
+from raykd.data.arrow.tables import CODED, Table, find_arrow_types, open_table
 from raykd.errors import ResourceError
 
 KIND = "rows"
