@@ -46,7 +46,7 @@ class StudentUnits:
         seen_N: False where the student does not see the unit; None where it sees all.
         visible_NC: False where the student has no logit for a choice; None where it has one for each.
         offsets_N: Over a vocabulary the character at which each unit's token begins.
-        places_N: Over a vocabulary the position of each unit among those of all training rows.
+        targets: Over a vocabulary the target of each row.
     """
 
     labels_N: torch.Tensor
@@ -56,7 +56,7 @@ class StudentUnits:
     seen_N: torch.Tensor | None = None
     visible_NC: torch.Tensor | None = None
     offsets_N: NDArray[np.int64] | None = None
-    places_N: NDArray[np.int64] | None = None
+    targets: Sequence[str] = ()
 
     @property
     def unit_languages(self) -> tuple[str, ...]:
@@ -202,7 +202,7 @@ def _align_units(
     answer: Answer, units_B: NDArray[np.int64], match: VocabularyMatch, units: StudentUnits
 ) -> NDArray[np.int64]:
     """Return for each of the student's units the position of the teacher's, or -1."""
-    assert units.offsets_N is not None and units.places_N is not None
+    assert units.offsets_N is not None
     if match.vocabulary == "same" or match.numbered:
         first_B = np.cumsum(units_B) - units_B
         place_N = np.arange(len(units.offsets_N)) - np.repeat(
@@ -218,6 +218,8 @@ def _align_units(
     index_N = align_units(
         answer.offsets_N, units_B, units.offsets_N, units.counts_B, whole=match.vocabulary == "overlap"
     )
-    if match.comparable_N is not None:
-        index_N = np.where(match.comparable_N[units.places_N], index_N, NOWHERE)
+    if match.find_comparable is not None and len(index_N):
+        offsets = np.split(units.offsets_N, np.cumsum(units.counts_B)[:-1])
+        comparable_N = np.concatenate(list(map(match.find_comparable, units.targets, offsets)))
+        index_N = np.where(comparable_N, index_N, NOWHERE)
     return index_N

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -32,8 +33,8 @@ class VocabularyMatch:
     Attributes:
         vocabulary: How the two stand to one another.
         ids: Which tokens are the same, where the vocabularies differ and are matched.
-        comparable_N: For the student's units of all training rows, whether both tokenizers mean the same by the
-            beginning of a token; None where they do at all units.
+        find_comparable: Finds, of a row's target and the offsets of its units, the units at which both tokenizers mean
+            the same by the beginning of a token; None where they do everywhere.
         weight_VD: The teacher's output head, cut to its true vocabulary, where it answers with hidden states.
         bias_V: Of that head.
         after: What the teacher does to the product of hidden states and head.
@@ -42,7 +43,7 @@ class VocabularyMatch:
 
     vocabulary: VocabularyKind
     ids: IdMap | None = None
-    comparable_N: NDArray[np.bool_] | None = None
+    find_comparable: Callable[[str, NDArray[np.int64]], NDArray[np.bool_]] | None = None
     weight_VD: torch.Tensor | None = None
     bias_V: torch.Tensor | None = None
     after: LogitMap = PLAIN

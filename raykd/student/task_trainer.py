@@ -120,8 +120,6 @@ class TaskTrainer:
                 self.source.teachers,
                 self.source.vocabularies(),
                 student.tokenizer,
-                self.rows,
-                self.tokens,
                 device,
             )
         names = () if self.source is None else self.source.teachers
@@ -173,16 +171,16 @@ class TaskTrainer:
             rows: Which of the training rows it holds.
         """
         assert self.source is not None
-        offsets_N, places_N = self.tokens.extra.get("offsets_N"), self.tokens.find_units(rows)
+        offsets_N, texts = self.tokens.extra.get("offsets_N"), self.rows.take(rows)
         units = StudentUnits(
             encoded.labels_N,
             encoded.counts_B,
-            [self.rows.languages[i] for i in rows],
+            texts.languages,
             choices=len(self.config.data.labels) if encoded.choices is None else encoded.choices,
             seen_N=encoded.seen_N,
             visible_NC=encoded.extra.get("visible_NC"),
-            offsets_N=None if offsets_N is None else offsets_N[places_N],
-            places_N=places_N,
+            offsets_N=None if offsets_N is None else offsets_N[self.tokens.find_units(rows)],
+            targets=texts.pairs or (),
         )
         return lay_out_answers(answers, self.source.teacher_languages, units, self._matches, self.device)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,11 +19,10 @@ from numpy.typing import NDArray
 from raykd.answers.servable import check_servable
 from raykd.answers.vocabularies import TeacherVocabulary, VocabularyKind, VocabularyMatch
 from raykd.config import RunConfig
-from raykd.data.rows import Rows
 from raykd.distill.vocabulary_signals import IdMap
 from raykd.errors import ConfigError, prefix_errors
 from raykd.models.vocabulary import check_padding, compute_overlap, count_token_ids, is_same_tokenizer
-from raykd.tasks import EncodedRows, MaskedLM, Tokenizer
+from raykd.tasks import MaskedLM, Tokenizer
 from raykd.tasks.language import LanguageTask
 from raykd.tokenizers.canonical import detect_marking, find_comparable_offsets
 from raykd.tokenizers.union import UnionTokenizer
@@ -37,8 +37,6 @@ def match_vocabularies(
     names: Sequence[str],
     vocabularies: Sequence[TeacherVocabulary],
     tokenizer: Tokenizer,
-    rows: Rows,
-    tokens: EncodedRows,
     device: torch.device,
 ) -> list[VocabularyMatch]:
     """Return for each teacher how its vocabulary maps onto the student's.
@@ -48,8 +46,6 @@ def match_vocabularies(
         names: The teachers'.
         vocabularies: What each teacher brings.
         tokenizer: The student's.
-        rows: The training rows.
-        tokens: Their tokens in the student's tokenizer.
         device: Where the student is.
 
     Raises:
@@ -57,7 +53,7 @@ def match_vocabularies(
         ModelError: A head is smaller than its vocabulary, or tokenizers cannot be compared.
     """
     return [
-        _match(config, name, teacher, tokenizer, rows, tokens, device)
+        _match(config, name, teacher, tokenizer, device)
         for name, teacher in zip(names, vocabularies, strict=True)
     ]
 
@@ -67,8 +63,6 @@ def _match(
     name: str,
     teacher: TeacherVocabulary,
     tokenizer: Tokenizer,
-    rows: Rows,
-    tokens: EncodedRows,
     device: torch.device,
 ) -> VocabularyMatch:
     task = config.task
@@ -107,7 +101,11 @@ def _match(
     return replace(
         match,
         ids=IdMap.of(found.ids_T, count_token_ids(tokenizer), device),
-        comparable_N=_find_comparable(teacher, tokenizer, rows, tokens),
+        find_comparable=partial(
+            find_comparable_offsets,
+            teacher=detect_marking(teacher.tokenizer),
+            student=detect_marking(tokenizer),
+        ),
     )
 
 
@@ -145,14 +143,3 @@ def _check_cut(config: RunConfig, name: str, teacher: TeacherVocabulary, tokeniz
             wanted="for each language the tokenizer of the teachers that are asked about it",
             next_step="set student.vocabulary: union, with one tokenizer a language among the teachers",
         )
-
-
-def _find_comparable(
-    teacher: TeacherVocabulary, tokenizer: Tokenizer, rows: Rows, tokens: EncodedRows
-) -> NDArray[np.bool_]:
-    theirs, own = detect_marking(teacher.tokenizer), detect_marking(tokenizer)
-    offsets = np.split(tokens.extra["offsets_N"], tokens.starts_B1[1:-1])
-    parts = [
-        find_comparable_offsets(t, row, theirs, own) for t, row in zip(rows.pairs or (), offsets, strict=True)
-    ]
-    return np.concatenate(parts) if parts else np.zeros(0, dtype=bool)

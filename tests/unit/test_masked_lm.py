@@ -166,11 +166,7 @@ def run_config(folder: Path | None = None, **changes: Any) -> RunConfig:
 
 def matches(config: RunConfig, tokenizer: Any, *languages: str) -> list[VocabularyMatch]:
     vocabularies = [TeacherVocabulary(teacher(language)[0]) for language in languages]
-    rows = Rows(
-        **{name: getattr(batch(), name) for name in ("ids", "texts", "pairs", "languages", "labels_B")}
-    )
-    tokens = config.task.encode(union(), batch())
-    return match_vocabularies(config, languages, vocabularies, tokenizer, rows, tokens, torch.device("cpu"))
+    return match_vocabularies(config, languages, vocabularies, tokenizer, torch.device("cpu"))
 
 
 def laid(form: Any, picked: list[int]) -> tuple[Any, Any, dict[str, torch.Tensor]]:
@@ -193,10 +189,9 @@ def laid(form: Any, picked: list[int]) -> tuple[Any, Any, dict[str, torch.Tensor
         if form.kind == "hidden":
             found[m] = replace(found[m], weight_VD=head.head.weight_VD, bias_V=head.head.bias_V)
     encoded = task.collate(rows, picked)
-    places = rows.find_units(picked)
     names = tuple(batch().languages[i] for i in picked)
-    offsets = rows.extra["offsets_N"][places]
-    units = StudentUnits(encoded.labels_N, encoded.counts_B, names, offsets_N=offsets, places_N=places)
+    offsets = rows.extra["offsets_N"][rows.find_units(picked)]
+    units = StudentUnits(encoded.labels_N, encoded.counts_B, names, offsets_N=offsets)
     spoken_by = [frozenset({"en"}), frozenset({"zh"})]
     return lay_out_answers(signals, spoken_by, units, found), encoded, logits
 

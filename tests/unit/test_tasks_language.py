@@ -103,9 +103,9 @@ def laid(kind: str, texts: tuple[str, ...], match: VocabularyMatch) -> tuple[Any
         bodies = task.answer_rows(Headless(model), task.collate(theirs, [0, 1, 2]), ())
     encoded = task.collate(rows, [2, 0])
     picked = AnswerSlots("t", [bodies[2], bodies[0]])
-    places = rows.find_units([2, 0])
-    offsets = rows.extra["offsets_N"][places]
-    units = StudentUnits(encoded.labels_N, encoded.counts_B, ("zh", "en"), offsets_N=offsets, places_N=places)
+    offsets = rows.extra["offsets_N"][rows.find_units([2, 0])]
+    targets = [TARGETS[2], TARGETS[0]]
+    units = StudentUnits(encoded.labels_N, encoded.counts_B, ("zh", "en"), offsets_N=offsets, targets=targets)
     return lay_out_answers([picked], [None], units, [match]), rows, theirs
 
 
@@ -127,14 +127,27 @@ def test_another_tokenizer_covers_the_units_that_begin_and_end_where_its_own_do(
     assert found.tolist() == expected and 0 < sum(expected) < len(expected)
 
 
+def test_units_whose_beginning_means_something_else_are_not_covered() -> None:
+    asked: list[str] = []
+
+    def find_comparable(text: str, offsets_N: Any) -> Any:
+        asked.append(text)
+        return offsets_N != 0
+
+    plain, rows, _ = laid("causal_lm", OTHERS, VocabularyMatch("overlap"))
+    found, _, _ = laid("causal_lm", OTHERS, VocabularyMatch("overlap", find_comparable=find_comparable))
+    begins = torch.from_numpy(rows.extra["offsets_N"][rows.find_units([2, 0])] == 0)
+    assert asked == [TARGETS[2], TARGETS[0]] and plain.covered_MN[0][begins].any()
+    assert torch.equal(found.covered_MN[0], plain.covered_MN[0] & ~begins)
+
+
 def test_a_teacher_that_was_asked_for_nothing_covers_nothing() -> None:
     task, tokenizer, _ = made("causal_lm")
     rows = task.encode(tokenizer, batch())
     encoded = task.collate(rows, [0])
     silent = AnswerSlots.empty("t", 1)
-    places = rows.find_units([0])
-    offsets = rows.extra["offsets_N"][places]
-    units = StudentUnits(encoded.labels_N, encoded.counts_B, ("en",), offsets_N=offsets, places_N=places)
+    offsets = rows.extra["offsets_N"][rows.find_units([0])]
+    units = StudentUnits(encoded.labels_N, encoded.counts_B, ("en",), offsets_N=offsets)
     signals = lay_out_answers([silent], [None], units, [VocabularyMatch("same")])
     assert not signals.covered_MN.any()
     from raykd.distill.objective import Objective
