@@ -69,6 +69,11 @@ class Dataset:
         validation, test = parts.get("validation", self.validation), parts.get("test", self.test)
         return replace(self, validation=validation, test=test)
 
+    def in_memory(self) -> Dataset:
+        """Return the same rows, which travel to other machines with their content and not as the path of a file."""
+        test = None if self.test is None else self.test.in_memory()
+        return replace(self, train=self.train.in_memory(), validation=self.validation.in_memory(), test=test)
+
     def remarks(self) -> tuple[str, ...]:
         """Return lines for people: how files were read and what is not used."""
         return (*self.notes, *_describe_counts(self.left_out))

@@ -112,6 +112,13 @@ class Rows(TextBatch):
             kept[name] = RowColumn(name, joined[key])
         return cls(**kept, labels_B=np.concatenate([part.labels_B for part in filled]).astype(np.int64))
 
+    def in_memory(self) -> Self:
+        """Return the same rows, which travel to other machines with their content and not as the path of a file."""
+        columns = self._columns()
+        found = {id(own): own.in_memory() for own in (column.rows for column in columns.values())}
+        kept: dict[str, Any] = {n: RowColumn(n, found[id(column.rows)]) for n, column in columns.items()}
+        return replace(self, **kept)
+
     @property
     def labelled(self) -> NDArray[np.bool_]:
         """Return ``[B]``: whether a row has a gold label."""

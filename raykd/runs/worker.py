@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -23,6 +23,7 @@ from raykd.checkpoint.manifest import CheckpointInfo
 from raykd.checkpoint.save import load_checkpoint
 from raykd.checkpoint.storage import StorageFolder
 from raykd.cluster.mailbox import Event, EventSink
+from raykd.cluster.own_processes import started_here
 from raykd.config import Run, WorkersConfig
 from raykd.driver.jobs import Job
 from raykd.errors import RaykdError, TeacherError, TrainingError
@@ -40,6 +41,7 @@ from raykd.timeline import WORKER, Timeline, recording, stage
 if TYPE_CHECKING:
     from ray import ObjectRef
 
+    from raykd.data.load import Dataset
     from raykd.data.rows import Rows
     from raykd.student.loop import TrainingLoop
     from raykd.text.tokens import Tokenizer
@@ -86,12 +88,19 @@ class Payload:
     pools: dict[str, PoolHandle]
 
 
+def share_data(data: Mapping[str, Dataset]) -> dict[str, Dataset]:
+    """Return rows as they may be sent to workers: the paths of their files, if all workers are on this machine."""
+    return {task: own if started_here() else own.in_memory() for task, own in data.items()}
+
+
 def pack_job(job: Job, tokenizer: Tokenizer, pools: dict[str, PoolHandle]) -> Payload:
     """Return a job with its rows and tokenizer in the object store."""
     return Payload(
         name=job.name,
         config=job.config,
-        rows={task: (ray.put(data.train), ray.put(data.validation)) for task, data in job.data.items()},
+        rows={
+            task: (ray.put(own.train), ray.put(own.validation)) for task, own in share_data(job.data).items()
+        },
         tokenizer=ray.put(tokenizer),
         output=str(job.output),
         pools=pools,

@@ -24,7 +24,7 @@ from raykd.runs.labelling import LabelReport, label_needed
 from raykd.runs.single_worker import ReadyWorker
 from raykd.runs.stages import train_teachers
 from raykd.runs.teacher_stage import TeacherStage, open_teachers
-from raykd.runs.worker import list_worker_resources
+from raykd.runs.worker import list_worker_resources, share_data
 from raykd.scoring.score import System
 from raykd.scoring.teacher_systems import score_reference_systems
 from raykd.student.prepare import fit_tokenizer
@@ -293,7 +293,7 @@ class SweepDriver:
         return TrialContext(
             run_factory=plan.run_factory,
             base=self.base,
-            data=self.student.data,
+            data=share_data(self.student.data),
             tokenizers=self.tokenizers,
             pools=teachers.handles,
             mailbox=mailbox,

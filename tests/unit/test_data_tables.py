@@ -72,6 +72,10 @@ def test_a_mapped_table_travels_as_its_path(tmp_path: Path) -> None:
     assert column == COLUMNS["texts"] and column.take([6, 2, 3]) == ("a", "é", "三\n")
     packed = pickle.dumps(column)
     assert b"t.arrow" in packed and len(packed) < 400 and pickle.loads(packed) == column
+    rows = Rows(column, column, ("en",) * 7, np.arange(7)).select([6, 2])
+    assert b"t.arrow" in pickle.dumps(rows)
+    packed = pickle.dumps(rows.in_memory())  # as it travels to machines without the file
+    assert b"t.arrow" not in packed and pickle.loads(packed).texts == ("a", "é")
 
 
 def test_codes_are_of_the_sorted_values_that_there_are() -> None:

@@ -3,7 +3,8 @@
 Decision record: a run looks at a batch of rows at a time, so a process that holds a corpus as Python objects (about
 1 kB a row) pays for what it never sees at once. A table is a list of Arrow record batches; a selection is which of its
 rows there are, as int32; a column is a selection and a name, and behaves as a tuple does. Pickling a table that lies
-in a file sends its path, and one in memory its buffers, which Ray's object store shares without a copy.
+in a file sends its path, and one in memory its buffers, which Ray's object store shares without a copy. So processes of
+one machine map one file, and nodes that need not share a disk hold the rows once each, in their object store.
 """
 
 from __future__ import annotations
@@ -112,6 +113,10 @@ class Selection:
     def select(self, rows: NDArray[np.int64]) -> Selection:
         """Return the selection of these of the selected rows."""
         return Selection(self.tables, (rows if self.index is None else self.index[rows]).astype(np.int32))
+
+    def in_memory(self) -> Selection:
+        """Return the same rows, of which no table is pickled as its path."""
+        return Selection(tuple(Table(table.batches) for table in self.tables), self.index)
 
     @staticmethod
     def concat(parts: Sequence[Selection]) -> Selection:
