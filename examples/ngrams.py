@@ -11,7 +11,9 @@ FILES = (Path(__file__).parents[2] / "shared/data/sentiment").glob("[edf][ner]/t
 ROWS = [json.loads(line) for file in sorted(FILES) for line in file.read_text(encoding="utf-8").splitlines()]
 
 ngrams = TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 5), min_df=2, sublinear_tf=True)
-model = make_pipeline(ngrams, LogisticRegression(C=10)).fit([r["text"] for r in ROWS], [r["label"] for r in ROWS])
+model = make_pipeline(ngrams, LogisticRegression(C=10)).fit(
+    [r["text"] for r in ROWS], [r["label"] for r in ROWS]
+)
 
 
 def predict(texts):

@@ -1,7 +1,17 @@
 """Name the heads of models. A model has one head, and a task names the head that it reads."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 Head = Literal[
-    "classification", "token_classification", "question_answering", "causal_lm", "seq2seq", "masked_lm"
+    "classification",
+    "multi_label",
+    "regression",
+    "token_classification",
+    "question_answering",
+    "causal_lm",
+    "seq2seq",
+    "masked_lm",
 ]
+TaskSettings = Mapping[str, Any]
+"""What a saved model remembers of its task, as JSON in raykd.json."""

@@ -243,10 +243,11 @@ def _check_file_options(
 
 def _format_prediction(row: JsonObject) -> tuple[str, str]:
     """Return the answer and the input of a prediction as texts."""
+    if "value" in row:
+        return f"{row['value']:.4g}", "  |  ".join(row[key] for key in ("text", "text_pair") if key in row)
     if "probabilities" in row:
-        return row["label"], "  ".join(
-            f"{k} {p:.3f}" for k, p in row["probabilities"].items()
-        ) + f"  {row['text']}"
+        chosen = row["label"] if "label" in row else ", ".join(row["labels"]) or "none"
+        return chosen, "  ".join(f"{k} {p:.3f}" for k, p in row["probabilities"].items()) + f"  {row['text']}"
     if "written" in row:
         return row["written"] or "nothing", row["text"]
     if "triples" in row:

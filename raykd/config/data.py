@@ -24,6 +24,7 @@ ColumnKey = Literal[
     "context",
     "answers",
     "value",
+    "labels",
     "source",
     "target",
     "language",
@@ -142,6 +143,9 @@ class Columns(Spec):
     (or `is_impossible: true`) where the context does not answer the question."""
     value: str = "score"
     """The number of a row."""
+    labels: str = "labels"
+    """All labels of a row, as a list (in CSV also as JSON, or with `|`, `;` or `,` between them); an empty list is a
+    row with none of them. Where it keeps its default and is not there, each label has a column of its own, 0 or 1."""
     source: str | None = "src"
     """The source or prompt; where it keeps its default and is not there, `prompt` is read, and where a prompt may be
     empty and that is not there either, none."""
@@ -171,6 +175,7 @@ _OF_FORM: dict[RowForm, tuple[ColumnKey, ...]] = {
     "source_target": ("source", "target", "source_language"),
     "plain": ("text",),
     "value": ("text", "text_pair", "value"),
+    "labels": ("text", "text_pair", "labels"),
 }
 
 
@@ -259,7 +264,10 @@ class DataConfig(Spec):
             ValueError: Labels are missing, or a label list, a setting or a column has no use for the task.
         """
         if form in LABELLED_FORMS and not self.labels:
-            what = "one tag a word (O, B-PER, I-PER, ...)" if form == "words" else "the class of a row"
+            what = {
+                "words": "one tag a word (O, B-PER, I-PER, ...)",
+                "labels": "any number of labels a row",
+            }.get(form, "the class of a row")
             raise ValueError(f"data.labels is missing: the task chooses {what} among them")
         if form == "words":
             try:

@@ -16,7 +16,7 @@ _FIRST_COLUMNS = {
     *("text", "text_pair", "label", "tokens", "tags", "question", "context", "answers", "source", "target"),
     *("language", "source_language", "id"),
 }
-_TEACHER: JsonObject = {"missing": []}
+_TEACHER: JsonObject = {"missing": [], "scale": None}
 _TRAINING: JsonObject = {"labelled": "all"}
 _MODELS: dict[str, JsonObject] = {
     "pretrained": {"vocabulary": "own", "vocab_size": None, "embedding_size": None},
@@ -24,14 +24,16 @@ _MODELS: dict[str, JsonObject] = {
 }
 
 
-def remove_unused_objective_keys(objective: JsonObject) -> None:
-    """Remove the later keys of an objective that change nothing."""
-    _remove(objective, _OBJECTIVE)
+def remove_unused_run_keys(run: JsonObject, columns: Mapping[str, object]) -> None:
+    """Remove the later keys of a run's objective and `data.columns` that change nothing.
 
-
-def remove_unused_columns(columns: JsonObject, defaults: Mapping[str, object]) -> None:
-    """Remove the later keys of `data.columns` that have their default: a run's rows have a fingerprint of their own."""
-    _remove(columns, {key: value for key, value in defaults.items() if key not in _FIRST_COLUMNS})
+    Args:
+        run: The run's tree.
+        columns: The defaults of `data.columns`: a run's rows have a fingerprint of their own.
+    """
+    _remove(run["objective"], _OBJECTIVE)
+    later = {key: value for key, value in columns.items() if key not in _FIRST_COLUMNS}
+    _remove(run["data"]["columns"], later)
 
 
 def remove_unused_teacher_keys(teacher: JsonObject) -> None:

@@ -32,7 +32,7 @@ SCORE = "score"
 """Name of the metric of a run of several tasks: the unweighted mean of the tasks' own metrics, each a rate."""
 RESERVED = ("eval", "train", "teacher")
 """First parts of a run's curve names. A task's curves begin with its name, so a task cannot have these."""
-ENCODED = ("classification", "relation", "token_classification", "question_answering")
+ENCODED = ("classification", "relation", "multi_label", "token_classification", "question_answering")
 """Kinds of task with a head on an encoder."""
 
 

@@ -10,12 +10,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field, field_validator, model_validator
 
 from raykd.config.data import Columns, DataConfig
-from raykd.config.later_keys import (
-    remove_unused_columns,
-    remove_unused_objective_keys,
-    remove_unused_teacher_keys,
-    simplify_model,
-)
+from raykd.config.later_keys import remove_unused_run_keys, remove_unused_teacher_keys, simplify_model
 from raykd.config.objective import check_objective
 from raykd.config.overlay import check_name, overlay
 from raykd.config.teachers import (
@@ -187,6 +182,8 @@ class RunConfig(RunBase):
     @model_validator(mode="after")
     def _task_fits(self) -> RunConfig:
         self.data.check(self.form)
+        # The model is frozen for its users; a validator may still complete it.
+        object.__setattr__(self, "task", self.task.with_labels(self.data.labels))
         self.task.check(self.data.labels, self.objective)
         check_objective(self.objective, self.data.labels)
         if self.train.metric not in self.task.metric_names:
@@ -244,6 +241,10 @@ class RunConfig(RunBase):
         for teacher in self.teachers:
             if teacher.task is not None:
                 raise ValueError(f"teacher {teacher.name}: task {teacher.task} is for a run of several tasks")
+            if teacher.scale is not None and not self.task.has_scale:
+                raise ValueError(
+                    f"teacher {teacher.name}: scale plays no part in {self.task.kind}; leave it out"
+                )
             unknown = set(teacher.language_set or ()) - set(self.data.languages)
             if unknown:
                 raise ValueError(
@@ -286,6 +287,7 @@ class RunConfig(RunBase):
             raise ValueError(f"phases must begin one after the other, got {begins}")
         for phase in self.phases:
             objective = self.at_progress(phase.at).objective
+            self.task.check(self.data.labels, objective)
             check_objective(objective, self.data.labels)
             weighting = objective.weighting
             if weighting.kind != self.objective.weighting.kind or (
@@ -349,8 +351,7 @@ class RunConfig(RunBase):
         Paths of files are left out. Rows have their own fingerprint, and model folders are compared by content.
         """
         tree = self.model_dump(mode="json", exclude=_CHANGE_NOTHING)
-        remove_unused_objective_keys(tree["objective"])
-        remove_unused_columns(tree["data"]["columns"], Columns().model_dump(mode="json"))
+        remove_unused_run_keys(tree, Columns().model_dump(mode="json"))
         tree["train"].pop("max_skipped_steps")  # decides when a failing run ends, not what it learns
         for source in tree["data"].values():
             if isinstance(source, dict):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from raykd.config.label_words import LabelWords
@@ -70,6 +72,31 @@ class Price(Spec):
         return None if seconds is None or self.per_hour is None else self.per_hour * seconds / 3600.0
 
 
+class Scale(Spec):
+    """How a teacher's numbers become values on the run's scale: ``factor * value + offset``."""
+
+    sigmoid: bool = False
+    """Pass each number through a sigmoid first, as sentence-transformers does with most cross-encoders."""
+    factor: float = 1.0
+    """Multiplies each number; not 0."""
+    offset: float = 0.0
+    """Is added afterwards."""
+
+    @field_validator("factor")
+    @classmethod
+    def _not_zero(cls, value: float) -> float:
+        if not value:
+            raise ValueError("a factor of 0 leaves nothing of the values")
+        return value
+
+    def apply(self, values_N1: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return values on the run's scale."""
+        numbers_N1 = values_N1.astype(np.float64)
+        if self.sigmoid:
+            numbers_N1 = 1.0 / (1.0 + np.exp(-numbers_N1))
+        return (self.factor * numbers_N1 + self.offset).astype(np.float32)
+
+
 class TeacherBase(Spec):
     """Keys that every kind of teacher has.
 
@@ -92,6 +119,9 @@ class TeacherBase(Spec):
     missing: tuple[str, ...] = ()
     """Labels of the run that the teacher does not know. It does not teach them: teacher and student are then compared
     on the labels that it knows. Of tags this need not be written."""
+    scale: Scale | None = None
+    """Of a regression, how the teacher's values become the run's, where it learnt another scale: `{factor: 5}` for one
+    that answers from 0 to 1 where the run's values go from 0 to 5. None leaves them as they are."""
     language_codes: dict[str, str] = {}
     """The run's names of languages to the codes of a multilingual tokenizer (mBART, NLLB, M2M-100), where they do not
     follow from the name: {zh: zho_Hant}."""

@@ -18,7 +18,14 @@ from raykd.tasks.forms import RowForm
 
 _NEXT = {"source": "prompt", "language": "tgt_lang"}
 """The name that is read instead of a missing default, for forms with a target."""
-_GOLD = {"text": "label", "words": "tags", "answers": "answers", "value": "value", "marked": "label"}
+_GOLD = {
+    "text": "label",
+    "words": "tags",
+    "answers": "answers",
+    "value": "value",
+    "marked": "label",
+    "labels": "labels",
+}
 """The column that unlabelled rows do without, by form."""
 
 
@@ -79,7 +86,8 @@ def lacks_gold_column(found: list[Record], source: Files | Hub, config: DataConf
     written = [name for k, name in source.columns.items() if k == key] or [getattr(config.columns, key)]
     if written != [column]:
         return False
-    return not any(column in record.values for record in found)
+    sought = {column, *config.labels} if form == "labels" else {column}
+    return not any(sought & record.values.keys() for record in found)
 
 
 def list_column_names(source: Files | Hub, config: DataConfig, form: RowForm) -> set[str]:
@@ -113,6 +121,9 @@ def _select_names(
             name in there for name in spans.values()
         ):
             names = {key: name for key, name in names.items() if key not in spans}
+    own = form == "labels" and set(config.labels) <= there.keys()
+    if own and names.get("labels") == default["labels"] and default["labels"] not in there:
+        names.pop("labels")  # each label has a column of its own
     if form in ("target", "source_target"):
         for key, other in _NEXT.items():
             if names.get(key) == default[key] and default[key] not in there and other in there:

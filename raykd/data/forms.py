@@ -13,8 +13,17 @@ from dataclasses import dataclass, field
 from raykd.config import DataConfig
 from raykd.data import cells
 from raykd.data.cells import BadRowError
-from raykd.data.files.textfiles import Record, shorten_text
-from raykd.data.labels import NoLabelError, add_direction, find_label_index, is_missing, is_null
+from raykd.data.files.textfiles import Record, shorten_text, show_cell
+from raykd.data.labels import (
+    NoLabelError,
+    add_direction,
+    find_label_index,
+    is_missing,
+    is_null,
+    join_names,
+    list_spellings,
+    parse_label_set,
+)
 from raykd.data.tags import parse_tags
 from raykd.distill.signals import UNLABELLED
 from raykd.tasks.forms import RowForm
@@ -51,7 +60,7 @@ class RowParts:
     pair: str | None = None
     label: int = UNLABELLED
     words: Spans | None = None
-    gold: tuple[int, ...] | None = None
+    gold: tuple[int, ...] = ()
     mended: int = 0
     mode: Mode = ""
     source_language: str = ""
@@ -86,6 +95,32 @@ def _parse_texts(record: Record, wanted: WantedColumns) -> tuple[str, str | None
     )
 
 
+def _parse_labels_row(record: Record, wanted: WantedColumns, config: DataConfig) -> RowParts:
+    texts = _parse_texts(record, wanted)
+    if not wanted.labelled:
+        return RowParts(*texts)
+    column = wanted.names.get("labels")
+    if column is None:
+        gold = tuple(_parse_flag(record.values.get(label), label) for label in config.labels)
+    else:
+        named = parse_label_set(record.values.get(column), config, f"column {column!r}")
+        gold = tuple(int(place in named) for place in range(len(config.labels)))
+    if all(value == UNLABELLED for value in gold):
+        raise NoLabelError(f"columns {join_names(config.labels)}: got no 0 and no 1")
+    return RowParts(*texts, label=0, gold=gold)
+
+
+def _parse_flag(value: object, column: str) -> int:
+    """Return 0 or 1 of a label's own column; `UNLABELLED` where nobody has looked (empty, or -1)."""
+    if is_missing(value):
+        return UNLABELLED
+    known = {"0": 0, "1": 1, "false": 0, "true": 1}
+    found = next((known[s.casefold()] for s in list_spellings(value) if s.casefold() in known), None)
+    if found is None:
+        raise BadRowError(f"column {column!r}: got {show_cell(value)}, wanted 0 or 1 (empty: not known)")
+    return found
+
+
 def _parse_value_row(record: Record, wanted: WantedColumns, config: DataConfig) -> RowParts:
     texts = _parse_texts(record, wanted)
     if not wanted.labelled:
@@ -104,11 +139,11 @@ def _parse_words_row(record: Record, wanted: WantedColumns, config: DataConfig) 
         spans = tuple((begin, end) for begin, end in find_word_spans(text).tolist())
         if not spans:
             raise BadRowError(f"column {names['text']!r}: got {shorten_text(text)!r}, which holds no word")
-        return RowParts(text, words=spans, gold=())
+        return RowParts(text, words=spans)
     tokens = cells.parse_tokens(values.get(names["tokens"]), names["tokens"], record.flat)
     text, spans = join_tokens(tokens)
     if not wanted.labelled:
-        return RowParts(text, words=spans, gold=(), mode="split")
+        return RowParts(text, words=spans, mode="split")
     column = names["tags"]
     if is_missing(values.get(column)):
         raise NoLabelError(f"column {column!r}: got {values.get(column)!r}, wanted a list of tags")
@@ -122,7 +157,7 @@ def _parse_answers_row(record: Record, wanted: WantedColumns, config: DataConfig
     question = cells.parse_text(values.get(names["question"]), names["question"])
     context = cells.parse_text(values.get(names["context"]), names["context"])
     if not wanted.labelled:
-        return RowParts(question, context, gold=())
+        return RowParts(question, context)
     column = names["answers"]
     value, impossible = values.get(column), values.get("is_impossible")
     if is_missing(value) and impossible is not True:
@@ -236,4 +271,5 @@ _READ: dict[RowForm, Callable[[Record, WantedColumns, DataConfig], RowParts]] = 
     "plain": _parse_plain_row,
     "value": _parse_value_row,
     "marked": _parse_marked_row,
+    "labels": _parse_labels_row,
 }

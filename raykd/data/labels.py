@@ -12,9 +12,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 
 from raykd.config import DataConfig
-from raykd.data.cells import BadRowError, suggest_spelling
+from raykd.data.cells import BadRowError, parse_list, suggest_spelling
 from raykd.data.files.textfiles import shorten_text, show_cell
 from raykd.errors import show_value
 from raykd.tasks.markers import BACKWARD, FORWARD
@@ -122,6 +123,48 @@ def add_direction(value: object, values: Mapping[str, object], names: Mapping[st
             f"column {column!r}: got {show_cell(told)}, wanted one of {list(endings)}, or nothing"
         )
     return f"{value}{endings[told]}"
+
+
+def parse_label_set(value: object, config: DataConfig, what: str) -> set[int]:
+    """Return the places of a row's labels in ``data.labels``; none for an empty list.
+
+    A list, the JSON of one, or names between one of ``|``, ``;`` and ``,`` (the first that occurs, in this order).
+    A label that the map leads to null is left out of the row.
+
+    Args:
+        value: The cell.
+        config: The labels and the label map.
+        what: The cell's name, for messages.
+
+    Raises:
+        NoLabelError: The cell is empty.
+        BadRowError: It is something else, or a label is unknown.
+    """
+    if is_null(value):
+        raise NoLabelError(
+            f"{what}: got {value!r}, wanted a list of labels ([] for none); it is no gold label"
+        )
+    if isinstance(value, str):
+        value = _split_labels(value, {*config.labels, *config.label_map}, what)
+    if not isinstance(value, list):
+        raise BadRowError(f"{what}: got {show_cell(value)}, wanted a list of labels")
+    found = set()
+    for label in value:
+        if is_null(label):
+            raise BadRowError(f"{what}: got a list with {label!r}, wanted labels alone")
+        with suppress(ExcludedLabelError):
+            found.add(find_label_index(label, config, what))
+    return found
+
+
+def _split_labels(text: str, known: set[str], what: str) -> list[object]:
+    """Return the labels in a text; a text that is a label itself is not cut."""
+    if text.strip() in known:
+        return [text.strip()]
+    if text.lstrip().startswith("["):
+        return parse_list(text, what, flat=True)
+    mark = next((sign for sign in "|;," if sign in text), None)
+    return [text.strip()] if mark is None else [part.strip() for part in text.split(mark)]
 
 
 def list_spellings(value: object) -> tuple[str, ...]:

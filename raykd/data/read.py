@@ -337,8 +337,8 @@ def _list_columns(kept: list[tuple[str, str, RowParts]], wanted: WantedColumns) 
     if form == "words":
         columns["words"] = [row.words or () for row in parts]
         columns["modes"] = [row.mode for row in parts]
-    if form in ("words", "answers"):
-        columns["golds"] = [row.gold or () for row in parts]
+    if form in ("words", "answers", "labels"):
+        columns["golds"] = [row.gold for row in parts]
     if form == "source_target":
         columns["source_languages"] = [row.source_language for row in parts]
     if form == "value":

@@ -15,6 +15,7 @@ def summarize_rows(rows: Rows, form: RowForm, labels: Sequence[str] = ()) -> dic
     """Return counts: rows, labelled, unlabelled, and for each language the counts of its form.
 
     - text, marked: rows by label
+    - labels: rows with each label, and rows without any
     - words: words, and entities of labelled rows (spans that begin with B-, U-, S- or W-)
     - answers: questions, accepted answers, questions without an answer, different contexts
     - target, source_target: pairs, pairs without a prompt, characters of the targets
@@ -36,7 +37,10 @@ def summarize_rows(rows: Rows, form: RowForm, labels: Sequence[str] = ()) -> dic
         counts["labelled" if rows.labels_B[at] >= 0 else "unlabelled"] += 1
         gold = () if rows.golds is None else rows.golds[at]
         pair = "" if rows.pairs is None else rows.pairs[at]
-        if form == "value":
+        if form == "labels":
+            counts.update(labels[i] for i, holds in enumerate(gold) if holds == 1 and i < len(labels))
+            counts["without any"] += bool(gold) and 1 not in gold
+        elif form == "value":
             counts["rows"] += 1
         elif form == "plain":
             counts["characters"] += len(rows.texts[at])

@@ -100,6 +100,8 @@ class TotalVariation(DivergenceBase):
 class LogitMSE(DivergenceBase):
     """``1/K sum_c (s_c - z_c)^2`` both sides mean-centred over classes; T plays no part (arXiv 2105.08919).
 
+    Of one number (a regression) nothing is centred: it is the squared difference to the teachers' weighted mean.
+
     The forward KL's limit for large T is half of the centred form. ``centre=False`` leaves the student's side
     as it is, which also pins the student's mean logit, at 0: the target's logits are centred by contract.
     This 1/K is the definition of the loss, not a reduction over units.
@@ -108,13 +110,14 @@ class LogitMSE(DivergenceBase):
     temperature_power: ClassVar[int] = 0
     needs_dense: ClassVar[bool] = True
     equal_choices: ClassVar[bool] = True
+    least_choices: ClassVar[int] = 1
     kind: Literal["logit_mse"] = "logit_mse"
     centre: bool = True
     """Whether the student's logits are mean-centred."""
 
     def unscaled(self, student_logits_NK: torch.Tensor, target: Target, temperature: float) -> torch.Tensor:
         gap_NK = student_logits_NK - target.logits_NK
-        if self.centre:
+        if self.centre and gap_NK.shape[-1] > 1:
             gap_NK = gap_NK - gap_NK.mean(dim=-1, keepdim=True)
         return gap_NK.square().mean(dim=-1)
 
@@ -197,8 +200,9 @@ def compute_gold_loss(
     *,
     weights_C: torch.Tensor | None = None,
     focal_gamma: float = 0.0,
+    values_N: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Compute the cross-entropy with the gold labels, summed over labelled units.
+    """Compute the cross-entropy with the gold labels, summed over labelled units; of values the squared difference.
 
     With ``focal_gamma`` a unit's loss is multiplied by ``(1 - p_gold) ** focal_gamma`` (Lin et al., arXiv:1708.02002).
 
@@ -210,7 +214,10 @@ def compute_gold_loss(
         open_NC: The choices that may be gold; None for all that are not masked.
         weights_C: Weight of each class, as of torch's cross_entropy; None weighs all alike.
         focal_gamma: 0 for none; not together with smoothing.
+        values_N: As for `compute_gold_losses`.
     """
+    if values_N is not None:
+        return compute_gold_losses(logits_NC, labels_N, values_N).sum()
     if smoothing == 0.0 and focal_gamma == 0.0 and weights_C is None and is_fused(logits_NC):
         return compute_gold_losses(logits_NC, labels_N).sum()
     logits_NC = logits_NC.float()
@@ -260,8 +267,20 @@ def compute_class_weights(
     return weights_C.astype(np.float32)
 
 
-def compute_gold_losses(logits_NC: torch.Tensor, labels_N: torch.Tensor) -> torch.Tensor:
-    """Compute the cross-entropy of each unit with its gold label, float32 ``[N]``; 0 where it is `UNLABELLED`."""
+def compute_gold_losses(
+    logits_NC: torch.Tensor, labels_N: torch.Tensor, values_N: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Compute the cross-entropy of each unit with its gold label, float32 ``[N]``; 0 where it is `UNLABELLED`.
+
+    A teacher that puts all probability on the gold label would give this at T = 1.
+
+    Args:
+        logits_NC: The student's.
+        labels_N: Gold labels, or `UNLABELLED`.
+        values_N: Gold values of units whose answer is a number: the loss is then the squared difference.
+    """
+    if values_N is not None:
+        return torch.where(labels_N != UNLABELLED, logits_NC.float().squeeze(1) - values_N, 0.0).square()
     if is_fused(logits_NC):
         from raykd.distill.wide.functions import compute_cross_entropy  # its classes need torch
 

@@ -282,6 +282,7 @@ class Objective(Spec):
         *,
         own: Counts | None = None,
         class_weights_C: torch.Tensor | None = None,
+        values_N: torch.Tensor | None = None,
     ) -> ObjectiveResult:
         """Compute this micro-batch's share of the loss; arguments and errors are those of `compute_shares`."""
         return self.compute_shares(
@@ -293,6 +294,7 @@ class Objective(Spec):
             open_NC,
             own=own,
             class_weights_C=class_weights_C,
+            values_N=values_N,
         ).join()
 
     def compute_shares(
@@ -306,6 +308,7 @@ class Objective(Spec):
         *,
         own: Counts | None = None,
         class_weights_C: torch.Tensor | None = None,
+        values_N: torch.Tensor | None = None,
     ) -> Shares:
         """Compute what units contribute to the loss, not added up yet.
 
@@ -318,6 +321,7 @@ class Objective(Spec):
             open_NC: The choices that may be gold, over which labels are smoothed; None for all that are not masked.
             own: This micro-batch's own counts; None counts them, which reads `labels_N` back from a device.
             class_weights_C: From `compute_class_weights`, where the objective has `class_weights`.
+            values_N: Gold values of units whose answer is a number; None where gold is a choice.
 
         Raises:
             ValueError: Shapes disagree, totals are smaller than this micro-batch's own counts, or `signals` or
@@ -349,6 +353,7 @@ class Objective(Spec):
                 open_NC,
                 weights_C=class_weights_C,
                 focal_gamma=self.focal_gamma,
+                values_N=values_N,
             )
             sums["hard"] = hard.detach()
             # Without a labelled unit the sum is 0 with its graph, and 0 / 1 is 0 where 0 / 0 is NaN.
@@ -358,7 +363,8 @@ class Objective(Spec):
             weights_M = weights_MN.sum(dim=1)
             parts = make_parts(logits_NC, signals, weights_MN, values.temperature, self.mixture)
             share = (1.0 - values.alpha) / max(totals.soft, 1)
-            soft = self._soft(logits_NC, labels_N, parts, values, sums, counts)
+            fallback_N = compute_gold_losses(logits_NC, labels_N, values_N) if counts.uncovered else 0.0
+            soft = self._soft(fallback_N, labels_N, parts, values, sums, counts)
             shares += [(value, factor * share) for value, factor in soft]
         return Shares(
             values=tuple(value for value, _ in shares),
@@ -370,7 +376,7 @@ class Objective(Spec):
 
     def _soft(
         self,
-        logits_NC: torch.Tensor,
+        fallback_N: torch.Tensor | float,
         labels_N: torch.Tensor,
         parts: list[TargetPart],
         values: ScheduleValues,
@@ -378,10 +384,6 @@ class Objective(Spec):
         counts: Counts,
     ) -> list[tuple[torch.Tensor, float]]:
         """Compute ``[T^k_j D_j]_sum`` of each term and its factor; write the sums under "soft/<kind>"."""
-        # A teacher that puts all probability on the gold label would give this at T = 1; 0 where unlabelled.
-        fallback_N: torch.Tensor | float = 0.0
-        if counts.uncovered:
-            fallback_N = compute_gold_losses(logits_NC, labels_N)
         shares: list[tuple[torch.Tensor, float]] = []
         for term in self.terms:
             kind, factor = term.divergence.kind, values.lambdas[term.divergence.kind]

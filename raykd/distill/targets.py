@@ -74,8 +74,11 @@ def combine_logits(
 
 
 def centre_logits(logits: torch.Tensor) -> torch.Tensor:
-    """Subtract the mean over classes: a constant in all logits then reaches a loss on logits as little as a softmax."""
-    return logits - logits.mean(dim=-1, keepdim=True)
+    """Subtract the mean over classes: a constant in all logits then reaches a loss on logits as little as a softmax.
+
+    One number alone is a value, which is left as it is.
+    """
+    return logits if logits.shape[-1] == 1 else logits - logits.mean(dim=-1, keepdim=True)
 
 
 def _mix_teachers(logp_MNC: torch.Tensor, weights_MN1: torch.Tensor, mixture: Mixture) -> torch.Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field, field_validator
@@ -29,6 +29,8 @@ LanguageClass = Literal["monolingual", "multilingual", "any"]
 class WeightingBase(Spec):
     """Base of all weightings; a subclass says how weight is spread over the eligible teachers."""
 
+    needs_probabilities: ClassVar[bool] = False
+    """Whether it reads how sure the teachers are, so that it has no meaning for answers that are numbers."""
     kind: str
 
     def check(self, teachers: Sequence[str]) -> None:
@@ -175,6 +177,7 @@ class Entropy(WeightingBase):
     Beware that a teacher outside its domain is often sure and wrong.
     """
 
+    needs_probabilities: ClassVar[bool] = True
     kind: Literal["entropy"] = "entropy"
     tau: float = Field(default=1.0, gt=0.0)
     """Sharpness: small trusts the surest teacher alone, large is uniform."""
@@ -190,6 +193,7 @@ class Confidence(WeightingBase):
     ``CE_m``; its covering teachers share it equally.
     """
 
+    needs_probabilities: ClassVar[bool] = True
     kind: Literal["confidence"] = "confidence"
 
     def _spread(self, signals: Signals, eligible_MN: torch.Tensor) -> torch.Tensor:
@@ -206,6 +210,7 @@ class LossSoftmax(WeightingBase):
     A unit without a gold label is shared equally by its covering teachers.
     """
 
+    needs_probabilities: ClassVar[bool] = True
     kind: Literal["loss_softmax"] = "loss_softmax"
     tau: float = Field(default=1.0, gt=0.0)
     """Sharpness: small trusts the best teacher alone, large is uniform."""

@@ -226,12 +226,8 @@ def fit_to_task(
             if head in LANGUAGE
             else "a checkpoint of this encoder; of a linear model, one with the same labels",
         )
-    # Sigmoids and regressions do not choose among labels, even if their labels have the run's names.
-    other = head == "classification" and config.get("problem_type") in (
-        "multi_label_classification",
-        "regression",
-    )
-    if head in LABELLED and ((own, own_head or head) != (labels, head) or other) and not outside:
+    # The head of another task is no start for this one's, even if its labels have the run's names.
+    if head in LABELLED and (own, own_head or head) != (labels, head) and not outside:
         _new_head(model, folder)
     if layers is not None:
         _keep_layers(model, layers, folder)
@@ -259,6 +255,16 @@ def _new_head(model: PreTrainedModel, folder: Path) -> None:
         heads[0].weight.normal_(std=getattr(model.config, "initializer_range", 0.02))
         if heads[0].bias is not None:
             heads[0].bias.zero_()
+
+
+def set_start(model: PreTrainedModel, value: float) -> None:
+    """Let a new head with one output begin at a value: its bias, if there is one and it has learnt nothing yet."""
+    import torch
+
+    biases = [p for name, p in model.named_parameters() if name.endswith("bias") and p.shape == (1,)]
+    if len(biases) == 1 and not bool(biases[0].any()):
+        with torch.no_grad():
+            biases[0].fill_(value)
 
 
 def _keep_layers(model: PreTrainedModel, layers: tuple[int, ...], folder: Path) -> None:

@@ -19,13 +19,18 @@ from pathlib import Path
 
 from raykd.cache import load_or_compute
 from raykd.errors import ModelError
-from raykd.head import Head
+from raykd.head import Head, TaskSettings
 from raykd.models.identity import describe_tokenizer
 from raykd.networks.heads import LABELLED, LANGUAGE, choose_head, register
 from raykd.pretrained import files
 from raykd.pretrained.adapters import is_adapter, list_label_changes
 from raykd.pretrained.errors import raise_as_model_error
-from raykd.pretrained.labels import check_outputs, describe_contradiction, single_output_error
+from raykd.pretrained.labels import (
+    check_outputs,
+    describe_contradiction,
+    several_values_error,
+    single_output_error,
+)
 from raykd.pretrained.positions import Positions
 from raykd.pretrained.stamp import LIBRARIES, stamp_model
 from raykd.pretrained.structure import Structure, compare_structure
@@ -68,7 +73,7 @@ class Inspection:
     token_types: int | None
     tokenizer: TokenizerFacts
     no_answer: bool
-    settings: files.TaskSettings
+    settings: TaskSettings
     rowless: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -88,6 +93,8 @@ def inspect_model(folder: Path, wanted: Head | None, *, trust_remote_code: bool 
     info = files.inspect_directory(folder, trust_remote_code=trust_remote_code)
     if info.problems:
         raise ModelError(info.problems[0])
+    if wanted is not None:
+        check_outputs(files.read_config(folder), wanted, str(folder))
     head = choose_head(folder, info.task, wanted)
     return _inspect_once(folder, head, trust_remote_code, stamp_model(folder))
 
@@ -153,6 +160,8 @@ def check_weights(
         )
     if head in LABELLED:
         _check_rows(folder, structure, labels)
+    elif head == "regression" and structure.labels != 1:
+        raise several_values_error(str(folder), structure.labels)
     if structure.reshaped:
         name, has, wants = structure.reshaped[0]
         raise ModelError(

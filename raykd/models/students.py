@@ -331,9 +331,9 @@ class LSTMStudent(FreshStudent):
 
 
 class LinearStudent(FreshStudent):
-    """Softmax regression over hashed n-grams of words and characters: quick, hard to beat on few texts."""
+    """A linear model over hashed n-grams of words and characters: quick, hard to beat on few texts."""
 
-    tasks: ClassVar[frozenset[Head]] = frozenset({"classification"})
+    tasks: ClassVar[frozenset[Head]] = frozenset({"classification", "multi_label", "regression"})
     kind: Literal["linear"] = "linear"
     buckets: int = Field(2**18, ge=2, le=2**26)
     """Rows of the weight table; n-grams that share one share its weights."""

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from raykd.errors import ModelError
-from raykd.head import Head
+from raykd.head import Head, TaskSettings
 from raykd.networks.heads import LABELLED, PIPELINES, has_labels
-from raykd.pretrained.files import CARD, TaskSettings
+from raykd.pretrained.files import CARD
 from raykd.pretrained.positions import Positions
 from raykd.pretrained.structure import silence_transformers
 

@@ -28,7 +28,9 @@ from raykd.pretrained.hub import resolve_model
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-FACTORISED: frozenset[Head] = frozenset({"classification", "token_classification", "question_answering"})
+FACTORISED: frozenset[Head] = frozenset(
+    {"classification", "multi_label", "regression", "token_classification", "question_answering"}
+)
 """Heads that an encoder with a factorised table can have."""
 VECTOR_STD = 0.3
 """Spread of an LSTM's word vectors from a checkpoint. With 0.1, as of random ones, a student of 1.3 M parameters had

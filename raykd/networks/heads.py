@@ -1,8 +1,10 @@
 """Heads: which outputs a model has, named after the task that they serve.
 
 Decision record: tables map a head to transformers' auto class and to the endings of architecture names, so the JSON
-files of a checkpoint alone say what it was made for. Classifiers of texts and of tokens have the run's labels. The
-other heads have none: a span is two outputs per token, and a language model has an output per piece of its tokenizer.
+files of a checkpoint alone say what it was made for. transformers has one class for a text that is one of several
+labels, that has several labels at once, and that has a number; `problem_type` and the number of outputs tell which.
+Classifiers of texts and of tokens have the run's labels. The other heads have none: a span is two outputs per token, a
+regression has one output, and a language model has an output per piece of its tokenizer.
 Importing this module imports neither torch nor transformers.
 """
 
@@ -20,15 +22,23 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 HEADS: frozenset[Head] = frozenset(get_args(Head))
-LABELLED: frozenset[Head] = frozenset({"classification", "token_classification"})
+LABELLED: frozenset[Head] = frozenset({"classification", "multi_label", "token_classification"})
 LANGUAGE: frozenset[Head] = frozenset({"causal_lm", "seq2seq", "masked_lm"})
 ENCODED: frozenset[Head] = HEADS - {"causal_lm", "seq2seq"}
 """Heads that an encoder can have."""
 SPAN = ("start", "end")
 """The two outputs of a question-answering head, in the order of the logits."""
+PROBLEMS: dict[Head, str] = {
+    "classification": "single_label_classification",
+    "multi_label": "multi_label_classification",
+    "regression": "regression",
+}
+"""What transformers calls what a head of its class for whole texts serves, as `problem_type`."""
 
 _AUTO: dict[Head, str] = {
     "classification": "AutoModelForSequenceClassification",
+    "multi_label": "AutoModelForSequenceClassification",
+    "regression": "AutoModelForSequenceClassification",
     "token_classification": "AutoModelForTokenClassification",
     "question_answering": "AutoModelForQuestionAnswering",
     "causal_lm": "AutoModelForCausalLM",
@@ -37,6 +47,8 @@ _AUTO: dict[Head, str] = {
 }
 PIPELINES: dict[Head, str] = {
     "classification": "text-classification",
+    "multi_label": "text-classification",
+    "regression": "text-classification",
     "token_classification": "token-classification",
     "question_answering": "question-answering",
     "causal_lm": "text-generation",
@@ -84,9 +96,20 @@ def read_head(config: Mapping[str, object]) -> Head | None:
     match config.get("architectures"):
         case [str(name)]:
             head = next((head for ending, head in _ENDINGS.items() if name.endswith(ending)), None)
+            if head == "classification":
+                return _read_problem(config)
             # Models of images and text are called ...ForConditionalGeneration too.
             return None if head == "seq2seq" and not config.get("is_encoder_decoder") else head
     return None
+
+
+def _read_problem(config: Mapping[str, object]) -> Head:
+    """Return which head a classifier of whole texts has: one output is a number, whatever else is written."""
+    named, count = config.get("id2label"), config.get("num_labels")
+    if count == 1 or (isinstance(named, Mapping) and len(named) == 1):
+        return "regression"
+    problem = config.get("problem_type")
+    return next((head for head, name in PROBLEMS.items() if name == problem), "classification")
 
 
 def register() -> None:
@@ -134,6 +157,8 @@ def build_label_settings(labels: Sequence[str], head: Head = "classification") -
     if head not in LABELLED:
         if not has_labels(tuple(labels), (), head):
             raise ModelError(f"a {head} model has no labels", got=list(labels), wanted="none")
+        if head == "regression":
+            return {"num_labels": 1, "problem_type": PROBLEMS[head]}
         return {"num_labels": len(SPAN)} if head == "question_answering" else {}
     if len(labels) < 2 or len(set(labels)) != len(labels):
         raise ModelError("a classifier needs at least two labels, all different", got=list(labels))
@@ -142,7 +167,7 @@ def build_label_settings(labels: Sequence[str], head: Head = "classification") -
         "id2label": dict(enumerate(labels)),
         "label2id": {label: i for i, label in enumerate(labels)},
     }
-    return settings | ({"problem_type": "single_label_classification"} if head == "classification" else {})
+    return settings | ({"problem_type": PROBLEMS[head]} if head in PROBLEMS else {})
 
 
 def has_labels(labels: tuple[str, ...], named: tuple[str, ...], head: Head) -> bool:

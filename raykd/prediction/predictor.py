@@ -85,7 +85,7 @@ def build_served_task(model: TextModel, lengths: RequestedLengths = RequestedLen
         )
     own = {key: value for key, value in model.settings.items() if key in chosen.model_fields}
     served = chosen.build_served_settings(min(longest, places or longest))
-    return build_task({**own, "kind": kind, **served})
+    return build_task({**own, "kind": kind, **served}).with_labels(model.labels)
 
 
 def _build_language_task(model: TextModel, lengths: RequestedLengths) -> TaskBase:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -58,6 +59,7 @@ class ProbeRows:
             shorter: Begin with a row that is cut from the shortest row. The finding must hold for rows that were not
                 chosen too, and padding may reach the first token of short rows only.
         """
+        task = task.with_labels(model.labels)  # a teacher's own, which need not be the run's
         step = max(1, len(batch) // PROBED_ROWS)
         some = batch.take(range(0, len(batch), step)[:PROBED_ROWS])
         # A row is asked about five times: alone, together and in another order.
@@ -100,7 +102,10 @@ class ProbeRows:
             raise build_row_error(error, self.extremes[1], "a row of the run") from None
 
     def answer(self, asked: nn.Module, picked: Sequence[int], padding: Padding) -> list[NDArray[np.float64]]:
-        """Return the probabilities ``[n, C]`` of some units of each picked row."""
+        """Return the probabilities ``[n, C]`` of some units of each picked row.
+
+        Of numbers on a scale the inverse hyperbolic sine: differences of large ones count by their share.
+        """
         inputs = replace(padding, inputs=self.given.inputs, token_types=self.given.token_types)
         batch = self.task.collate(self.encoded, picked, inputs).to(self.device)
         units = self.task.gather(batch.run(asked), batch)
@@ -112,7 +117,8 @@ class ProbeRows:
             at = np.flatnonzero(seen_N).tolist()
             some_ND = part_ND[at[:: max(1, len(at) // PROBED_UNITS)]]
             logits_NC = cast("Headless", asked).head.logits(some_ND) if self.task.language else some_ND
-            found.append(logits_NC.double().softmax(dim=-1).cpu().numpy())
+            read = torch.asinh if self.task.has_scale else partial(torch.softmax, dim=-1)
+            found.append(read(logits_NC.double()).cpu().numpy())
         return found
 
     def gap(self, asked: nn.Module, alone: Sequence[NDArray[np.float64]], padding: Padding) -> float:

@@ -22,6 +22,8 @@ from raykd.data.rows import Rows
 from raykd.driver.language_models import check_language_model
 from raykd.errors import ConfigError, DataError, LabelMismatchError, ModelError, RaykdError, prefix_errors
 from raykd.preflight.sizes import inspect_pretrained
+from raykd.pretrained.files import read_config
+from raykd.pretrained.labels import check_activation
 from raykd.pretrained.lengths import check_room, check_student_length, check_target, compute_teacher_length
 from raykd.pretrained.stamp import LIBRARIES, stamp_model
 from raykd.student.prepare import find_base_checkpoint, fit_tokenizer
@@ -53,6 +55,10 @@ def look_at_teacher(teacher: ModelTeacher, config: RunConfig, folder: Path) -> t
     task, name = config.task, teacher.name
     with prefix_errors(f"teacher {name}", RaykdError):
         looked = models.inspect_model(folder, task.head, trust_remote_code=teacher.trust_remote_code)
+        if task.has_scale:
+            check_activation(
+                read_config(folder), str(folder), f"teachers.{name}.scale", written=teacher.scale is not None
+            )
     try:
         columns = task.map_columns(
             looked.labels, config.data.labels, teacher.label_map, name, teacher.missing

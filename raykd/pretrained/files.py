@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from raykd.errors import ModelError
-from raykd.head import Head
+from raykd.head import Head, TaskSettings
 from raykd.networks.heads import LABELLED, parse_head, read_head
 from raykd.pretrained.adapters import FILE as ADAPTER
 from raykd.pretrained.adapters import find_adapter, is_adapter, read_adapted_config
@@ -34,8 +34,6 @@ PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 TOKENIZERS = (NGRAMS, UNION, "tokenizer.json", "vocab.txt", "vocab.json", "tokenizer_config.json")
 PIECES = ("*.model", "*.spm", "*.bpe")
 """Patterns for the names of sentencepiece models."""
-TaskSettings = Mapping[str, str | int]
-"""Keys of a task with which a saved model is served."""
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}\Z")
 
 

@@ -3,7 +3,7 @@
 Decision record: `id2label` numbers the logits, so it counts. `label2id` is compared with it and never followed: if they
 contradict each other, somebody edited one of them, and only a person knows which. The outputs of a head of sigmoids
 (`multi_label_classification`) or of a regression do not choose among labels. A softmax of them would look like an
-answer, so such models are refused by name.
+answer, so a task takes only models that were made for it, and others are refused by name.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 from raykd.errors import ModelError
 from raykd.head import Head
-from raykd.networks.heads import LABELLED, read_head
+from raykd.networks.heads import LABELLED, PROBLEMS, read_head
 
 _DEFAULT = re.compile(r"LABEL_\d+\Z")
 
@@ -37,7 +37,7 @@ def read_label_names(config: Mapping[str, object]) -> tuple[str, ...] | None:
 
 
 def check_outputs(config: Mapping[str, object], head: Head, where: str) -> None:
-    """Refuse a classifier whose outputs do not choose among labels.
+    """Refuse a model of whole texts whose outputs mean something else than the task's.
 
     Args:
         config: Its config.json.
@@ -45,8 +45,17 @@ def check_outputs(config: Mapping[str, object], head: Head, where: str) -> None:
         where: The model's place, for the message.
 
     Raises:
-        ModelError: Sigmoids (several labels may hold at once), a regression, or two outputs of one name.
+        ModelError: It was made for another of the tasks that share transformers' class, or two outputs have one name.
     """
+    own = read_head(config)
+    if head in ("multi_label", "regression") and own != head and own in PROBLEMS:
+        raise ModelError(
+            f"{where} is a model of another task ({own}), and the run's task is {head}",
+            got=f"problem_type {config.get('problem_type')} in its config.json",
+            wanted=f"problem_type {PROBLEMS[head]}" + (", one output" if head == "regression" else ""),
+            next_step=f"name a model that was trained for {head}; if this one was (older ones do not say it), write "
+            f'"problem_type": "{PROBLEMS[head]}" into its config.json',
+        )
     if head not in LABELLED:
         return
     kind = config.get("problem_type")
@@ -60,7 +69,7 @@ def check_outputs(config: Mapping[str, object], head: Head, where: str) -> None:
             next_step="name a model that chooses one label; if this one was trained with a softmax after all, correct "
             "problem_type in its config.json",
         )
-    if (head == "classification" and kind == "regression") or (labels is not None and len(labels) == 1):
+    if own == "regression" or (labels is not None and len(labels) == 1):
         raise single_output_error(where, kind)
     if labels is not None and len(set(labels)) != len(labels):
         twice = sorted({label for label in labels if labels.count(label) > 1})
@@ -79,6 +88,46 @@ def single_output_error(where: str, kind: object = None) -> ModelError:
         got="one output" if kind != "regression" else "problem_type regression in its config.json",
         wanted="an output for each label, two at least",
         next_step="name a model that was fine-tuned to classify; a label_map cannot help here",
+    )
+
+
+def several_values_error(where: str, outputs: int | None) -> ModelError:
+    """Return the error for a regression of several numbers at once."""
+    return ModelError(
+        f"{where} gives several numbers for a text",
+        got=f"a head of {outputs} outputs",
+        wanted="one output: the value of the text",
+        next_step="name a regression with one output (num_labels 1 in its config.json)",
+    )
+
+
+def check_activation(config: Mapping[str, object], where: str, key: str, *, written: bool) -> None:
+    """Refuse a model of one output that sentence-transformers changes, unless the run says what to do with it.
+
+    Most of its cross-encoders were trained with a sigmoid behind their output, and only a key of config.json says so.
+
+    Args:
+        config: Its config.json.
+        where: The model's place, for the message.
+        key: The key of its scale in the run file, for the message.
+        written: Whether the run file has that key.
+
+    Raises:
+        ModelError: Says what to write.
+    """
+    own = config.get("sentence_transformers")
+    named = own.get("activation_fn") if isinstance(own, Mapping) else None
+    found = str(named or config.get("sbert_ce_default_activation_function") or "").rpartition(".")[2]
+    if found in ("", "Identity") or (written and found == "Sigmoid"):
+        return
+    raise ModelError(
+        f"sentence-transformers passes the output of {where} through {found}",
+        got=f"{found} in its config.json" + ("" if written else f", and no {key}"),
+        wanted="values on the run's scale",
+        next_step=f"write {key}: {{sigmoid: true, factor: ...}}; the factor is applied after the sigmoid (sigmoid: "
+        "false takes its outputs as they are)"
+        if found == "Sigmoid"
+        else "name another model",
     )
 
 

@@ -42,6 +42,8 @@ def collect_notes(
     if config.task.language:
         unread = _describe_unread_tokens(coverage)
         others = (*_describe_shared_tokens(coverage), *describe_ignored_settings(config))
+    elif config.task.form == "labels":
+        unread = others = ()  # a unit that a teacher does not cover is a label that it lacks, as the run says
     else:
         unread = (*_describe_unread_words(coverage), *_describe_shared_places(curve))
         others = ()

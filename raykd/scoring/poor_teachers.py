@@ -12,14 +12,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from raykd.config import RunConfig
 from raykd.report.results import Score
 from raykd.tasks.scores.chance import Comparison, Swap
 from raykd.tasks.scores.metrics import find_metric_title, is_rate
+from raykd.tasks.scores.values import compute_value_metrics, fit_line
 from raykd.teachers.spec import TeacherInfo, TeacherSpec
 
 LEAST = 0.02
 """Least difference of two rates that is worth a change."""
+LEAST_PEARSON = 0.2
+"""Correlation from which on a teacher's values seem to be gold's on another scale."""
 ERRORS = 2.0
 """Standard errors that the difference must exceed."""
 NAMED = 12
@@ -92,6 +98,42 @@ def make_complaint(
         else f"an accuracy whose interval reaches {_percent(found.share)}",
         cause=_describe_cause(config, spec, info, found.swap),
         stops=on_poor == "stop" and (found.is_poor or (found.swap is not None and not tagging)),
+    )
+
+
+def find_wrong_scale(
+    name: str, values_X: NDArray[np.floating], gold_X: NDArray[np.floating], *, on_poor: str
+) -> Complaint | None:
+    """Return what is wrong with a teacher of numbers that is farther from gold than one number for everything.
+
+    Args:
+        name: The teacher's.
+        values_X: Its answers to labelled validation rows.
+        gold_X: Their gold values.
+        on_poor: What a poor teacher does to the run: "stop" or "warn".
+
+    Returns:
+        None where it is nearer, or not farther by more than `ERRORS` standard errors.
+    """
+    worse_X = np.square(values_X - gold_X) - np.square(gold_X.mean() - gold_X)
+    if worse_X.mean() <= ERRORS * worse_X.std() / max(1, len(worse_X)) ** 0.5:
+        return None
+    found, line = compute_value_metrics(values_X, gold_X), fit_line(values_X, gold_X)
+    cause = f"its values do not go with gold: is it a model of this task and of teachers.{name}.languages"
+    if line is not None and found["pearson"] >= LEAST_PEARSON:
+        fitted = gold_X.var() * (1.0 - found["pearson"] ** 2)
+        cause = (
+            f"it seems to have another scale: teachers.{name}.scale: {{factor: {line[0]:.4g}, offset: {line[1]:.4g}}} "
+            f"(least squares on these rows) would leave an MSE of {fitted:.3g}"
+        )
+    return Complaint(
+        name,
+        f"teacher {name} is farther from the gold values of the validation rows than their mean is",
+        got=f"MSE {found['mse']:.3g} over {len(gold_X):,} rows, Pearson {found['pearson']:.2f}; their mean alone has "
+        f"{gold_X.var():.3g}",
+        wanted="values on the scale of the run's, nearer than one value for everything",
+        cause=cause,
+        stops=on_poor == "stop",
     )
 
 

@@ -23,6 +23,7 @@ from raykd.data.rows import Rows
 from raykd.distill.signals import MASKED, UNLABELLED, Signals
 from raykd.ensemble.mixing import mix_weighted
 from raykd.errors import RaykdError
+from raykd.pretrained.files import inspect_directory
 from raykd.report.results import Predictions, Role, Score, score_by_language
 from raykd.report.sizes import Size
 from raykd.scoring.language_answers import collect_student_answers, collect_teacher_answers
@@ -95,8 +96,8 @@ def measure_system(
         ),
     )
     plain = role == "student" and config.plain
-    if config.task.language:
-        # Systems with different vocabularies have no logits that could be compared.
+    if config.task.language or config.task.has_scale:
+        # Numbers on a scale are no choices, and systems with different vocabularies have no logits to compare.
         empty = np.empty((0, 0), np.float32), np.empty(0, bool), np.empty(0, np.int64), ()
         constant = _find_constant_text(answers.texts, rows)
         return Predictions(name, role, *empty, parameters, ms_per_1000, plain, constant), scores
@@ -129,7 +130,9 @@ def _find_constant_label(config: RunConfig, answers: Predictions) -> str | None:
     if len(given) != 1:
         return None
     (at,) = given
-    label = config.data.labels[at] if at < len(config.data.labels) else str(at)
+    label = config.task.name_choices(config.data.labels)[at]
+    if config.task.form == "labels":
+        return f"{'every' if at else 'no'} label"
     return "no entity" if label == "O" else f"label {label}"
 
 
@@ -220,7 +223,7 @@ def score_ensemble(
     target = mix_weighted(signals, weights_MN, mixture)
     names, spoken = signals.teachers, signals.teacher_languages
     answers = SystemAnswers(
-        target.logp_NK.numpy().astype(np.float32),
+        (target.logits_NK if config.task.has_scale else target.logp_NK).numpy().astype(np.float32),
         config.task.count_units(rows.take(range(len(rows)))),
         target.covered_N.numpy(),
     )
@@ -282,6 +285,8 @@ def score_student(name: str, role: Role, directory: Path, config: RunConfig, row
     before = torch.get_num_threads()
     torch.set_num_threads(config.workers.threads)
     try:
+        saved = config.task.with_settings(inspect_directory(directory).settings)
+        config = config.model_copy(update={"task": saved})
         student = Teacher(make_student_spec(directory, config))
         if config.task.language:
             answers, parameters = collect_student_answers(directory, config, rows)

@@ -26,8 +26,9 @@ from raykd.report.formats import format_metric
 from raykd.report.results import Score
 from raykd.scoring.absent_teachers import describe_unused_teachers, find_unused_teachers
 from raykd.scoring.ensembles.agreement import name_score
-from raykd.scoring.poor_teachers import Complaint, find_poor_routes, make_complaint
+from raykd.scoring.poor_teachers import Complaint, find_poor_routes, find_wrong_scale, make_complaint
 from raykd.scoring.score import ask_teachers, collect_unit_answers, score_teachers
+from raykd.tasks.regression import get_values
 from raykd.tasks.schemes import parse_scheme
 from raykd.tasks.scores import entities
 from raykd.tasks.scores.chance import Comparison, compare_with_constant_label
@@ -229,10 +230,11 @@ def compare_with_one_label(config: RunConfig, signal: AnswerSlots, rows: Rows) -
     """Compare a teacher with one that gives the same label to everything: the most frequent one, for taggers O.
 
     Returns:
-        None for a task without labels, or without a labelled row that the teacher answered.
+        None for a task without labels, or of several labels a text (a teacher that never gives a rare one may be right
+        more often than one that knows it), or without a labelled row that the teacher answered.
     """
     picked = np.flatnonzero(signal.answered_B & rows.labelled)
-    if not config.task.labelled or not len(picked):
+    if not config.task.labelled or config.task.form == "labels" or not len(picked):
         return None
     answers, batch = collect_unit_answers(config, signal, rows).take(picked), rows.take(picked)
     gold_N, labels = config.task.list_unit_labels(batch), config.data.labels
@@ -268,8 +270,13 @@ def _complaints(
     complaints = []
     for info, signal in zip(infos, signals, strict=True):
         name, found = info.name, compare_with_one_label(config, signal, rows)
+        on_poor = "warn" if name in idle else chosen[name]  # a teacher that is never asked can do no harm
+        if config.task.has_scale and (picked := np.flatnonzero(signal.answered_B & rows.labelled)).size:
+            values_N1 = collect_unit_answers(config, signal, rows).take(picked).logits_NC
+            complaints.append(
+                find_wrong_scale(name, values_N1[:, 0], get_values(rows.take(picked)), on_poor=on_poor)
+            )
         if found is not None:
-            on_poor = "warn" if name in idle else chosen[name]  # a teacher that is never asked can do no harm
             complaints.append(make_complaint(config, specs[name], info, found, scores[name], on_poor=on_poor))
     return tuple(complaint for complaint in complaints if complaint is not None)
 

@@ -299,16 +299,19 @@ class TrainingLoop:
         shared = self.engine.zero_stage == 3
         begin, every = (0, 1) if shared else (self.rank, self.world)
         with stage("evaluation"), self.engine.evaluating() as module:
-            found = {
+            scores = {
                 name: trainer.scores(module, begin, every, shared=shared)
                 for name, trainer in self.trainers.items()
             }
         values = combine_task_scores(
-            found, {name: trainer.config.metric for name, trainer in self.trainers.items()}
+            scores, {name: trainer.config.metric for name, trainer in self.trainers.items()}
         )
         # Before any comparison, in which NaN would never lose.
-        if not math.isfinite(nll := values["eval/mean/nll"]):
-            self._roll_back(f"validation NLL {nll} after step {self.state.step} of {self.total_steps}")
+        name = "nll" if "eval/mean/nll" in values else self.config.metric
+        if not math.isfinite(found := values[f"eval/mean/{name}"]):
+            self._roll_back(
+                f"validation {name.upper()} {found} after step {self.state.step} of {self.total_steps}"
+            )
             return {}
         self._keep_best(values)
         if self.rank == 0:
@@ -320,10 +323,11 @@ class TrainingLoop:
         score = values[f"eval/mean/{self.config.metric}"]
         higher = train.higher_is_better
         # Equal scores are ordered by NLL: accuracy ties are common early on.
-        found = build_rank_key(score, values["eval/mean/nll"], higher_is_better=higher)
+        nll = values.get("eval/mean/nll")
+        found = build_rank_key(score, nll, higher_is_better=higher)
         if state.best is None or found < build_rank_key(state.best, state.best_nll, higher_is_better=higher):
             state.best, state.best_step, state.stale = score, state.step, 0
-            state.best_nll = values["eval/mean/nll"]
+            state.best_nll = nll
             self.best_weights = self.engine.weights()
         else:
             state.stale += 1
@@ -360,17 +364,14 @@ class TrainingLoop:
         # The trained module carries DeepSpeed's hooks; a fresh one of the same configuration does not.
         if isinstance(self.student, MultiModel):
             whole = rebuild_tasks(self.student, self.best_weights)
-            parts = {
-                name: replace(part, no_answer=self.trainers[name].learns_no_answer)
-                for name, part in whole.parts.items()
-            }
+            parts = {name: self.trainers[name].complete_student(part) for name, part in whole.parts.items()}
             return replace(whole, parts=parts)
         model = type(self.student.model)(self.student.model.config)
         model.load_state_dict(self.best_weights)
         # The tokens at which texts begin and end may stand only there.
         if hasattr(self.student.model, "generation_config"):
             model.generation_config = self.student.model.generation_config
-        return replace(self.student, model=model, no_answer=self.trainer.learns_no_answer)
+        return self.trainer.complete_student(replace(self.student, model=model))
 
 
 def plan_evaluation_steps(total: int, evaluations: int) -> set[int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -30,6 +30,7 @@ from raykd.distill.losses import compute_class_weights
 from raykd.distill.objective import Counts, ObjectiveResult
 from raykd.distill.signals import Signals
 from raykd.errors import ModelError
+from raykd.models.bases import set_start
 from raykd.models.lm import Headless
 from raykd.models.multi import MultiModel
 from raykd.prediction.probes import PROBED_ROWS
@@ -128,12 +129,24 @@ class TaskTrainer:
         self.phases: dict[int, RunConfig] = {}
         """The run from each step on at which a phase begins."""
         self._facts = prepared.facts
+        self._unit = self.task.measure_unit(self.rows)
+        start = self.task.find_start(self.rows)
+        if start is not None:
+            set_start(student.model, start)
+        self._choices = len(self.task.name_choices(config.data.labels))
         self._class_weights_C = self._find_class_weights()
 
-    @property
-    def learns_no_answer(self) -> bool:
-        """Whether "no answer" is a choice for its rows."""
-        return bool(self.rows.is_in_mode("optional").any())
+    def complete_student(self, student: models.TextModel) -> models.TextModel:
+        """Return the trained student with what was chosen on the validation rows, and whether it may not answer."""
+        task, rows, tokens = self.task, self.prepared.validation, self.prepared.validation_tokens
+        if task.is_tuned:
+            module = student.model.eval().to(self.device)
+            answers = answer_rows(module, task, tokens, range(len(rows)), self.device, self.padding)
+            module.to("cpu")
+            task = task.tune(answers, rows)
+        return replace(
+            student, no_answer=bool(self.rows.is_in_mode("optional").any()), settings=task.settings
+        )
 
     def ask(self, step: int, rank: int, world: int) -> PendingStep:
         """Return the rows of each micro-batch of a step, and ask the teachers about them.
@@ -176,13 +189,14 @@ class TaskTrainer:
             encoded.labels_N,
             encoded.counts_B,
             texts.languages,
-            choices=len(self.config.data.labels) if encoded.choices is None else encoded.choices,
+            choices=self._choices if encoded.choices is None else encoded.choices,
             seen_N=encoded.seen_N,
             visible_NC=encoded.extra.get("visible_NC"),
             offsets_N=None if offsets_N is None else offsets_N[self.tokens.find_units(rows)],
             targets=texts.pairs or (),
         )
-        return lay_out_answers(answers, self.source.teacher_languages, units, self._matches, self.device)
+        found = lay_out_answers(answers, self.source.teacher_languages, units, self._matches, self.device)
+        return replace(found, logits_MNC=found.logits_MNC / self._unit)
 
     def evaluate(
         self,
@@ -204,8 +218,9 @@ class TaskTrainer:
         encoded, signals = micro.encoded, micro.signals
         units = self.task.gather(outputs, encoded)
         if not self.task.language:
+            values_N = encoded.extra.get("values_N")
             return self.objective.evaluate(
-                units.float(),
+                units.float() / self._unit,
                 encoded.labels_N,
                 signals,
                 progress,
@@ -213,6 +228,7 @@ class TaskTrainer:
                 encoded.extra.get("open_NC"),
                 own=micro.counts,
                 class_weights_C=self._class_weights_C,
+                values_N=None if values_N is None else values_N / self._unit,
             )
         module: Any = engine.module
         head, size = module.head, int(encoded.host["vocabulary"])

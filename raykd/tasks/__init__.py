@@ -6,6 +6,7 @@ from raykd.tasks.base import SystemAnswers, TaskBase
 from raykd.tasks.causal_lm import CausalLM
 from raykd.tasks.classification import Classification
 from raykd.tasks.masked_lm import MaskedLM
+from raykd.tasks.multi_label import MultiLabel
 from raykd.tasks.question_answering import QuestionAnswering
 from raykd.tasks.registry import (
     RegisteredTask,
@@ -15,6 +16,7 @@ from raykd.tasks.registry import (
     rebuild_holders,
     register_task,
 )
+from raykd.tasks.regression import Regression
 from raykd.tasks.relation import Relation
 from raykd.tasks.seq2seq import Seq2Seq
 from raykd.tasks.token_classification import TokenClassification
@@ -22,7 +24,15 @@ from raykd.text.encoding import EncodedBatch, EncodedRows
 from raykd.text.tokens import Tokenizer
 
 Task = Annotated[
-    Classification | Relation | TokenClassification | QuestionAnswering | CausalLM | Seq2Seq | MaskedLM,
+    Classification
+    | Relation
+    | MultiLabel
+    | Regression
+    | TokenClassification
+    | QuestionAnswering
+    | CausalLM
+    | Seq2Seq
+    | MaskedLM,
     RegisteredTask(),
 ]
 """The union of tasks: to a type checker those that ship, to pydantic all that are registered."""
@@ -33,8 +43,10 @@ __all__ = [
     "EncodedBatch",
     "EncodedRows",
     "MaskedLM",
+    "MultiLabel",
     "QuestionAnswering",
     "RegisteredTask",
+    "Regression",
     "Relation",
     "Seq2Seq",
     "SystemAnswers",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from raykd.answers.answer import DenseAnswer
 from raykd.answers.codec import encode_rows
 from raykd.devices import without_gradients
 from raykd.distill.objective import Objective
-from raykd.head import Head
+from raykd.head import Head, TaskSettings
 from raykd.spec import Spec
 from raykd.tasks.forms import RowForm
 from raykd.tasks.label_columns import ColumnMap, map_label_columns
@@ -118,8 +118,20 @@ class TaskBase(Spec):
     """Whether models may mark sources and targets with their languages."""
     union_vocabulary: ClassVar[bool] = False
     """Whether a student may have the union of its teachers' vocabularies."""
+    is_tuned: ClassVar[bool] = False
+    """Whether something is chosen after the training on the validation rows (`tune`)."""
+    has_scale: ClassVar[bool] = False
+    """Whether answers are numbers on a scale, which a teacher may have another one of."""
     kind: str
     max_length: int
+
+    def with_labels(self, labels: Sequence[str]) -> Self:
+        """Return the task for a run, or a model, with these labels."""
+        return self
+
+    def with_settings(self, settings: TaskSettings) -> Self:
+        """Return the task as a saved student remembers it (`settings`)."""
+        return self
 
     def check(self, labels: Sequence[str], objective: Objective) -> None:
         """Refuse labels, and parts of an objective, that the task cannot have.
@@ -140,9 +152,13 @@ class TaskBase(Spec):
     def count_units(self, batch: TextBatch) -> NDArray[np.int64]:
         """Return ``[B]``: the units of each row, a property of the text that every model agrees on."""
 
+    def name_choices(self, labels: Sequence[str]) -> tuple[str, ...]:
+        """Return the names of a unit's choices, where they are the same for all units; else ()."""
+        return tuple(labels)
+
     def count_choices(self, batch: TextBatch, labels: Sequence[str]) -> int:
         """Return C: the choices that a unit of these rows has, at most."""
-        return len(labels)
+        return len(self.name_choices(labels))
 
     def compute_mean_logits(self, batch: TextBatch, classes: int) -> float:
         """Return the mean number of logits in a teacher's answer to one of these rows: units times choices."""
@@ -203,13 +219,38 @@ class TaskBase(Spec):
         seen = () if encoded.seen_N is None else (encoded.seen_N,)
 
         def encode(arrays: Sequence[NDArray[Any]]) -> list[bytes | None]:
-            raw_NC, *seen_N = arrays
-            logits_NC = ColumnMap(tuple(map(tuple, columns))).apply(raw_NC, unknown=-np.inf)
-            covered_N = seen_N[0] if seen_N else np.ones(len(raw_NC), dtype=bool)
-            answer = DenseAnswer(logits_NC=logits_NC, covered_N=covered_N)
-            return encode_rows(answer, encoded.counts_B, np.isfinite(raw_NC).all(axis=1))
+            return self.encode_answers(arrays[0], encoded.counts_B, columns, *arrays[1:])
 
-        return PendingRows((self.gather(encoded.run(model), encoded).float(), *seen), encode)
+        return PendingRows((self.gather_own(encoded.run(model), encoded).float(), *seen), encode)
+
+    def gather_own(self, outputs: ModelOutputs, encoded: EncodedBatch) -> torch.Tensor:
+        """Return a teacher's outputs in its own columns, as `encode_answers` takes them."""
+        return self.gather(outputs, encoded)
+
+    def encode_answers(
+        self,
+        raw_NC: NDArray[np.float32],
+        counts_B: NDArray[np.int64],
+        columns: Sequence[Sequence[int]],
+        seen_N: NDArray[np.bool_] | None = None,
+    ) -> list[bytes | None]:
+        """Encode what a teacher said in its own columns as answers in the run's.
+
+        Args:
+            raw_NC: Its logits.
+            counts_B: Units of each row.
+            columns: As for `start_answers`.
+            seen_N: False where it did not see a unit; None where it saw all.
+
+        Returns:
+            One body per row; None for a row with a logit that is not finite.
+        """
+        logits_NC = raw_NC
+        if self.labelled:
+            logits_NC = ColumnMap(tuple(map(tuple, columns))).apply(raw_NC, unknown=-np.inf)
+        covered_N = np.ones(len(raw_NC), dtype=bool) if seen_N is None else seen_N
+        answer = DenseAnswer(logits_NC=logits_NC, covered_N=covered_N)
+        return encode_rows(answer, counts_B, np.asarray(np.isfinite(raw_NC).all(axis=1)))
 
     def answer_rows(
         self, model: Network, encoded: EncodedBatch, columns: Sequence[Sequence[int]]
@@ -222,8 +263,23 @@ class TaskBase(Spec):
         pending = self.start_answers(model, encoded, columns)
         return pending.encode([tensor.cpu().numpy() for tensor in pending.tensors])
 
+    def tune(self, answers: SystemAnswers, rows: TextBatch) -> Self:
+        """Return the task with what is chosen after the training, by a student's answers to the validation rows.
+
+        It is called where `is_tuned` says so.
+        """
+        return self
+
+    def measure_unit(self, rows: TextBatch) -> float:
+        """Return in what the loss counts differences of answers: 1, except where answers have a scale of their own."""
+        return 1.0
+
+    def find_start(self, rows: TextBatch) -> float | None:
+        """Return what a new head answers before it has learnt anything, by the training rows; None leaves it at 0."""
+        return None
+
     @property
-    def settings(self) -> dict[str, str | int]:
+    def settings(self) -> TaskSettings:
         """What a saved student must remember to be asked as it was judged: its kind, where its head serves another."""
         return {} if self.kind == self.head else {"kind": self.kind}
 

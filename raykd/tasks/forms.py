@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-RowForm = Literal["text", "words", "answers", "target", "source_target", "plain", "value", "marked"]
+RowForm = Literal["text", "words", "answers", "target", "source_target", "plain", "value", "marked", "labels"]
 """What a row consists of:
 
 - text: one text or two, and a label
@@ -19,6 +19,7 @@ RowForm = Literal["text", "words", "answers", "target", "source_target", "plain"
 - plain: one text, which is its own gold
 - value: one text or two, and a number
 - marked: a text with two marked entities, and a label
+- labels: one text or two, and any number of labels
 """
-LABELLED_FORMS: tuple[RowForm, ...] = ("text", "words", "marked")
-"""Forms whose gold is one of `data.labels`."""
+LABELLED_FORMS: tuple[RowForm, ...] = ("text", "words", "marked", "labels")
+"""Forms whose gold is some of `data.labels`."""

@@ -56,6 +56,8 @@ def map_label_columns(
     label_map: Mapping[str, str | None],
     name: str,
     missing: Sequence[str] = (),
+    *,
+    least: int = 2,
 ) -> ColumnMap:
     """Return the teacher's columns behind each of the run's labels.
 
@@ -65,10 +67,11 @@ def map_label_columns(
         label_map: The teacher's labels to the run's, many to one; None drops a label.
         name: The teacher, for messages.
         missing: The run's labels that the teacher does not know.
+        least: How many of the run's labels a teacher must know to have something to say.
 
     Raises:
         LabelMismatchError: A name stands in neither list, a label of one list has no counterpart in the other, or the
-            teacher knows fewer than two of the run's labels; names both lists.
+            teacher knows too few of the run's labels; names both lists.
     """
     key = f"teachers.{name}"
     if strange := sorted(set(label_map) - set(own)):
@@ -91,11 +94,12 @@ def map_label_columns(
     found = ColumnMap(tuple(tuple(i for i, to in enumerate(renamed) if to == label) for label in wanted))
     unknown = [wanted[i] for i in found.unknown]
     _check_gaps(own, wanted, renamed, name, missing, unknown)
-    if len(wanted) - len(unknown) < 2:
+    if len(wanted) - len(unknown) < least:
+        few = "fewer than two" if least == 2 else "none"
         raise LabelMismatchError(
-            f"teacher {name} knows fewer than two of the run's labels, so it has nothing to teach",
+            f"teacher {name} knows {few} of the run's labels, so it has nothing to teach",
             got=f"{list(own)}, mapped to {renamed}",
-            wanted=f"two at least of {list(wanted)}",
+            wanted=f"{'two' if least == 2 else 'one'} at least of {list(wanted)}",
             next_step="leave the teacher out, or name one with more of the run's labels",
         )
     return found

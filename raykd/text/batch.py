@@ -37,8 +37,9 @@ class TextBatch:
         pairs: Second texts; None where the task has one text. Question answering: the context. Language models: the
             target.
         words: Where the words of each text are; None unless words are tagged.
-        golds: Tagging: a label per word. Question answering: begin and end of each accepted answer in the context, in
-            characters. Empty where the row is unlabelled, or (labels_B is 0) has no answer. None for the other tasks.
+        golds: Tagging: a label per word. Several labels a text: 1 or 0 per label, `UNLABELLED` where not known.
+            Question answering: begin and end of each accepted answer in the context, in characters. Empty where the
+            row is unlabelled, or (labels_B is 0) has no answer. None for the other tasks.
         modes: How each row is given to a model; None is "" for all.
         source_languages: The language of each source, "" where it is not known; None of rows without sources.
         values: Gold numbers: a row's value, or the relevance of each of its candidates. Empty where the row is

@@ -177,7 +177,7 @@ class TrialHost(tune.Trainable):
             self.continued = False
             result["history"] = json.dumps(
                 [
-                    (k, int(h["step"]), h[f"eval/mean/{metric}"], h["eval/mean/nll"])
+                    (k, int(h["step"]), h[f"eval/mean/{metric}"], h.get("eval/mean/nll"))
                     for k, h in enumerate(loop.state.history, start=1)
                 ]
             )

@@ -31,7 +31,7 @@ RUNS = [*sorted((ROOT / "raykd" / "presets").glob("*.yaml")), *sorted((ROOT / "e
 OVERLAYS = sorted((ROOT / "examples" / "experiments").glob("*.yaml"))
 EXPERIMENTS = [path for path in OVERLAYS if is_experiment(read_yaml_mapping(path))]
 SPACES = sorted((ROOT / "tune_spaces").glob("*.yaml")) + [p for p in OVERLAYS if p not in EXPERIMENTS]
-IN_CI = {"demo.yaml", "alpha_temperature.yaml"}
+IN_CI = {"demo.yaml", "alpha_temperature.yaml", "mentions_en_de_zh.yaml"}
 LIMIT_S = 240.0
 """Longest on a machine that does other things too; a quiet one of two cores needs less than a minute."""
 

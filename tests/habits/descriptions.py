@@ -125,11 +125,10 @@ def _special_tokens_inside(folder: Path) -> None:
 DESCRIPTIONS: dict[str, Neighbour] = {
     "a regression of one output": neighbour(
         _regression, "refused", {"run": CHECK, "refused": {"prints": ["regression"]}},
-        {"run": PREDICT, "refused": {"prints": ["regression"]}},
     ),
     "a regression of two outputs": _refused(_config(problem_type="regression"), "regression", predict=True),
     "several labels at once": _refused(
-        _config(problem_type="multi_label_classification"), "multi_label|problem_type", predict=True
+        _config(problem_type="multi_label_classification"), "multi_label|problem_type"
     ),
     "one label, said": _served(_config(problem_type="single_label_classification")),
     "three outputs and two labels": _refused(_tensors(_three_outputs), r"\b3\b", "label|head|output"),

@@ -338,9 +338,9 @@ def test_files_without_anything_to_score(
     assert wanted in str(caught.value) and "data." not in str(caught.value)
 
 
-def test_a_regression_is_refused_by_name(model: Path, tmp_path: Path) -> None:
+def test_one_label_for_a_head_of_two_outputs_is_refused_by_name(model: Path, tmp_path: Path) -> None:
     folder = with_config(model, tmp_path / "regression", id2label={"0": "LABEL_0"}, label2id=None)
-    with pytest.raises(ModelError, match="is a regression"):
+    with pytest.raises(ModelError, match=r"num_labels > 1"):
         raykd.evaluate(folder, write_rows(tmp_path / "rows.jsonl"))
 
 

@@ -72,9 +72,6 @@ def refused(found: Finding) -> str:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"problem_type": "multi_label_classification"}, "gives several labels at once"),
-        ({"problem_type": "regression"}, "is a regression: one output is a number"),
-        ({"problem_type": None, "id2label": {"0": "score"}, "label2id": {"score": 0}}, "is a regression"),
         ({"id2label": {"0": "good", "1": "good"}}, "gives two outputs the same name"),
         ({"id2label": {"0": "a", "1": "b", "2": "c"}}, "id2label does not fit the head"),
         ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "holds quantised weights"),
@@ -91,6 +88,30 @@ def test_what_cannot_be_used_is_refused_at_check_and_at_load(
     with pytest.raises(ModelError) as caught:
         models.load_model(teacher)
     assert caught.value.what in refused(found)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said", "loading"),
+    [
+        ({"problem_type": "multi_label_classification"}, "gives several labels at once", ""),
+        ({"problem_type": "regression"}, "is a regression: one output is a number", "several numbers"),
+        (
+            {"problem_type": None, "id2label": {"0": "score"}, "label2id": {"score": 0}},
+            "is a regression",
+            "config.json does not fit the weights",
+        ),
+    ],
+)
+def test_a_model_of_another_task_of_the_same_class_teaches_no_classifier(
+    teacher: Path, tmp_path: Path, changes: dict[str, object], said: str, loading: str
+) -> None:
+    rewrite(teacher / "config.json", **changes)
+    assert said in refused(findings(tmp_path, teacher)["teacher t"])
+    if loading:
+        with pytest.raises(ModelError, match=loading):
+            models.load_model(teacher)
+    else:
+        assert models.load_model(teacher).task == "multi_label"
 
 
 def test_a_head_of_one_row_is_a_regression_though_the_configuration_says_nothing(

@@ -56,7 +56,7 @@ def _label_rows(config: RunConfig, rows: Rows, name: str, pool: TeacherPool) -> 
         np.full(len(combined.covered_N), UNLABELLED),
         counts_B,
         tuple(bare.languages),
-        config.data.labels,
+        config.task.name_choices(config.data.labels),
         tagging,
     )
     # A text that its teachers saw in part has no answer to the rest of it that a student could agree with.
@@ -72,14 +72,12 @@ def _label_rows(config: RunConfig, rows: Rows, name: str, pool: TeacherPool) -> 
         log.warning(
             "%d of %d rows of %s: no teacher answers, so they do not count", (~seen_B).sum(), len(rows), name
         )
-    return _with_labels(rows, units.choose(combined), counts_B, seen_B, tagging=tagging)
+    return _with_labels(rows, units.choose(combined), counts_B, seen_B)
 
 
-def _with_labels(
-    rows: Rows, chosen_N: np.ndarray, counts_B: np.ndarray, seen_B: np.ndarray, *, tagging: bool
-) -> Rows:
+def _with_labels(rows: Rows, chosen_N: np.ndarray, counts_B: np.ndarray, seen_B: np.ndarray) -> Rows:
     """Return the rows with these labels, a unit each; a row that is not seen stays without."""
-    if not tagging:
+    if rows.golds is None:
         return replace(rows, labels_B=np.where(seen_B, chosen_N, UNLABELLED).astype(np.int64))
     parts: Sequence[np.ndarray] = np.split(chosen_N, np.cumsum(counts_B)[:-1])
     golds = tuple(

@@ -41,7 +41,7 @@ def make_ensemble_report(inputs: EnsembleInputs) -> EnsembleReport:
     report = EnsembleReport(
         run=config.name,
         task=config.task.kind,
-        metric=config.task.metric_names[0],
+        metric=_name_metric(config),
         rows=len(rows),
         labelled=bool(rows.labelled.any()),
         languages=tuple(dict.fromkeys(rows.languages)),
@@ -65,6 +65,13 @@ def make_ensemble_report(inputs: EnsembleInputs) -> EnsembleReport:
         nobody = "no teacher answered a validation row, so nothing is measured on them"
         return replace(report, missing=(*report.missing, nobody))
     return _measure(report, inputs, signals)
+
+
+def _name_metric(config: RunConfig) -> str:
+    """Return the score by which teachers are compared: that of single units, where a task judges runs by another."""
+    if config.task.form == "labels":
+        return "accuracy"
+    return config.task.metric_names[0]
 
 
 def _measure_unlabelled_task(report: EnsembleReport, inputs: EnsembleInputs) -> EnsembleReport:
@@ -91,6 +98,8 @@ def _explain_unlabelled_task(config: RunConfig) -> str:
         why = (
             "its teachers cut a text into other tokens, so their answers have no common distribution to score"
         )
+    elif config.task.has_scale:
+        why = "an answer is a number, of which there is no share that is right"
     else:
         why = "an answer is a span with a begin and an end, and scores of spans have no parts that add up over teachers"
     return (
@@ -117,6 +126,12 @@ def _measure(report: EnsembleReport, inputs: EnsembleInputs, signals: Signals) -
     pairs = compare_pairs(
         signals.teachers, np.stack(list(chosen.values())), covered_MN, units.gold_N, len(units.labels), silent
     )
+    if config.task.form == "labels":
+        decisions = (
+            "a unit is a text and a label, so scores here are shares of right decisions, no or yes, and classes are no "
+            "and yes; the table of results has F1, and F1 by label"
+        )
+        report = replace(report, missing=(*report.missing, decisions))
     report = replace(
         report,
         coalitions=len(game.members_SM),
@@ -162,7 +177,7 @@ def _make_units(config: RunConfig, rows: Rows, everyone: Combined, *, labelled: 
         config.task.list_unit_labels(batch),
         config.task.count_units(batch),
         tuple(rows.languages),
-        config.data.labels,
+        config.task.name_choices(config.data.labels),
         tagging,
     )
     return units if labelled else replace(units, gold_N=units.choose(everyone))

@@ -35,6 +35,8 @@ from raykd.text.batch import TextBatch
 
 _WRITTEN = ("chrf", "bleu", "rougeL", "exact_match")
 """Metrics of the texts that a generating model writes."""
+_UNITS = {"words": "word", "labels": "label"}
+"""What an answer is of, by the form of rows; a row where it is not here."""
 _LENGTH_GROUPS = 4
 _SMALLEST_GROUP = 10
 """Rows of a group of lengths at least; smaller groups say nothing."""
@@ -125,6 +127,8 @@ def _ask_model(predictor: Predictor, found: LabelledFile) -> _Asked:
     long_B = np.concatenate([part.long_B for part in parts])[back]
     if found.labels is None:
         return _Asked(task, answers, rows, (), long_B)
+    if task.form == "labels":  # units are the model's labels, and so are the file's
+        return _Asked(task, answers, rows, model.labels, long_B)
     answers = replace(answers, logits_NC=found.labels.columns.apply(answers.logits_NC))
     return _Asked(task, answers, rows, found.labels.names, long_B)
 
@@ -203,7 +207,7 @@ def _measure_calibration(asked: _Asked) -> Reliability | None:
         for at, values in enumerate(compute_calibration_bins(confidence_N, correct_N))
     )
     ece = sum(b.count * abs(b.confidence - b.accuracy) for b in bins) / len(confidence_N)
-    return Reliability(float(ece), "word" if asked.task.form == "words" else "row", bins)
+    return Reliability(float(ece), _UNITS.get(asked.task.form, "row"), bins)
 
 
 def _list_notes(asked: _Asked) -> list[str]:
@@ -231,7 +235,7 @@ def _list_class_notes(asked: _Asked, compared: ClassAnswers) -> list[str]:
     invented = int(np.isin(compared.predicted_X, [compared.names.index(name) for name in absent]).sum())
     notes = []
     if absent:
-        what = "entities" if compared.nothing else "rows"
+        what = "entities" if asked.task.form == "words" else "rows"
         notes.append(
             f"the file has none of the model's {_enumerate(absent)}; the model gives {invented:,} {what} "
             + ("such a label, which count as wrong" if invented else "such a label")

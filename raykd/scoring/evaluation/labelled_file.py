@@ -22,6 +22,7 @@ from raykd.data.rows import Rows
 from raykd.errors import ConfigError, DataError
 from raykd.scoring.evaluation.matching import LabelMap, MatchedLabels, match_labels
 from raykd.tasks.forms import LABELLED_FORMS, RowForm
+from raykd.tasks.label_columns import ColumnMap
 from raykd.tasks.schemes import SchemeName, parse_scheme
 
 _NEEDED: dict[RowForm, tuple[ColumnKey, ...]] = {
@@ -33,6 +34,7 @@ _NEEDED: dict[RowForm, tuple[ColumnKey, ...]] = {
     "plain": ("text",),
     "value": ("text", "value"),
     "marked": ("text", "label"),
+    "labels": ("text", "labels"),
 }
 """The columns that rows of a form cannot do without."""
 
@@ -103,12 +105,15 @@ def read_labelled_file(
     records = list(read_file_records(path, tell=tally.tell))
     if not records:
         raise DataError(f"{path}: holds no rows", got="no rows", wanted="at least one row")
-    names = _choose_names(path, records, form, options)
+    names = _choose_names(path, records, form, options, own)
     there = _list_columns(records)
     languages, of_all = _find_languages(records, there, names, options, language)
     labels = None
     settings: dict[str, object] = {}
-    if form in LABELLED_FORMS:
+    if form == "labels":  # a row may have labels that the model lacks none of, so there is nothing to match
+        labels = MatchedLabels(tuple(own), ColumnMap(tuple((i,) for i in range(len(own)))), {})
+        settings = {"labels": labels.names, "label_map": dict(options.label_map)}
+    elif form in LABELLED_FORMS:
         found = _list_labels(records, names, form, dict.fromkeys((*own, *options.label_map)))
         labels = match_labels(
             own, found, options.label_map, tags=form == "words", file=path.name, model=model
@@ -178,7 +183,7 @@ def _list_columns(records: Sequence[Record]) -> list[str]:
 
 
 def _choose_names(
-    path: Path, records: Sequence[Record], form: RowForm, options: FileOptions
+    path: Path, records: Sequence[Record], form: RowForm, options: FileOptions, own: Sequence[str]
 ) -> dict[str, str]:
     """Return the names that a person gave, after a look whether all needed columns are there.
 
@@ -196,6 +201,8 @@ def _choose_names(
     there = _list_columns(records)
     given = {key: options.columns.get(key, Columns.model_fields[key].default) for key in allowed}
     needed = {key: given[key] for key in _NEEDED[form]} | dict(options.columns)
+    if form == "labels" and "labels" not in options.columns and set(own) <= set(there):
+        needed.pop("labels")  # each label has a column of its own
     missing = {key: name for key, name in needed.items() if name not in there}
     if "source" not in options.columns and "prompt" in there:
         missing.pop("source", None)

@@ -51,9 +51,15 @@ def register_metric(metric: Metric) -> None:
 for _known in (
     Metric("accuracy", "accuracy %"),
     Metric("macro_f1", "macro-F1 %"),
-    Metric("micro_f1", "micro-F1 %"),
     Metric("nll", "NLL nats", "nats", higher_is_better=False),
     Metric("ece", "ECE %", higher_is_better=False),
+    Metric("micro_f1", "micro-F1 %"),
+    Metric("tuned_micro_f1", "tuned micro-F1 %"),
+    Metric("tuned_macro_f1", "tuned macro-F1 %"),
+    Metric("pearson", "Pearson", "number"),
+    Metric("spearman", "Spearman", "number"),
+    Metric("mse", "MSE", "number", higher_is_better=False),
+    Metric("mae", "MAE", "number", higher_is_better=False),
     Metric("f1", "F1 %"),
     Metric("precision", "precision %"),
     Metric("recall", "recall %"),
@@ -77,7 +83,8 @@ def name_agreement(metric: str) -> str:
 
 
 for _known in [
-    _METRICS[name] for name in ("accuracy", "macro_f1", "micro_f1", "nll", "ece", "f1", "precision", "recall")
+    _METRICS[name]
+    for name in ("accuracy", "macro_f1", "nll", "ece", "f1", "precision", "recall", "micro_f1", "exact_match")
 ]:
     _title = "agreement %" if _known.name == "accuracy" else f"agreement {_known.title}"
     register_metric(replace(_known, name=name_agreement(_known.name), title=_title))

@@ -17,12 +17,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from raykd.answers.answer import DenseAnswer
-from raykd.answers.codec import VERSION, encode_rows
+from raykd.answers.codec import VERSION
 from raykd.answers.vocabularies import TeacherVocabulary
 from raykd.config import TeacherBase
 from raykd.errors import NonFiniteError, TeacherError
-from raykd.tasks.label_columns import ColumnMap
 from raykd.teachers.backends.self_test import compare_answers
 from raykd.teachers.spec import TeacherInfo, TeacherSpec
 from raykd.teachers.timing import Timing, describe_conditions
@@ -124,6 +122,8 @@ class BackendBase(ABC, Generic[T]):
             spec.device.partition(":")[0],
             _FORMAT,
         ]
+        if teacher.scale is not None:
+            parts.append(teacher.scale.model_dump())
         if teacher.language_codes:
             parts.append(sorted(teacher.language_codes.items()))
         return TeacherInfo(
@@ -158,13 +158,14 @@ class BackendBase(ABC, Generic[T]):
             logits_NC: Of each unit of the rows (a text, or a word of a tagger's text), row after row.
             covered_N: False for a unit without an answer; None where there is none.
         """
-        columns = ColumnMap(self.describe().columns)
-        mapped_NC = columns.apply(np.asarray(logits_NC, dtype=np.float32), unknown=-np.inf)
-        covered_N = np.ones(len(mapped_NC), dtype=np.bool_) if covered_N is None else covered_N
-        answer = DenseAnswer(logits_NC=mapped_NC, covered_N=covered_N)
-        return encode_rows(
-            answer, self.spec.task.count_units(batch), np.asarray(np.isfinite(logits_NC).all(axis=1))
-        )
+        task = self.spec.task
+        own_NC = self.rescale(np.asarray(logits_NC, dtype=np.float32))
+        return task.encode_answers(own_NC, task.count_units(batch), self.describe().columns, covered_N)
+
+    def rescale(self, values_N1: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the teacher's numbers on the run's scale, where it has one of its own (`TeacherBase.scale`)."""
+        scale = self.teacher.scale
+        return values_N1 if scale is None else scale.apply(values_N1)
 
     def finish(self, batch: TextBatch, answers: Sequence[bytes | None]) -> list[bytes]:
         """Count the rows of a batch as computed, and return their answers.

@@ -54,13 +54,13 @@ class CallableBackend(BackendBase[CallableTeacher]):
         """
         if self._info is None:
             task, teacher = self.spec.task, self.teacher
-            if not task.labelled:
+            if not task.labelled and not task.has_scale:
                 raise ModelError(
                     f"{self._who} cannot teach {task.kind}",
                     got=f"task {task.kind}",
-                    wanted="a task with labels: a function gives a number for each label",
+                    wanted="a task with labels or values: a function gives a number for each label, or the value",
                 )
-            labels = teacher.labels or self._read_labels()
+            labels = teacher.labels or (self._read_labels() if task.labelled else ())
             named_by = f"version {teacher.version}" if teacher.version else f"content {self._hash_source()}"
             parts = [teacher.function.rpartition(":")[2], teacher.output, *labels, named_by]
             fingerprint = hashlib.sha256("\0".join(parts).encode()).hexdigest()
@@ -112,15 +112,17 @@ class CallableBackend(BackendBase[CallableTeacher]):
         return found
 
     def _answer(self, batch: TextBatch) -> list[bytes | None]:
-        labels = self.describe().labels
+        labels, task = self.describe().labels, self.spec.task
         values_NC = self._call(batch)
-        check_label_width(values_NC.shape[1], labels, self._who)
+        check_label_width(values_NC.shape[1], labels if task.labelled else ("value",), self._who)
         key = f"teachers.{self.spec.name}.output"
-        return self.encode_logits(batch, convert_to_logits(values_NC, self.teacher.output, self._who, key))
+        form = "logits" if task.has_scale else self.teacher.output
+        several = task.form == "labels"
+        return self.encode_logits(batch, convert_to_logits(values_NC, form, self._who, key, several=several))
 
     def _call(self, batch: TextBatch) -> NDArray[np.float64]:
         """Return what the function gives, one row of numbers per unit."""
-        function, counts = self.load(), self.spec.task.count_units(batch).tolist()
+        function, task = self.load(), self.spec.task
         asked: list[Any] = list(batch.texts)
         if batch.words is not None:
             pairs = zip(batch.texts, batch.words, strict=True)
@@ -128,7 +130,10 @@ class CallableBackend(BackendBase[CallableTeacher]):
         try:
             given = function(asked) if batch.pairs is None else function(asked, list(batch.pairs))
             if batch.words is None:
-                return self._check_shape(np.asarray(given, dtype=np.float64), len(batch), "text")
+                values = np.asarray(given, dtype=np.float64)
+                if task.has_scale and values.ndim == 1:
+                    values = values[:, None]
+                return self._check_shape(values, len(batch), "text")
             rows = [np.asarray(row, dtype=np.float64) for row in given]
         except RaykdError:
             raise
@@ -138,6 +143,7 @@ class CallableBackend(BackendBase[CallableTeacher]):
             raise self._build_shape_error(
                 f"{len(rows)} arrays for {len(batch)} texts", "an array for each text"
             )
+        counts = task.count_units(batch).tolist()
         return np.concatenate(
             [self._check_shape(row, count, "word") for row, count in zip(rows, counts, strict=True) if count]
         )

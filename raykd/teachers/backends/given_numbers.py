@@ -24,7 +24,7 @@ SMALLEST = 1e-30
 
 
 def convert_to_logits(
-    values_NC: NDArray[np.floating], form: NumberForm, who: str, key: str
+    values_NC: NDArray[np.floating], form: NumberForm, who: str, key: str, *, several: bool = False
 ) -> NDArray[np.float32]:
     """Return numbers as logits.
 
@@ -33,6 +33,7 @@ def convert_to_logits(
         form: What they are called.
         who: What gave them, for messages.
         key: The key of `form` in the run file.
+        several: Whether several labels may hold at once, so that each probability stands alone.
 
     Raises:
         ModelError: They are not finite, or no probabilities although they are called so.
@@ -45,6 +46,8 @@ def convert_to_logits(
         )
     if form == "logits":
         return values_NC.astype(np.float32)
+    if several:
+        return _convert_each(values_NC, who, key)
     sums_N = values_NC.sum(axis=1)
     if (values_NC < 0.0).any():
         row_C = values_NC[(values_NC < 0.0).any(axis=1)][0]
@@ -64,6 +67,18 @@ def convert_to_logits(
     return logits_NC
 
 
+def _convert_each(values_NC: NDArray[np.floating], who: str, key: str) -> NDArray[np.float32]:
+    """Return ``log(p / (1 - p))`` of each probability."""
+    bad_N = ((values_NC < 0.0) | (values_NC > 1.0)).any(axis=1)
+    if bad_N.any():
+        hint = f"if these are logits: {key}: logits"
+        _refuse(
+            who, "gave numbers that are no probabilities", values_NC[bad_N][0], "numbers from 0 to 1", hint
+        )
+    odds_NC = np.log(np.maximum(values_NC, SMALLEST)) - np.log(np.maximum(1.0 - values_NC, SMALLEST))
+    return np.asarray(odds_NC, dtype=np.float32)
+
+
 def check_label_width(width: int, labels: Sequence[str], who: str) -> None:
     """Refuse rows of numbers that are not one for each label.
 
@@ -79,7 +94,7 @@ def check_label_width(width: int, labels: Sequence[str], who: str) -> None:
         )
 
 
-def _refuse(who: str, what: str, row_C: NDArray[np.float64], wanted: str, hint: str) -> None:
+def _refuse(who: str, what: str, row_C: NDArray[np.floating], wanted: str, hint: str) -> None:
     shown = ", ".join(f"{value:.6g}" for value in row_C[:8].tolist())
     raise ModelError(
         f"{who} {what}",

@@ -31,6 +31,8 @@ from raykd.models.activations import fuse_activations
 from raykd.networks.heads import LANGUAGE
 from raykd.prediction.findings import compute_finding_key, load_or_test
 from raykd.prediction.selftest import PaddingFinding, find_padding
+from raykd.pretrained.files import read_config
+from raykd.pretrained.labels import check_activation
 from raykd.pretrained.lengths import compute_teacher_length
 from raykd.tasks import Task
 from raykd.tasks.base import PendingRows
@@ -100,6 +102,13 @@ class ModelBackend(BackendBase[SavedModelTeacher]):
         spec, teacher = self.spec, self.teacher
         folder = self._find_folder()
         inspected = models.inspect_model(folder, spec.task.head, trust_remote_code=teacher.trust_remote_code)
+        if spec.task.has_scale:
+            check_activation(
+                read_config(folder),
+                str(folder),
+                f"teachers.{spec.name}.scale",
+                written=teacher.scale is not None,
+            )
         self.map_columns(inspected.labels)  # wrong labels are refused before gigabytes are hashed
         precision = choose_precision(spec.dtype, inspected.model_type, spec.device)
         length, _ = compute_teacher_length(
@@ -206,7 +215,8 @@ class ModelBackend(BackendBase[SavedModelTeacher]):
             fetch = start_copies([pending.tensors for _, pending in queued], device)
         answers: list[bytes | None] = [None] * len(batch)
         for (picked, pending), arrays in zip(queued, fetch(), strict=True):
-            for row, answer in zip(picked, pending.encode(arrays), strict=True):
+            scaled = [self.rescale(arrays[0]), *arrays[1:]]
+            for row, answer in zip(picked, pending.encode(scaled), strict=True):
                 answers[row] = answer
         return answers, real, computed
 
