@@ -219,6 +219,33 @@ def save_classifier(
     return directory
 
 
+def save_decoder(folder: Path, family: str, texts: Sequence[str]) -> Path:
+    """A random decoder and its tokenizer, which writes words that its tokenizer cuts into the same tokens again.
+
+    So does a model that has learnt a language.
+    """
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = make_tokenizer(family, texts, 150)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=128, initializer_range=0.3, pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, tie_word_embeddings=False,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config)
+    words = [tokenizer.decode([i]).strip() for i in range(len(tokenizer))]
+    cut = [tokenizer(f" {word}", add_special_tokens=False)["input_ids"] for word in words]
+    stable = [i for i, ids in enumerate(cut) if ids == [i] and words[i].isalpha()]
+    with torch.no_grad():
+        scale_V1 = torch.full((len(tokenizer), 1), 0.05)
+        scale_V1[stable] = 1.0
+        model.lm_head.weight.mul_(scale_V1)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 def plain_probabilities(
     directory: Path,
     texts: Sequence[str],

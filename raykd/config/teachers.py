@@ -52,23 +52,38 @@ class TeacherTraining(Spec):
 
 
 class Price(Spec):
-    """What a teacher's answers cost, in any one currency; one of the two keys."""
+    """What a teacher's answers cost, in any one currency; one of the keys."""
 
     per_hour: float | None = Field(None, ge=0.0)
     """Of the machine that computes them."""
     per_1000_answers: float | None = Field(None, ge=0.0)
     """Of a provider."""
+    per_million_tokens: float | None = Field(None, ge=0.0)
+    """Of a provider, for tokens read and written alike; of two prices write the higher. Only `kind: http` counts."""
 
     @model_validator(mode="after")
     def _one(self) -> Price:
-        if (self.per_hour is None) == (self.per_1000_answers is None):
-            raise ValueError("wanted one of per_hour and per_1000_answers")
+        if (
+            sum(
+                value is not None for value in (self.per_hour, self.per_1000_answers, self.per_million_tokens)
+            )
+            != 1
+        ):
+            raise ValueError("wanted one of per_hour, per_1000_answers and per_million_tokens")
         return self
 
-    def charge(self, answers: int, seconds: float | None) -> float | None:
-        """Return what answers cost that take so long to compute; None where the time decides and is not known."""
+    def charge(self, answers: int, seconds: float | None, tokens: float | None = None) -> float | None:
+        """Return what answers cost; None where what decides is not known.
+
+        Args:
+            answers: Their number.
+            seconds: That they take to compute.
+            tokens: Read and written for them.
+        """
         if self.per_1000_answers is not None:
             return self.per_1000_answers * answers / 1000.0
+        if self.per_million_tokens is not None:
+            return None if tokens is None else self.per_million_tokens * tokens / 1e6
         return None if seconds is None or self.per_hour is None else self.per_hour * seconds / 3600.0
 
 
@@ -131,7 +146,7 @@ class TeacherBase(Spec):
     """What a run does with a teacher that scores worse on the validation rows than the most frequent label, or is right
     only with labels exchanged: stop before the student starts, or warn and go on."""
     price: Price | None = None
-    """What its answers cost (`{per_hour: 2.5}` or `{per_1000_answers: 0.4}`): the ensemble report then shows money
+    """What its answers cost (`{per_hour: 2.5}`, `{per_1000_answers: 0.4}`): the ensemble report then shows money
     beside seconds, in all and per point gained. It changes nothing else."""
     actor: ActorConfig = ActorConfig()
 
@@ -277,12 +292,19 @@ class FileTeacher(TeacherBase):
     another version where an edit of large files keeps their sizes."""
 
 
-_KIND_BY_KEY = {"words": "label_words", "function": "callable", "path": "model", "training": "trained"}
-"""The kind of a teacher without `kind`, by a key that only that kind has; a `path` with `words` is `label_words`."""
+_KIND_BY_KEY = {
+    "words": "label_words",
+    "function": "callable",
+    "path": "model",
+    "training": "trained",
+    "url": "http",
+}
+"""The kind of a teacher without `kind`, by a key that only that kind has. A `path` with `words` is `label_words`, a
+`url` with `words` is `http`."""
 
 
 def add_teacher_kind(tree: object) -> object:
-    """Add the kind to the tree of a teacher that has only `path`, `training` or `function`.
+    """Add the kind to the tree of a teacher that has only `path`, `training`, `function` or `url`.
 
     Raises:
         ValueError: It has none or several, or a key of another kind than its own.
@@ -292,7 +314,8 @@ def add_teacher_kind(tree: object) -> object:
     kind = find_teacher_kind(tree)
     if kind is None:
         raise ValueError(
-            "a teacher needs one of path (a model that exists), training (how to make it), function (Python)"
+            "a teacher needs one of path (a model that exists), training (how to make it), function (Python), "
+            "url (a server)"
         )
     for key, other in _KIND_BY_KEY.items():
         if kind in _KINDS and key not in _KINDS[kind].model_fields and tree.get(key) is not None:
@@ -306,8 +329,8 @@ def add_teacher_kind(tree: object) -> object:
 def find_teacher_kind(tree: Mapping[str, Any]) -> str | None:
     """Return the kind in a teacher's tree, else the one that its keys imply; None if they imply none or two."""
     implied = [kind for key, kind in _KIND_BY_KEY.items() if tree.get(key) is not None]
-    if "label_words" in implied and "model" in implied:
-        implied.remove("model")
+    if "label_words" in implied and len(implied) > 1:
+        implied.remove("model" if "model" in implied else "label_words")
     return tree.get("kind") or (implied[0] if len(implied) == 1 else None)
 
 

@@ -15,6 +15,7 @@ from raykd.cluster.address import check_ray, configured_address
 from raykd.cluster.connection import check_fits, cluster_address, demands_of
 from raykd.config import (
     FileTeacher,
+    HttpTeacher,
     LabelWordsTeacher,
     ModelTeacher,
     Run,
@@ -38,7 +39,7 @@ from raykd.preflight.combinations import check_combinations
 from raykd.preflight.disk import check_disk, compute_disk
 from raykd.preflight.finding import Finding, find
 from raykd.preflight.folder_check import describe_folder
-from raykd.preflight.label_words_check import look_at_label_words
+from raykd.preflight.label_words_check import check_phrases, look_at_label_words
 from raykd.preflight.model_check import (
     NOTE,
     TrimmedVocabulary,
@@ -60,7 +61,7 @@ from raykd.preflight.selftests import (
 )
 from raykd.scoring.absent_teachers import describe_unused_teachers, find_unused_teachers
 from raykd.student.prepare import is_trimmed
-from raykd.teachers.backends.backend import describe_teacher
+from raykd.teachers.backends.backend import make_backend
 from raykd.teachers.groups import Group
 from raykd.teachers.pools.own_pool import Placement, group_placements
 from raykd.teachers.spec import TeacherSpec
@@ -81,6 +82,8 @@ def check_teacher(teacher: TeacherConfig, config: RunConfig) -> str:
         spoken = teacher.languages if teacher.languages != "all" else read
         languages = "all languages" if spoken is None else ", ".join(spoken)
         return f"will be trained: {teacher.training.model.kind} on {languages}"
+    if isinstance(teacher, HttpTeacher) and teacher.words:
+        check_phrases(teacher, config)
     if not isinstance(teacher, SavedModelTeacher):
         return describe_served(teacher, config)
     with prefix_errors(f"teacher {teacher.name}", RaykdError):
@@ -99,9 +102,10 @@ def describe_served(teacher: TeacherConfig, config: RunConfig) -> str:
     Raises:
         ModelError, LabelMismatchError: It cannot be used.
     """
-    info = describe_teacher(make_teacher_spec(config, teacher, {}))
+    backend = make_backend(make_teacher_spec(config, teacher, {}))
+    info = backend.describe()
     labels = describe_columns(info.labels, config.data.labels, info.columns)
-    return ", ".join(filter(None, [teacher.kind, labels, f"{info.dtype} on {info.device}"]))
+    return ", ".join(filter(None, [teacher.kind, labels, backend.describe_place()]))
 
 
 def preflight(config: Run, *, together: bool = True) -> tuple[str, ...]:

@@ -6,8 +6,9 @@ configuration that passed is cached by content (`raykd.cache`), and a run withou
 
 from __future__ import annotations
 
+from raykd.answers.servable import check_servable
 from raykd.cache import load_or_compute
-from raykd.config import RunConfig, TrainConfig, WorkersConfig
+from raykd.config import HttpTeacher, RunConfig, TrainConfig, WorkersConfig
 from raykd.errors import ConfigError, prefix_errors
 from raykd.preflight.model_check import append_notes
 from raykd.student.overrides import find_overruled_keys
@@ -49,6 +50,9 @@ def check_combinations(config: RunConfig) -> str:
                 wanted=f"at most {positions} together",
                 next_step="lower task.max_new_tokens or task.max_length, or raise max_positions",
             )
+    for teacher in config.active_teachers:
+        if isinstance(teacher, HttpTeacher):
+            _check_http(teacher, config)
     languages = set(config.data.select_languages or config.data.languages)
     spoken = [t.language_set for t in config.active_teachers]
     silent = sorted(lang for lang in languages if spoken and not any(s is None or lang in s for s in spoken))
@@ -57,6 +61,43 @@ def check_combinations(config: RunConfig) -> str:
         told = f"no teacher speaks {', '.join(silent)}: those rows learn from gold labels alone"
         return append_notes(told, notes)
     return append_notes("objective, weighting, batch and DeepSpeed configuration fit together", notes)
+
+
+def _check_http(teacher: HttpTeacher, config: RunConfig) -> None:
+    """Refuse what log-probabilities at T = 1 cannot serve, and patience longer than that of the pool.
+
+    Raises:
+        ConfigError: Names the keys.
+    """
+    longest_s, limit_s = teacher.timeout_s + teacher.retry_s, config.serving.timeout_s
+    if longest_s >= limit_s:
+        raise ConfigError(
+            f"teacher {teacher.name} may wait longer for its server than the run waits for the teacher",
+            got=f"timeout_s {teacher.timeout_s:g} + retry_s {teacher.retry_s:g}, serving.timeout_s {limit_s:g}",
+            wanted="less than serving.timeout_s",
+            next_step=f"raise serving.timeout_s, or lower teachers.{teacher.name}.retry_s",
+        )
+    task = config.task
+    if not isinstance(task, LanguageTask) or task.answers.kind != "top_k":
+        return
+    for objective in (
+        config.at_progress(at).objective for at in (0.0, *(phase.at for phase in config.phases))
+    ):
+        if not objective.plain and objective.weighting.kind == "entropy":
+            raise ConfigError(
+                f"teacher {teacher.name} does not say the entropy of its answers: a server names some tokens only",
+                got="objective.weighting: entropy",
+                wanted="another weighting",
+            )
+        try:
+            check_servable(objective, "top_k", (1.0,))
+        except ConfigError as error:
+            raise ConfigError(
+                f"teacher {teacher.name}: {error.what}",
+                got=error.got,
+                wanted=error.wanted,
+                next_step="objective.temperature: 1, since a server gives log-probabilities at temperature 1 alone",
+            ) from None
 
 
 def _check_deepspeed(config: RunConfig) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from raykd.config import LabelWordsTeacher, RunConfig
+from raykd.config import HttpTeacher, LabelWordsTeacher, RunConfig
 from raykd.driver.pool import make_teacher_spec
 from raykd.errors import ConfigError
 from raykd.preflight.model_check import describe_columns, has_pairs
@@ -16,7 +16,7 @@ def look_at_label_words(
     teacher: LabelWordsTeacher, config: RunConfig, folder: Path
 ) -> tuple[str, tuple[str, ...]]:
     """Compare a language model, its template and words with a run; see `look_at_teacher`."""
-    _check_phrases(teacher, config)
+    check_phrases(teacher, config)
     local = teacher.model_copy(update={"path": str(folder)})
     backend = LabelWordsBackend(make_teacher_spec(config, local, {}))
     looked, length = backend.look()
@@ -26,7 +26,7 @@ def look_at_label_words(
     return f"{looked.kind} read at words; {labels}", (note,) if note else ()
 
 
-def _check_phrases(teacher: LabelWordsTeacher, config: RunConfig) -> None:
+def check_phrases(teacher: LabelWordsTeacher | HttpTeacher, config: RunConfig) -> None:
     """Refuse templates that lack a language of the rows, or that read another number of texts than a row has.
 
     Raises:

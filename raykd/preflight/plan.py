@@ -13,15 +13,21 @@ from pathlib import Path
 
 from raykd.checkpoint.curves import FILE, Curves
 from raykd.cluster.connection import Demand, demands_of
-from raykd.config import Run
+from raykd.config import HttpTeacher, Run
 from raykd.config.loading import load_any_run
 from raykd.data.load import Dataset
+from raykd.data.rows import Rows
 from raykd.driver.jobs import Job, make_jobs
+from raykd.driver.pool import make_teacher_spec
 from raykd.errors import RaykdError
 from raykd.preflight.check import available_here, check_resources, list_replica_groups
 from raykd.preflight.disk import Disk, check_disk, compute_disk, format_bytes
 from raykd.preflight.finding import Finding, find
 from raykd.preflight.model_check import measure_vocabulary
+from raykd.teachers.backends.backend import make_backend
+
+_SAMPLED = 200
+"""About how many rows are cut into tokens, to estimate what requests cost."""
 
 
 def plan_run(config: Run) -> list[Finding]:
@@ -41,6 +47,9 @@ def plan_run(config: Run) -> list[Finding]:
         *describe_steps([*teachers, *students]),
         *([Finding("vocabulary", trimmed.describe(disk.parameters))] if trimmed else []),
         *describe_sizes(disk),
+        *describe_token_costs(
+            config, disk, {name: task.data.train for name, task in students[-1].tasks.items()}
+        ),
         estimate_duration(config, students[-1]),
     ]
 
@@ -113,6 +122,33 @@ def describe_sizes(disk: Disk) -> list[Finding]:
         )
     doubt = disk.free is None or disk.free < disk.needed
     return [*items, replace(find("disk", lambda: check_disk(disk)), doubt=doubt)]
+
+
+def describe_token_costs(config: Run, disk: Disk, rows: Mapping[str, Rows]) -> list[Finding]:
+    """Describe what answers of served models cost, from the mean length of some rows; asks no server.
+
+    Args:
+        config: The run.
+        disk: Says how many texts each teacher is asked about.
+        rows: The training rows of each task.
+    """
+    texts = {part.teacher: part.pairs for part in disk.store}
+    items = []
+    for name, member in config.members.items():
+        for teacher in member.active_teachers:
+            if not isinstance(teacher, HttpTeacher) or teacher.name not in texts:
+                continue
+            sample = rows[name].take(range(0, len(rows[name]), max(1, len(rows[name]) // _SAMPLED)))
+            each = make_backend(make_teacher_spec(member, teacher, {})).estimate_tokens(sample) or 0.0
+            total = round(each * texts[teacher.name])
+            price = None if teacher.price is None else teacher.price.charge(texts[teacher.name], None, total)
+            most = teacher.most_tokens
+            detail = f"{texts[teacher.name]:,} texts x about {each:,.0f} tokens = about {total:,} tokens"
+            detail += "" if price is None else f", {price:,.2f} of money"
+            detail += "" if most is None else f"; its budget is {most:,} tokens"
+            over = most is not None and total > most
+            items.append(Finding(f"requests of {teacher.name}", detail, doubt=over))
+    return items
 
 
 def estimate_duration(

@@ -86,14 +86,16 @@ def collect_teacher_answers(
     task = config.task
     assert isinstance(task, LanguageTask)
     payload, units_B = decode_answers(signal.bodies)
-    nll_B = np.zeros(len(rows))
+    nll_B, tokens_B = np.zeros(len(rows)), units_B
     if payload is not None:
         if payload.gold_logp_N is None:
             raise TeacherError(
                 f"the answers of teacher {signal.teacher} do not say how likely the targets are"
             )
         row_N = np.repeat(np.arange(len(rows)), units_B)
-        weights_N = payload.gold_logp_N.astype(np.float64)
+        # A served model may have no usable answer to a token, which then does not count.
+        weights_N = np.where(payload.covered_N, payload.gold_logp_N, 0.0).astype(np.float64)
+        tokens_B = np.bincount(row_N[payload.covered_N], minlength=len(rows)).astype(np.int64)
         nll_B = -np.bincount(row_N, weights=weights_N, minlength=len(rows)).astype(np.float64)
     texts: list[str] | None = None
     if task.written:
@@ -109,5 +111,5 @@ def collect_teacher_answers(
         np.empty(0, bool),
         None if texts is None else tuple(texts),
         nll_B,
-        units_B,
+        tokens_B,
     )

@@ -50,6 +50,7 @@ class TeacherResults:
         counters: Rows that each teacher answered and forwarded, over all starts of the run.
         restarts: Restarts of each teacher's processes, of lost teachers too.
         processes: Names of the teachers that share a process.
+        money: What the answers of each served teacher with a price cost.
         ensemble: What each remaining teacher adds; None where it could not be measured.
     """
 
@@ -62,6 +63,7 @@ class TeacherResults:
     counters: Counters = field(default_factory=dict)
     restarts: Mapping[str, int] = field(default_factory=dict)
     processes: Sequence[Sequence[str]] = ()
+    money: Mapping[str, float] = field(default_factory=dict)
     ensemble: EnsembleReport | None = None
 
     def to_metrics(self) -> dict[str, float]:
@@ -75,7 +77,11 @@ class TeacherResults:
             values |= {f"teacher/{cost.teacher}/{k}": v for k, v in found.items() if v is not None}
         for name, count in self.counters.items():
             values |= {f"teacher/{name}/rows_{k}": float(count[k]) for k in ("answered", "forwarded")}
-        return values
+            served = ("requests", "retries", "unusable_units", "few_units")
+            values |= {f"teacher/{name}/{k}": float(count[k]) for k in served if k in count}
+            if "requests" in count:
+                values[f"teacher/{name}/tokens"] = float(count["real_tokens"])
+        return values | {f"teacher/{name}/money": spent for name, spent in self.money.items()}
 
 
 def collect_teacher_results(
@@ -130,6 +136,8 @@ def collect_teacher_results(
         )
         for m, info in enumerate(infos)
     ]
+    counters = {name: values for name, values in read_counters().items() if name in names}
+    prices = {teacher.name: teacher.price for teacher in config.active_teachers}
     costs = make_cost_table(config, pool, infos, times, size, student.data.train, held_out, megabytes)
     return TeacherResults(
         infos=infos,
@@ -137,12 +145,34 @@ def collect_teacher_results(
         facts=tuple(facts),
         costs=costs,
         lost=lost,
-        notes=(*describe_lost_teachers(loss_steps, lost), *review.notes),
-        counters={name: values for name, values in read_counters().items() if name in names},
+        notes=(*describe_lost_teachers(loss_steps, lost), *review.notes, *describe_unusable_units(counters)),
+        counters=counters,
+        money={
+            name: price.per_million_tokens * counters[name].get("real_tokens", 0) / 1e6
+            for name, price in prices.items()
+            if name in counters and price is not None and price.per_million_tokens is not None
+        },
         restarts=pool.restarts(),
         processes=processes,
         ensemble=_explain_ensemble(config, student, pool, review, curve, costs),
     )
+
+
+def describe_unusable_units(counters: Counters) -> tuple[str, ...]:
+    """Return a sentence per served teacher whose replies could not all be used as they were asked for."""
+    lines = []
+    for name, count in counters.items():
+        unusable, few = count.get("unusable_units", 0), count.get("few_units", 0)
+        if unusable:
+            lines.append(
+                f"teacher {name}: {unusable:,.0f} units had no usable answer of its server and are not taught by it"
+            )
+        if few:
+            lines.append(
+                f"teacher {name}: for {few:,.0f} units its server gave fewer log-probabilities than asked for; what is "
+                "missing is in their tail"
+            )
+    return tuple(lines)
 
 
 def _explain_ensemble(

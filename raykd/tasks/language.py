@@ -289,12 +289,12 @@ def _encode_answer(
 ) -> list[bytes | None]:
     """Return the body of each row, from what was computed: whether a unit is finite, then the answer's numbers."""
     finite_N, *numbers = arrays
-    offsets_N = _fill_offsets(encoded.host["offsets_N"], encoded.counts_B)
+    offsets_N = fill_offsets(encoded.host["offsets_N"], encoded.counts_B)
     answer = found.build(offsets_N=offsets_N, **dict(zip(found.tensors, numbers, strict=True)))
     return encode_rows(answer, encoded.counts_B, finite_N)
 
 
-def _fill_offsets(starts_N: NDArray[np.int64], counts_B: NDArray[np.int64]) -> NDArray[np.int64]:
+def fill_offsets(starts_N: NDArray[np.int64], counts_B: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return offsets as a body holds them: never falling within a row (of equal offsets the first counts).
 
     A token that begins no position gets the offset of the token before it.

@@ -188,11 +188,16 @@ class Teacher:
             self._computing.update(dict.fromkeys(own, begun))
         fresh: dict[bytes, bytes] = {}
         try:
-            if own:
-                fresh = dict(zip(own, self._compute(batch.take([first[key] for key in own])), strict=True))
-                kept = {key: body for key, body in fresh.items() if body or self.backend.keeps_gaps}
+            at_once = self.backend.rows_at_once or len(own)
+            for begin in range(0, len(own), max(1, at_once)):
+                part = own[begin : begin + at_once]
+                found_now = dict(
+                    zip(part, self._compute(batch.take([first[key] for key in part])), strict=True)
+                )
+                kept = {key: body for key, body in found_now.items() if body or self.backend.keeps_gaps}
                 with self._lock:
                     self._store.put(list(kept), list(kept.values()))
+                fresh |= found_now
             begun.set_result(fresh)
         except BaseException as error:
             begun.set_exception(error)
@@ -207,8 +212,8 @@ class Teacher:
         if failed:  # perhaps for another text of that request
             taken |= zip(failed, self._compute(batch.take([first[key] for key in failed])), strict=True)
         fresh |= taken
-        bodies = [fresh[key] if body is None else body for key, body in zip(keys, found, strict=True)]
-        return bodies, len(own) + len(failed)
+        answers = [fresh[key] if body is None else body for key, body in zip(keys, found, strict=True)]
+        return answers, len(own) + len(failed)
 
     def _compute(self, batch: TextBatch) -> list[bytes]:
         """Compute answers. A parked teacher may, with a warning, if it has the kind of device that it had before."""

@@ -6,21 +6,32 @@ that serves it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+from raykd.config import HttpTeacher
 from raykd.errors import TeacherError
 from raykd.teachers.backends.base import BackendBase
 from raykd.teachers.backends.files.backend import FileBackend
 from raykd.teachers.backends.function import CallableBackend
+from raykd.teachers.backends.http_tokens import HttpTokensBackend
+from raykd.teachers.backends.http_words import HttpWordsBackend
 from raykd.teachers.backends.label_words import LabelWordsBackend
 from raykd.teachers.backends.model import ModelBackend
 from raykd.teachers.spec import TeacherInfo, TeacherSpec
 
-BACKENDS: dict[str, type[BackendBase[Any]]] = {
+
+def _make_http(spec: TeacherSpec) -> BackendBase[Any]:
+    has_words = isinstance(spec.teacher, HttpTeacher) and spec.teacher.words
+    return HttpWordsBackend(spec) if has_words else HttpTokensBackend(spec)
+
+
+BACKENDS: dict[str, Callable[[TeacherSpec], BackendBase[Any]]] = {
     "model": ModelBackend,
     "callable": CallableBackend,
     "label_words": LabelWordsBackend,
     "file": FileBackend,
+    "http": _make_http,
 }
 """The class that serves each kind of teacher. One that a run trains is served as the model that it became."""
 

@@ -57,6 +57,7 @@ class BackendBase(ABC, Generic[T]):
         finding: What a self-test found of how rows share a forward pass; None before it, and for a kind that has none.
         keeps_gaps: Whether that it has no answer to a text (`NO_ANSWER`) is stored, as answers are.
         has_few_shapes: Whether forward passes have one of a few shapes (`raykd.text.buckets`), as on a GPU.
+        rows_at_once: Rows after which answers are stored; None stores those of a whole request together.
     """
 
     is_concurrent: ClassVar[bool] = False
@@ -69,6 +70,7 @@ class BackendBase(ABC, Generic[T]):
         self.finding: PaddingFinding | None = None
         self.keeps_gaps = True
         self.has_few_shapes = False
+        self.rows_at_once: int | None = None
 
     @abstractmethod
     def describe(self) -> TeacherInfo:
@@ -194,6 +196,22 @@ class BackendBase(ABC, Generic[T]):
             RaykdError: As `compute` would raise later; or its answer to a text depends on other texts.
         """
         return compare_answers(self.compute, batch, self.spec.name)
+
+    def describe_place(self) -> str:
+        """Return how and where it computes, for a check."""
+        info = self.describe()
+        return f"{info.dtype} on {info.device}"
+
+    def estimate_tokens(self, batch: TextBatch) -> float | None:
+        """Return the tokens that a row costs on average; None for a kind that does not cost tokens. Asks nobody."""
+        return None
+
+    def check_ready(self) -> None:
+        """Raise what surely keeps it from answering now; called before processes start, where answers are missing.
+
+        Raises:
+            RaykdError: It cannot answer.
+        """
 
     @property
     def loaded(self) -> bool:

@@ -221,7 +221,7 @@ def add_counters(into: dict[str, dict[str, int]], counters: Mapping[str, Mapping
     for name, values in counters.items():
         sums = into.setdefault(name, dict.fromkeys(values, 0))
         for key, value in values.items():
-            sums[key] += value
+            sums[key] = sums.get(key, 0) + value  # a replica that has ended counts what all kinds count
 
 
 def find_last_line(error: BaseException) -> str:

@@ -179,8 +179,10 @@ def _is_asked_for_answers_alone(spec: TeacherSpec) -> bool:
 
 
 def _hold_all(teachers: Sequence[Teacher], needed: Sequence[NeededAnswers]) -> bool:
+    """Return whether the stores hold every answer; a teacher that will be asked must be ready to answer."""
     for teacher in teachers:
         teacher.open()
+    missing: set[str] = set()
     names = tuple(teacher.name for teacher in teachers)
     languages = tuple(teacher.spec.languages for teacher in teachers)
     for part in needed:
@@ -190,6 +192,11 @@ def _hold_all(teachers: Sequence[Teacher], needed: Sequence[NeededAnswers]) -> b
             some = replace(part, rows=part.rows.select(at))
             keys = make_text_keys(some.rows.take(range(len(at))))
             for teacher, asked_B in zip(teachers, some.route(names, languages), strict=True):
-                if not teacher.holds([keys[row] for row in np.flatnonzero(asked_B)]):
-                    return False
-    return True
+                if teacher.name not in missing and not teacher.holds(
+                    [keys[i] for i in np.flatnonzero(asked_B)]
+                ):
+                    missing.add(teacher.name)
+                    teacher.backend.check_ready()
+            if len(missing) == len(teachers):
+                return False
+    return not missing
