@@ -92,12 +92,14 @@ class Embedded(Spec):
     """A corpus that ships with raykd, in zh, en and fr. The form of the task's rows decides which one.
 
     Opinions to classify, texts with names to tag, questions about a few facts, sentences to translate, or a dialogue
-    to go on with.
+    to go on with; and by name documents to summarise.
     """
 
     kind: Literal["embedded"] = "embedded"
     split: Literal["train", "validation", "test", "unlabeled"] = "train"
     """Which part of the corpus."""
+    corpus: Literal["summaries"] | None = None
+    """A corpus by name: summaries (documents about a few persons) for seq2seq. None: that of the task's rows."""
     rows_per_language: int = Field(1000, ge=1)
     """Rows that are generated for each language."""
     seed: int = 0

@@ -16,6 +16,7 @@ _FIRST_COLUMNS = {
     *("text", "text_pair", "label", "tokens", "tags", "question", "context", "answers", "source", "target"),
     *("language", "source_language", "id"),
 }
+_EMBEDDED: JsonObject = {"corpus": None}
 _TEACHER: JsonObject = {"missing": [], "scale": None}
 _TRAINING: JsonObject = {"labelled": "all"}
 _MODELS: dict[str, JsonObject] = {
@@ -25,7 +26,7 @@ _MODELS: dict[str, JsonObject] = {
 
 
 def remove_unused_run_keys(run: JsonObject, columns: Mapping[str, object]) -> None:
-    """Remove the later keys of a run's objective and `data.columns` that change nothing.
+    """Remove the later keys of a run's objective, of `data.columns` and of embedded sources that change nothing.
 
     Args:
         run: The run's tree.
@@ -34,6 +35,9 @@ def remove_unused_run_keys(run: JsonObject, columns: Mapping[str, object]) -> No
     _remove(run["objective"], _OBJECTIVE)
     later = {key: value for key, value in columns.items() if key not in _FIRST_COLUMNS}
     _remove(run["data"]["columns"], later)
+    for source in run["data"].values():
+        if isinstance(source, dict) and source.get("kind") == "embedded":
+            _remove(source, _EMBEDDED)
 
 
 def remove_unused_teacher_keys(teacher: JsonObject) -> None:

@@ -23,12 +23,16 @@ from tools.embedded_corpora.world import KINDS, SPLITS, distinct, load_world, re
 
 LANGUAGES = ("en", "fr", "zh")
 FORMS = ("words", "answers", "target", "source_target")
+NAMED = {"summaries": "source_target"}
+"""Corpora that a source names, with the form of their rows."""
+EVERY = (*FORMS, *NAMED)
 
 
 @cache
 def rows_of(form: Any, split: str = "train", count: int = 160, noise: float = 0.0, seed: int = 0) -> Rows:
-    source = Embedded(split=split, rows_per_language=count, label_noise=noise, seed=seed)  # type: ignore[arg-type]
-    return read_corpus(source, LANGUAGES, form)
+    named = {"corpus": form} if form in NAMED else {}
+    source = Embedded(split=split, rows_per_language=count, label_noise=noise, seed=seed, **named)  # type: ignore[arg-type]
+    return read_corpus(source, LANGUAGES, NAMED.get(form, form))
 
 
 def told(rows: Rows, form: str) -> list[str]:
@@ -36,7 +40,7 @@ def told(rows: Rows, form: str) -> list[str]:
     return list(rows.pairs or ()) if form == "answers" else list(rows.texts)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", EVERY)
 def test_splits_share_no_text_and_rows_do_not_depend_on_their_number(form: str) -> None:
     texts = [
         t.casefold() for split in ("train", "validation", "test") for t in told(rows_of(form, split), form)
@@ -48,7 +52,7 @@ def test_splits_share_no_text_and_rows_do_not_depend_on_their_number(form: str) 
     assert short.texts[:20] == rows_of(form).texts[:20] and short.texts[20:40] == rows_of(form).texts[160:180]
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", EVERY)
 def test_noise_makes_its_share_of_gold_wrong_and_changes_no_text(form: str) -> None:
     clean, noisy = rows_of(form), rows_of(form, noise=0.2)
     assert clean.texts == noisy.texts
@@ -139,21 +143,24 @@ PINNED = {
     "answers": "c21cae7c7d515148",
     "target": "7254e3c41f0920a5",
     "source_target": "804f40568a4f9470",
+    "summaries": "4a5d933e47b23e0e",
 }
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", EVERY)
 def test_pinned(form: str) -> None:
     assert rows_of(form, count=20).fingerprint()[:16] == PINNED[form], "edited words: results change, say so"
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", EVERY)
 def test_every_form_loads_without_any_file(form: Any) -> None:
     turned = list(reversed(NAME_TAGS))
+    source = {"kind": "embedded", **({"corpus": form} if form in NAMED else {})}
+    form = NAMED.get(form, form)
     tree = {
-        "train": {"kind": "embedded", "rows_per_language": 30},
-        "validation": {"kind": "embedded", "split": "validation", "rows_per_language": 10},
-        "unlabeled": {"kind": "embedded", "split": "unlabeled", "rows_per_language": 15},
+        "train": {**source, "rows_per_language": 30},
+        "validation": {**source, "split": "validation", "rows_per_language": 10},
+        "unlabeled": {**source, "split": "unlabeled", "rows_per_language": 15},
         "languages": list(LANGUAGES),
         "labelled_per_language": 20,
         **({"labels": turned} if form == "words" else {}),
@@ -170,6 +177,27 @@ def test_every_form_loads_without_any_file(form: Any) -> None:
         assert data.train.golds is not None and data.train.golds[60:] == ((),) * 45
     if "target" in form:
         assert data.train.pairs is not None and data.train.pairs[60:] == ("",) * 45
+
+
+def count_equal(a: str, b: str) -> int:
+    """How many signs two texts begin with alike."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+def test_a_summary_tells_what_its_document_tells_of_one_person_and_nothing_else() -> None:
+    """The person of three facts is named first, three facts follow; a wrong one is told of another person."""
+    rows, wrong = rows_of("summaries"), rows_of("summaries", noise=0.49)
+    for document, summary, language in zip(rows.texts, rows.pairs or (), rows.languages, strict=True):
+        told = [summary[:n] for n in range(2, len(summary)) if document.count(summary[:n]) == 3]
+        assert told, "the name stands three times in the document and begins the summary"
+        parts = [fact.say[0].removeprefix("{s}").split("{o}")[0] for fact in load_world(language).facts]
+        assert language == "zh" or sum(part in summary for part in parts) == 3
+    changed = [(a, b) for a, b in zip(rows.pairs or (), wrong.pairs or (), strict=True) if a != b]
+    texts = dict(zip(wrong.pairs or (), wrong.texts, strict=True))
+    for right, other in changed:
+        same, tail = count_equal(right, other), count_equal(right[::-1], other[::-1])
+        strange = other[same : len(other) - tail]
+        assert strange and strange in texts[other], "what is wrong is told of another person"
 
 
 def test_what_the_corpora_are_not() -> None:
@@ -205,6 +233,14 @@ def test_no_row_ships_twice(corpus: str) -> None:
             with lzma.open(TARGET / corpus / f"{language}-{split}.jsonl.xz", "rt", encoding="utf-8") as file:
                 keys += [json.dumps(json.loads(line)[at]).casefold() for line in file]
         assert len(set(keys)) == len(keys)
+
+
+def test_a_named_corpus_is_of_its_form_alone() -> None:
+    source = Embedded(corpus="summaries", rows_per_language=5)
+    with pytest.raises(
+        DataError, match=r"no embedded corpus[\s\S]*corpus summaries for rows of the form target"
+    ):
+        read_corpus(source, LANGUAGES, "target")
 
 
 def test_a_generator_that_runs_dry_says_so() -> None:

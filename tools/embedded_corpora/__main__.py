@@ -17,6 +17,7 @@ from typing import Any
 from tools.embedded_corpora.answers import write_question
 from tools.embedded_corpora.lexicon import available
 from tools.embedded_corpora.reviews import write_review
+from tools.embedded_corpora.summaries import write_summary
 from tools.embedded_corpora.tags import write_names
 from tools.embedded_corpora.targets import write_reply, write_translation
 from tools.embedded_corpora.world import SPLITS, distinct
@@ -29,6 +30,7 @@ CORPORA: dict[str, tuple[str, Write]] = {
     "answers": ("answers", write_question),
     "dialogue": ("dialogue", write_reply),
     "translation": ("translation", write_translation),
+    "summaries": ("summaries", write_summary),
 }
 """For each corpus its name in the seed and what draws its rows."""
 SIZES: dict[str, tuple[int, int, int, int]] = {
@@ -37,6 +39,7 @@ SIZES: dict[str, tuple[int, int, int, int]] = {
     "answers": (2000, 1000, 1000, 1000),
     "dialogue": (2000, 1000, 1000, 1000),
     "translation": (2500, 1000, 1000, 1000),
+    "summaries": (2000, 500, 500, 500),
 }
 """Rows for each language of train, validation, test and unlabeled."""
 TARGET = Path(__file__).parents[2] / "raykd" / "data" / "embedded"

@@ -1,4 +1,4 @@
-"""Read the embedded corpora: one per form of rows, in en, fr and zh.
+"""Read the embedded corpora: one per form of rows, and one by name, in en, fr and zh.
 
 Decision record: the rows are data, one file of JSON lines for each corpus, language and split. Their generators are
 no part of the package: `tools/embedded_corpora` wrote the files, and a test writes the first rows again. Wrong gold is
@@ -42,6 +42,10 @@ _CORPORA: dict[RowForm, str] = {
     "target": "dialogue",
     "source_target": "translation",
 }
+
+
+_NAMED: dict[str, RowForm] = {"summaries": "source_target"}
+"""The form of the corpora that a source names."""
 
 
 @dataclass(frozen=True)
@@ -114,10 +118,11 @@ def read_corpus(
             wanted=f"some of {list(list_embedded_languages())}",
             next_step="give data.languages only these, or read files",
         )
-    if form not in _CORPORA:
+    corpus = source.corpus or _CORPORA.get(form, "")
+    if not corpus or _NAMED.get(corpus, form) != form:
         raise DataError(
             "no embedded corpus has what rows of this task need",
-            got=f"kind: embedded for rows of the form {form}",
+            got=f"kind: embedded, corpus {corpus or 'of the task'} for rows of the form {form}",
             wanted="kind: files or hub",
             next_step="name files: data.train: {kind: files, paths: [...]}",
         )
@@ -133,8 +138,8 @@ def read_corpus(
     codes: list[str] = []
     rows: list[_Row] = []
     for language in languages:
-        noise = Random(_derive_seed(source, language, _CORPORA[form], "noise"))
-        for at, record in enumerate(_read_records(source, language, _CORPORA[form])):
+        noise = Random(_derive_seed(source, language, corpus, "noise"))
+        for at, record in enumerate(_read_records(source, language, corpus)):
             ids.append(f"{language}-{source.split}-{at}")
             codes.append(language)
             rows.append(_build_row(record, form, noise, source.label_noise, order))
