@@ -3,6 +3,9 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
+Pooling = Literal["mean", "cls"]
+"""What of an encoder's output is a text's vector: the mean over its tokens, or its first token."""
+
 Head = Literal[
     "classification",
     "multi_label",
@@ -12,6 +15,7 @@ Head = Literal[
     "causal_lm",
     "seq2seq",
     "masked_lm",
+    "embedding",
 ]
 TaskSettings = Mapping[str, Any]
 """What a saved model remembers of its task, as JSON in raykd.json."""

@@ -58,7 +58,9 @@ class FakeHub:
 
     def add(self, name: str, folder: Path, **settings: Any) -> str:
         """Put a folder on the hub as the newest commit of a model; return its hash."""
-        files = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+        files = {
+            str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+        }
         commit = hashlib.sha1(repr(sorted(files.items())).encode()).hexdigest()
         repo = self.repos.setdefault(name, Repo({}, **settings))
         repo.commits[commit] = files
@@ -167,9 +169,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, content, **headers)
 
     def _send_large(self, path: str, wanted: str) -> None:
-        *names, commit, file = path.strip("/").split("/")
-        repo = self.hub.repos["/".join(names)]
-        content = repo.commits[commit][file]
+        place = re.fullmatch(r"/(.+?)/([0-9a-f]{40})/(.+)", path)
+        assert place is not None, path
+        repo = self.hub.repos[place[1]]
+        content = repo.commits[place[2]][place[3]]
         time.sleep(repo.wait_s)
         etag = f'"{hashlib.sha256(content).hexdigest()}"'
         if match := re.fullmatch(r"bytes=(\d+)-(\d*)", wanted):

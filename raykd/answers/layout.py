@@ -15,7 +15,7 @@ Decision record: an answer belongs to a row; which units the row has is decided 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,6 +34,12 @@ FAINT = -20.0
 """Log-probability that a teacher gets for a choice that it lacks and the student has."""
 
 
+Place = Callable[
+    [NDArray[np.float32], NDArray[np.bool_], NDArray[np.int64]], tuple[NDArray[np.float32], NDArray[np.bool_]]
+]
+"""See `StudentUnits`."""
+
+
 @dataclass(frozen=True)
 class StudentUnits:
     """The student's N units of a batch of B rows. Written by the student's loop, read by `lay_out_answers`.
@@ -43,6 +49,8 @@ class StudentUnits:
         counts_B: Units of each row.
         languages: One code per row.
         choices: C, the student's, where they are labels or words; a teacher's answer of fewer is padded with `MASKED`.
+        place: Where teachers have columns of their own, makes of answers ``[N, D]``, and of which units are covered,
+            logits over the choices (`TaskBase.place_answers`); None elsewhere.
         seen_N: False where the student does not see the unit; None where it sees all.
         visible_NC: False where the student has no logit for a choice; None where it has one for each.
         offsets_N: Over a vocabulary the character at which each unit's token begins.
@@ -57,6 +65,7 @@ class StudentUnits:
     visible_NC: torch.Tensor | None = None
     offsets_N: NDArray[np.int64] | None = None
     targets: Sequence[str] = ()
+    place: Place | None = None
 
     @property
     def unit_languages(self) -> tuple[str, ...]:
@@ -100,7 +109,10 @@ def _lay_out_labels(
     covered_MN = np.zeros((len(answers), n), dtype=bool)
     columns: list[tuple[int, ...] | None] = []
     for m, slots in enumerate(answers):
-        answer_NC, there_N = read_unit_logits(slots, units.counts_B, units.choices)
+        if units.place is None:
+            answer_NC, there_N = read_unit_logits(slots, units.counts_B, units.choices)
+        else:
+            answer_NC, there_N = units.place(*read_unit_logits(slots, units.counts_B, None), units.counts_B)
         # A label that a teacher does not know has the logit -inf in all its answers.
         logits_MNC[m], covered_MN[m] = answer_NC, there_N
         unknown_C = (
@@ -127,9 +139,11 @@ def _lay_out_labels(
 
 
 def read_unit_logits(
-    slots: AnswerSlots, counts_B: NDArray[np.int64], choices: int
+    slots: AnswerSlots, counts_B: NDArray[np.int64], choices: int | None
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Return one teacher's logits ``[N, C]`` (0 where it was not asked) and which units it covers, ``[N]``.
+
+    C are the choices; where they are None, the teacher's own columns.
 
     Raises:
         ValueError: As `lay_out_answers`.
@@ -137,7 +151,7 @@ def read_unit_logits(
     answer, units_B = decode_answers(slots.bodies)
     units = int(counts_B.sum())
     if answer is None:
-        return np.zeros((units, choices), dtype=np.float32), np.zeros(units, dtype=bool)
+        return np.zeros((units, choices or 0), dtype=np.float32), np.zeros(units, dtype=bool)
     asked_B = slots.answered_B
     if not isinstance(answer, DenseAnswer) or (units_B[asked_B] != counts_B[asked_B]).any():
         raise ValueError(
@@ -145,6 +159,7 @@ def read_unit_logits(
             f"the rows have {counts_B.tolist()}"
         )
     width = answer.logits_NC.shape[1]
+    choices = width if choices is None else choices
     if width > choices:
         raise ValueError(f"teacher {slots.teacher} answered with {width} choices, there are {choices}")
     if width == choices and asked_B.all() and answer.covered_N.all():  # the common case, without a copy

@@ -258,4 +258,7 @@ def _format_prediction(row: JsonObject) -> tuple[str, str]:
         return "; ".join(found) or "no relation", row["text"]
     if "entities" in row:
         return ", ".join(f"{e['text']} {e['type']}" for e in row["entities"]) or "no entity", row["text"]
+    if "vector" in row:
+        start = " ".join(f"{number:.3f}" for number in row["vector"][:4])
+        return f"{len(row['vector'])} numbers: {start} ...", row["text"]
     return f"{row['answer'] or 'no answer'} {row['probability']:.3f}", row["question"]

@@ -144,7 +144,8 @@ class Columns(Spec):
     """`{text: [...], answer_start: [...]}` or a list of `{text, answer_start}`; offsets count characters. Empty lists
     (or `is_impossible: true`) where the context does not answer the question."""
     value: str = "score"
-    """The number of a row."""
+    """The number of a row; of embedding how much a pair means the same, not read where it keeps its default and is not
+    there."""
     labels: str = "labels"
     """All labels of a row, as a list (in CSV also as JSON, or with `|`, `;` or `,` between them); an empty list is a
     row with none of them. Where it keeps its default and is not there, each label has a column of its own, 0 or 1."""
@@ -178,6 +179,7 @@ _OF_FORM: dict[RowForm, tuple[ColumnKey, ...]] = {
     "plain": ("text",),
     "value": ("text", "text_pair", "value"),
     "labels": ("text", "text_pair", "labels"),
+    "sentences": ("text", "text_pair", "value"),
 }
 
 
@@ -277,7 +279,7 @@ class DataConfig(Spec):
             except ConfigError as error:
                 raise ValueError(f"data.labels are no tags of entities: {error}") from None
         self._check_label_map(form)
-        if self.empty_label != "fail" and form in ("target", "source_target", "plain"):
+        if self.empty_label != "fail" and form in ("target", "source_target", "plain", "sentences"):
             raise ValueError("data.empty_label plays no part in this task, whose rows have no label")
         if form not in LABELLED_FORMS and self.labels:
             raise ValueError(f"data.labels {list(self.labels)}: the task has no labels; leave them out")

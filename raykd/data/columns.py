@@ -25,6 +25,7 @@ _GOLD = {
     "value": "value",
     "marked": "label",
     "labels": "labels",
+    "sentences": "text_pair",
 }
 """The column that unlabelled rows do without, by form."""
 
@@ -109,6 +110,7 @@ def _select_names(
     default: dict[str, str] = {key: Columns.model_fields[key].default for key in keys}
     if not labelled:
         names.pop(_GOLD.get(form, ""), None)
+    _find_pairs(names, there, form, labelled)
     if form == "words":
         # Tokens where there are any; raw text where not, which has no tags.
         raw = not labelled and (names["tokens"] not in there or "text" in source.columns)
@@ -136,6 +138,17 @@ def _select_names(
         if not labelled and "source" in names and names["target"] not in there:
             names.pop("target")  # sources alone: their targets are still to be written
     return names
+
+
+def _find_pairs(names: dict[str, str], there: dict[str, None], form: RowForm, labelled: bool) -> None:
+    """Find the columns of a pair and its score, under their usual names where they have no other; a text needs none."""
+    if form != "sentences":
+        return
+    if labelled:
+        names.setdefault("text_pair", "text_pair")
+    for key, usual in (("text_pair", "text_pair"), ("value", Columns.model_fields["value"].default)):
+        if names.get(key) == usual and usual not in there:
+            names.pop(key)
 
 
 def _display_name(column: str) -> str:

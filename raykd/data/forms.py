@@ -132,6 +132,17 @@ def _parse_value_row(record: Record, wanted: WantedColumns, config: DataConfig) 
     return RowParts(*texts, label=0, values=(cells.parse_number(value, column),))
 
 
+def _parse_sentences_row(record: Record, wanted: WantedColumns, config: DataConfig) -> RowParts:
+    names, values = wanted.names, record.values
+    text = cells.parse_text(values.get(names["text"]), names["text"])
+    if not wanted.labelled or "text_pair" not in names or is_null(values.get(names["text_pair"])):
+        return RowParts(text, "")  # texts need no gold
+    pair = cells.parse_text(values[names["text_pair"]], names["text_pair"])
+    scored = "value" in names and not is_null(values.get(names["value"]))
+    score = (cells.parse_number(values[names["value"]], names["value"]),) if scored else ()
+    return RowParts(text, pair, label=0, values=score)
+
+
 def _parse_words_row(record: Record, wanted: WantedColumns, config: DataConfig) -> RowParts:
     names, values = wanted.names, record.values
     if "tokens" not in names:
@@ -272,4 +283,5 @@ _READ: dict[RowForm, Callable[[Record, WantedColumns, DataConfig], RowParts]] = 
     "value": _parse_value_row,
     "marked": _parse_marked_row,
     "labels": _parse_labels_row,
+    "sentences": _parse_sentences_row,
 }

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,9 @@ class HeldOut:
     """
 
     def __init__(self, parts: Sequence[Rows], form: RowForm) -> None:
+        if form == "sentences":  # a text is known as a first or as a second one
+            seconds = [replace(rows, texts=tuple(rows.pairs)) for rows in parts if rows.pairs is not None]
+            parts = [*parts, *seconds]
         self._parts, self._form = parts, form
         self._hashes = [_hash_rows(rows, form) for rows in parts]
         self._sorted = np.unique(np.concatenate(self._hashes))
@@ -64,7 +68,7 @@ def _hash_rows(rows: Rows, form: RowForm) -> NDArray[np.int64]:
 def _list_keys(rows: Rows, form: RowForm) -> Iterator[str | tuple[str, str]]:
     """Yield keys that are equal for rows that are the same to a reader."""
     texts = map(normalize_text, rows.texts)
-    if rows.pairs is None:
+    if rows.pairs is None or form == "sentences":
         yield from texts
     elif form in WITH_TARGETS:  # by the source; where there is no prompt, by the target
         for text, target in zip(texts, rows.pairs, strict=True):

@@ -332,7 +332,7 @@ def _list_columns(kept: list[tuple[str, str, RowParts]], wanted: WantedColumns) 
         "languages": [language for _, language, _ in kept],
         "labels_B": [row.label for row in parts],
     }
-    if form in ("answers", "target", "source_target") or "text_pair" in wanted.names:
+    if form in ("answers", "target", "source_target", "sentences") or "text_pair" in wanted.names:
         columns["pairs"] = [row.pair or "" for row in parts]
     if form == "words":
         columns["words"] = [row.words or () for row in parts]
@@ -341,7 +341,7 @@ def _list_columns(kept: list[tuple[str, str, RowParts]], wanted: WantedColumns) 
         columns["golds"] = [row.gold for row in parts]
     if form == "source_target":
         columns["source_languages"] = [row.source_language for row in parts]
-    if form == "value":
+    if form in ("value", "sentences"):
         columns["values"] = [row.values for row in parts]
     return columns
 

@@ -21,6 +21,7 @@ def summarize_rows(rows: Rows, form: RowForm, labels: Sequence[str] = ()) -> dic
     - target, source_target: pairs, pairs without a prompt, characters of the targets
     - plain: characters
     - value: rows, and the mean, standard deviation, least and largest value
+    - sentences: the same of rows with a score, and pairs
 
     Args:
         rows: The rows.
@@ -40,8 +41,10 @@ def summarize_rows(rows: Rows, form: RowForm, labels: Sequence[str] = ()) -> dic
         if form == "labels":
             counts.update(labels[i] for i, holds in enumerate(gold) if holds == 1 and i < len(labels))
             counts["without any"] += bool(gold) and 1 not in gold
-        elif form == "value":
+        elif form in ("value", "sentences"):
             counts["rows"] += 1
+            if form == "sentences":
+                counts["pairs"] += bool(pair)
         elif form == "plain":
             counts["characters"] += len(rows.texts[at])
         elif form == "words":

@@ -77,7 +77,7 @@ def make_task_model(config: RunConfig, tokenizer: Tokenizer) -> models.TextModel
     """Return the student of one task at its seeded start."""
     labels = config.data.labels if config.task.labelled else ()
     return models.TextModel(
-        model=config.student.build(tokenizer, labels, config.seed, config.task.head),
+        model=models.build_student(config.student, tokenizer, labels, config.seed, config.task),
         tokenizer=tokenizer,
         labels=labels,
         kind=config.student.kind,

@@ -10,10 +10,17 @@ it generates, is in `raykd.models.lm`, and a model for several tasks in `raykd.m
 """
 
 from raykd.head import Head
+from raykd.models.bases import build_student
 from raykd.models.identity import count_stored_parameters, fingerprint, measure_stored_megabytes
 from raykd.models.inspection import Inspection, inspect_model
 from raykd.models.loading import load_model
-from raykd.models.students import LinearStudent, LSTMStudent, PretrainedStudent, Student, TransformerStudent
+from raykd.models.students import (
+    LinearStudent,
+    LSTMStudent,
+    PretrainedStudent,
+    Student,
+    TransformerStudent,
+)
 from raykd.models.textmodel import ModelCard, TextModel, count_parameters, save_model
 from raykd.networks.generators import DecoderStudent, EncoderDecoderStudent
 from raykd.networks.heads import HEADS, LABELLED, LANGUAGE, SPAN, register
@@ -40,6 +47,7 @@ __all__ = [
     "Student",
     "TextModel",
     "TransformerStudent",
+    "build_student",
     "count_parameters",
     "count_stored_parameters",
     "describe_hub_model",

@@ -1,4 +1,4 @@
-"""Start a student from a checkpoint.
+"""Build a student for its task, from random weights or from a checkpoint.
 
 Decision record: a student keeps the encoder of a checkpoint. It also keeps the head, if that serves the same task with
 the same labels in the same order. Before a run starts, the code that does this is tried on torch's meta device, so a
@@ -17,7 +17,7 @@ from raykd.cache import load_or_compute
 from raykd.errors import ModelError
 from raykd.head import Head
 from raykd.models.embeddings import count_row_weights
-from raykd.models.loading import read_model
+from raykd.models.loading import load_sentence_modules, read_model
 from raykd.models.textmodel import count_parameters
 from raykd.networks.heads import LABELLED, LANGUAGE, build_label_settings, choose_head, read_head, register
 from raykd.pretrained import files
@@ -27,6 +27,7 @@ from raykd.pretrained.hub import resolve_model
 from raykd.pretrained.jsonfile import read_json
 from raykd.pretrained.labels import read_label_names
 from raykd.pretrained.positions import Positions, count_positions
+from raykd.pretrained.sentences.modules import read_sentence_modules
 from raykd.pretrained.stamp import LIBRARIES, stamp_model
 from raykd.pretrained.structure import build_empty, find_missing_weights, is_in_encoder
 from raykd.pretrained.tokenizers import (
@@ -39,7 +40,13 @@ from raykd.pretrained.tokenizers import (
 from raykd.tokenizers.trimming import check_trimmable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from transformers import PreTrainedModel
+
+    from raykd.models.students import Student
+    from raykd.tasks import TaskBase
+    from raykd.text.tokens import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -122,6 +129,10 @@ def _inspect_base(
     tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
     check_words(tokenizer, str(folder))
     check_placed(tokenizer, head, str(folder))
+    if head == "embedding":
+        from raykd.networks.sentences import add_sentence_modules
+
+        model = add_sentence_modules(model, read_sentence_modules(folder))
     if trimmed:
         check_trimmable(tokenizer, str(folder))
     if embedding_size is not None:
@@ -189,7 +200,7 @@ def load_for_training(
         folder, head, trust_remote_code, dtype=torch.float32, ignore_mismatched_sizes=True, **settings
     )
     fit_to_task(model, missing, folder, labels, head, layers)
-    return model
+    return load_sentence_modules(model, folder) if head == "embedding" else model
 
 
 def fit_to_task(
@@ -296,3 +307,26 @@ def _keep_layers(model: PreTrainedModel, layers: tuple[int, ...], folder: Path) 
             if hasattr(module, "layer_idx"):
                 setattr(module, "layer_idx", place)  # noqa: B010  (mypy takes attributes of modules for tensors)
     model.config.num_hidden_layers = len(layers)
+
+
+def build_student(
+    student: Student, tokenizer: Tokenizer, labels: Sequence[str], seed: int, task: TaskBase
+) -> PreTrainedModel:
+    """Build the student of a task at its seeded start.
+
+    Args:
+        student: Its configuration.
+        tokenizer: What its `fit_tokenizer` returned.
+        labels: The run's, in the order of the logits; () for a task without labels.
+        seed: For the weights that are drawn.
+        task: Names the head, and says how it is shaped.
+
+    Raises:
+        ModelError: As the student's `build`.
+    """
+    model = student.build(tokenizer, labels, seed, task.head)
+    if task.head != "embedding":
+        return model
+    from raykd.networks.sentences import shape_sentence_encoder
+
+    return shape_sentence_encoder(model, seed, **task.head_settings)

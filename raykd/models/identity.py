@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING
 from raykd.compat.transformers_private import ATTENTION_KEY, ORIGIN_KEY, list_computed_weights
 from raykd.errors import ModelError
 from raykd.models.textmodel import TextModel
+from raykd.networks.sentence_modules import CONFIG_KEY
 from raykd.pretrained import files
 from raykd.pretrained.adapters import find_adapter, is_adapter
+from raykd.pretrained.sentences.modules import is_sentence_folder, read_dense_weights, read_sentence_modules
 from raykd.pretrained.tokenizers import load_tokenizer
 from raykd.pretrained.weights import count_numbers, read_headers
 from raykd.tokenizers.ngrams import HashedNgrams
@@ -64,6 +66,8 @@ def fingerprint(model: str | Path | TextModel, *, trust_remote_code: bool = Fals
         folder = Path(model)
         files.check_directory(folder, trust_remote_code=trust_remote_code)
         config = files.read_config(folder)
+        if is_sentence_folder(folder):
+            config |= {CONFIG_KEY: read_sentence_modules(folder).to_json()}
         weights = _stored_weights(folder)
         tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
     digest = hashlib.sha256(b"raykd model 1")
@@ -129,7 +133,10 @@ def _loaded_weights(text_model: TextModel) -> Iterator[tuple[str, bytes]]:
     """Yield name and digest of each weight that a checkpoint holds; tied weights are stored once."""
     absent = set(getattr(text_model.model, "all_tied_weights_keys", None) or ())
     absent |= list_computed_weights(text_model.model)
-    for name, tensor in sorted(text_model.model.state_dict().items()):
+    named = text_model.model.state_dict().items()
+    if hasattr(text_model.model.config, CONFIG_KEY):  # an encoder is saved by the names that it has alone
+        named = {name.removeprefix("encoder."): tensor for name, tensor in named}.items()
+    for name, tensor in sorted(named):
         if name not in absent:
             dtype = _DTYPES[str(tensor.dtype).removeprefix("torch.")]
             digest = hashlib.sha256(_describe_shape(dtype, list(tensor.shape)))
@@ -151,6 +158,9 @@ def _stored_weights(folder: Path) -> Iterator[tuple[str, bytes]]:
         settings = json.dumps(adapter.settings, sort_keys=True).encode()
         yield "adapter", hashlib.sha256(settings).digest()
         found |= {f"adapter {name}": tensor for name, tensor in adapter.weights().items()}
+    for at, layer in enumerate(read_sentence_modules(folder).dense):
+        own = read_dense_weights(folder, layer.folder)
+        found |= {f"dense.{at}.{name.removeprefix('linear.')}": tensor for name, tensor in own.items()}
     for name, tensor in sorted(found.items()):
         digest = hashlib.sha256(_describe_shape(tensor.dtype, list(tensor.shape)))
         for chunk in tensor.chunks():

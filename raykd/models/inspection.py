@@ -32,6 +32,7 @@ from raykd.pretrained.labels import (
     single_output_error,
 )
 from raykd.pretrained.positions import Positions
+from raykd.pretrained.sentences.modules import read_sentence_modules
 from raykd.pretrained.stamp import LIBRARIES, stamp_model
 from raykd.pretrained.structure import Structure, compare_structure
 from raykd.pretrained.tokenizers import (
@@ -118,6 +119,7 @@ def _inspect(folder: Path, head: Head, trust_remote_code: bool) -> Inspection:
     info = files.inspect_directory(folder, trust_remote_code=trust_remote_code)
     check_outputs(config, head, str(folder))
     labels = files.read_labels(folder) if head in LABELLED else ()
+    read_sentence_modules(folder)  # fails now if its vectors cannot be computed
     structure = check_weights(folder, head, labels, trust_remote_code=trust_remote_code)
     tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
     check_words(tokenizer, str(folder))
@@ -170,8 +172,8 @@ def check_weights(
             wanted=f"{list(wants)}, as config.json says",
             next_step="take config.json and weights from one checkpoint",
         )
-    if structure.missing:
-        raise missing_weights_error(folder, head, structure.missing)
+    if missing := drop_unread_weights(structure.missing, head):
+        raise missing_weights_error(folder, head, missing)
     return structure
 
 
@@ -198,6 +200,11 @@ def _check_rows(folder: Path, structure: Structure, labels: tuple[str, ...]) -> 
             got=list(labels),
             wanted=f"{structure.labels} labels",
         )
+
+
+def drop_unread_weights(missing: Sequence[str], head: Head) -> list[str]:
+    """Return the missing weights that the head needs: sentence vectors read no pooler."""
+    return [name for name in missing if head != "embedding" or not name.startswith("pooler.")]
 
 
 def missing_weights_error(folder: Path, head: Head, missing: Sequence[str]) -> ModelError:

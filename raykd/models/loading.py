@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from raykd.head import Head
-from raykd.models.inspection import inspect_model, missing_weights_error
+from raykd.models.inspection import drop_unread_weights, inspect_model, missing_weights_error
 from raykd.models.textmodel import TextModel
 from raykd.networks.heads import find_auto_class, register
 from raykd.pretrained import files
 from raykd.pretrained.adapters import find_adapter, is_adapter, list_label_changes, merge_adapter
 from raykd.pretrained.errors import raise_as_model_error
 from raykd.pretrained.hub import resolve_model
+from raykd.pretrained.sentences.modules import read_sentence_modules
 from raykd.pretrained.starts import fill_start
 from raykd.pretrained.structure import read_auto_config, silence_transformers
 from raykd.pretrained.tokenizers import load_tokenizer
@@ -57,8 +58,10 @@ def load_model(
     looked = inspect_model(folder, head, trust_remote_code=trust_remote_code)
     tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
     model, missing = _read(folder, looked.head, trust_remote_code, "auto" if dtype is None else dtype)
-    if missing:
+    if missing := drop_unread_weights(missing, looked.head):
         raise missing_weights_error(folder, looked.head, missing)
+    if looked.head == "embedding":
+        model = load_sentence_modules(model, folder)
     _set_padding_id(model, tokenizer)
     return TextModel(
         model=model.eval(),
@@ -72,6 +75,25 @@ def load_model(
         positions=looked.positions,
         settings=looked.settings,
     )
+
+
+def load_sentence_modules(encoder: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """Return an encoder with what its folder holds behind it, to make sentence vectors; pooled by mean where nothing.
+
+    Raises:
+        ModelError: As `read_sentence_modules`.
+    """
+    from safetensors.torch import load_file
+
+    from raykd.networks.sentences import add_sentence_modules
+
+    modules = read_sentence_modules(folder)
+    model = add_sentence_modules(encoder, modules)
+    for layer, made in zip(model.dense, modules.dense, strict=True):
+        stored = load_file(folder / made.folder / "model.safetensors")
+        layer.load_state_dict({name.removeprefix("linear."): weight for name, weight in stored.items()})
+    model.dense.to(dtype=encoder.dtype)
+    return model
 
 
 def _read(

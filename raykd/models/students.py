@@ -235,7 +235,7 @@ class PretrainedStudent(Spec):
 class LSTMStudent(FreshStudent):
     """A (bidirectional) LSTM over word pieces, pooled over the text's tokens (as in arXiv:1903.12136)."""
 
-    tasks: ClassVar[frozenset[Head]] = HEADS - LANGUAGE
+    tasks: ClassVar[frozenset[Head]] = HEADS - LANGUAGE - {"embedding"}
     kind: Literal["lstm"] = "lstm"
     embedding: int = Field(128, ge=1)
     """Width of the word pieces' vectors."""

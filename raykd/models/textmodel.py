@@ -129,7 +129,7 @@ def save_model(text_model: TextModel, directory: str | Path, *, card: ModelCard 
         if text_model.settings:
             described["settings"] = dict(text_model.settings)
         write_json(fresh / CARD, described)
-        let_others_read(*fresh.iterdir())
+        let_others_read(*(path for path in fresh.rglob("*") if path.is_file()))
     return target
 
 
@@ -141,7 +141,8 @@ def write_json(path: Path, value: object) -> None:
 def let_others_read(*paths: Path) -> None:
     """Give files of one folder the mode of its raykd.json; safetensors makes files that only their owner may read."""
     for path in paths:
-        path.chmod((path.parent / CARD).stat().st_mode)
+        place = next(parent for parent in path.parents if (parent / CARD).is_file())
+        path.chmod((place / CARD).stat().st_mode)
 
 
 def _write_length(path: Path, length: int | None) -> None:

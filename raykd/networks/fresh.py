@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 from raykd.errors import ModelError
 from raykd.head import Head
 from raykd.networks.heads import build_label_settings, find_auto_class, register, use_seed
+from raykd.networks.sentence_modules import SentenceModules
 from raykd.spec import Spec
 
 if TYPE_CHECKING:
@@ -62,7 +63,12 @@ class FreshStudent(Spec):
         settings = {**build_label_settings(labels, head), **self._settings(tokenizer, head)}
         config = AutoConfig.for_model(self._model_type(), **settings)
         with use_seed(seed):
-            return find_auto_class(head).from_config(config)
+            model = find_auto_class(head).from_config(config)
+        if head == "embedding":
+            from raykd.networks.sentences import add_sentence_modules
+
+            return add_sentence_modules(model, SentenceModules())
+        return model
 
     @abstractmethod
     def _model_type(self) -> str:

@@ -5,6 +5,7 @@ files of a checkpoint alone say what it was made for. transformers has one class
 labels, that has several labels at once, and that has a number; `problem_type` and the number of outputs tell which.
 Classifiers of texts and of tokens have the run's labels. The other heads have none: a span is two outputs per token, a
 regression has one output, and a language model has an output per piece of its tokenizer.
+An embedding is the bare encoder, around which `raykd.networks.sentences` puts pooling.
 Importing this module imports neither torch nor transformers.
 """
 
@@ -44,6 +45,7 @@ _AUTO: dict[Head, str] = {
     "causal_lm": "AutoModelForCausalLM",
     "seq2seq": "AutoModelForSeq2SeqLM",
     "masked_lm": "AutoModelForMaskedLM",
+    "embedding": "AutoModel",
 }
 PIPELINES: dict[Head, str] = {
     "classification": "text-classification",
@@ -54,6 +56,7 @@ PIPELINES: dict[Head, str] = {
     "causal_lm": "text-generation",
     "seq2seq": "text2text-generation",
     "masked_lm": "fill-mask",
+    "embedding": "sentence-similarity",
 }
 """The names of the tasks on a model card, as the hub knows them."""
 _ENDINGS: dict[str, Head] = {

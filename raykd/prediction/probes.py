@@ -6,7 +6,6 @@ import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -117,8 +116,7 @@ class ProbeRows:
             at = np.flatnonzero(seen_N).tolist()
             some_ND = part_ND[at[:: max(1, len(at) // PROBED_UNITS)]]
             logits_NC = cast("Headless", asked).head.logits(some_ND) if self.task.language else some_ND
-            read = torch.asinh if self.task.has_scale else partial(torch.softmax, dim=-1)
-            found.append(read(logits_NC.double()).cpu().numpy())
+            found.append(self.task.scale_answers(logits_NC.double()).cpu().numpy())
         return found
 
     def gap(self, asked: nn.Module, alone: Sequence[NDArray[np.float64]], padding: Padding) -> float:

@@ -25,7 +25,7 @@ from raykd.data.rows import Rows
 from raykd.errors import ModelError, RaykdError
 from raykd.head import Head
 from raykd.models import PretrainedStudent, Student, count_parameters, preview_model
-from raykd.models.bases import BaseInspection, inspect_base
+from raykd.models.bases import BaseInspection, build_student, inspect_base
 from raykd.pretrained import files
 from raykd.student.meter import LOGGED_WINDOWS
 from raykd.tasks import Task
@@ -121,7 +121,14 @@ def count_student_parameters(
         return None
     return load_or_compute(
         "parameters",
-        lambda: (student.model_dump(mode="json"), task.head, list(labels), least, tokens),
+        lambda: (
+            student.model_dump(mode="json"),
+            task.head,
+            dict(task.head_settings),
+            list(labels),
+            least,
+            tokens,
+        ),
         int,
         lambda: _count_fresh_parameters(student, task, labels, least, tokens),
         "torch",
@@ -138,7 +145,7 @@ def _count_fresh_parameters(
         student = student.model_copy(update={"embedding_from": None})
     with torch.device("meta"):
         size = SMALLEST if least else tokens or int(getattr(student, "vocab_size", None) or 0)
-        return count_parameters(student.build(cast("Tokenizer", _Vocabulary(size)), labels, 0, task.head))
+        return count_parameters(build_student(student, cast("Tokenizer", _Vocabulary(size)), labels, 0, task))
 
 
 @dataclass(frozen=True)
@@ -192,6 +199,9 @@ def estimate_body_bytes(
     """
     if not len(rows):
         return 0.0, False
+    if task.vectors:
+        units = float(np.mean(task.count_units(rows)))
+        return (None if hidden is None else HEADER + 4.0 * units * hidden), False
     if not task.language:
         return HEADER + 4.0 * task.compute_mean_logits(rows, classes), False
     answers: Any = getattr(task, "answers")  # noqa: B009  (of language tasks alone)
@@ -238,7 +248,8 @@ def estimate_store_sizes(config: RunConfig, data: Dataset) -> list[StoreSize]:
         seen = np.zeros(0, dtype=np.int64)
         for rows, asked_MN in asked:
             chosen, seen = _select_unseen(rows.select(asked_MN[m]), seen)
-            width = _width(getattr(teacher, "path", None))
+            trained = getattr(getattr(teacher, "training", None), "model", None)
+            width = getattr(trained, "hidden", None) or _width(getattr(teacher, "path", None))
             mean, about = estimate_body_bytes(config.task, len(config.data.labels), chosen, width)
             known = known and mean is not None
             pairs += len(chosen)

@@ -22,6 +22,7 @@ from raykd.pretrained.adapters import find_adapter, is_adapter, read_adapted_con
 from raykd.pretrained.allowed import check_code, find_code_files
 from raykd.pretrained.jsonfile import read_json
 from raykd.pretrained.labels import read_label_names
+from raykd.pretrained.sentences.modules import is_sentence_folder, read_sentence_length
 from raykd.pretrained.weights import StoredTensor, read_headers
 from raykd.tokenizers.ngrams import FILE as NGRAMS
 from raykd.tokenizers.union import FILE as UNION
@@ -91,12 +92,14 @@ def inspect_directory(path: str | Path, *, trust_remote_code: bool = False) -> M
     with collect_problem():
         needs_code = tuple(name for name, _ in find_code_files(folder))
         check_directory(folder, trust_remote_code=trust_remote_code)
-    task = _find_head(config, card)
+    task = _find_head(folder, config, card)
     labels = () if task is not None and task not in LABELLED else read_label_names(config)
     tokenized = has_tokenizer(folder)
     if not tokenized and folder.is_dir():
         problems.append(str(missing_tokenizer_error(folder)))
     length, languages, settings = (card.get(key) for key in ("max_length", "languages", "settings"))
+    with collect_problem():
+        length = length or read_sentence_length(folder)
     return ModelInfo(
         path=folder,
         labels=labels,
@@ -186,7 +189,7 @@ def read_labels(path: str | Path) -> tuple[str, ...]:
     _check_exists(folder)
     find_task_folder(folder, None)
     config = read_config(folder)
-    head = _find_head(config, _read_card(folder))
+    head = _find_head(folder, config, _read_card(folder))
     if head is not None and head not in LABELLED:
         return ()
     labels = read_label_names(config)
@@ -273,8 +276,10 @@ def _read_card(folder: Path) -> dict[str, object]:
     return read_json(folder / CARD) if (folder / CARD).exists() else {}
 
 
-def _find_head(config: Mapping[str, object], card: Mapping[str, object]) -> Head | None:
-    """Return what the head serves, by the architecture that will be loaded, or else by raykd.json."""
+def _find_head(folder: Path, config: Mapping[str, object], card: Mapping[str, object]) -> Head | None:
+    """Return what the head serves: by modules.json, the architecture that will be loaded, or else by raykd.json."""
+    if is_sentence_folder(folder):  # its config.json may name the head that the encoder was trained under
+        return "embedding"
     return read_head(config) or parse_head(card.get("task"))
 
 

@@ -31,9 +31,9 @@ from raykd.pretrained.errors import raise_as_hub_error
 
 log = logging.getLogger("raykd.models")
 
-_SMALL = ["*.json", "*.txt", "*.model", "*.spm", "*.bpe"]
+_SMALL = ["*.json", "*.txt", "*.model", "*.spm", "*.bpe", "[0-9]_Dense/*.safetensors"]
 _WEIGHTS = "*.safetensors"
-_IGNORED = ["*/*", "consolidated*.safetensors", "*.fp16.safetensors"]
+_IGNORED = ["[!0-9]*/*", "consolidated*.safetensors", "*.fp16.safetensors"]
 """What is never downloaded: other folders, and second copies of the same weights."""
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".onnx")
 """Weights in forms that raykd does not load."""
@@ -281,7 +281,7 @@ def _make_preview(name: str, commit: str, small: Path, weights: tuple[tuple[str,
     folder.mkdir(parents=True)
     _PREVIEWS.add(folder)
     for path in small.iterdir():
-        if path.is_file() and path.suffix != ".safetensors":
+        if path.suffix != ".safetensors":  # folders are those of modules of sentence vectors
             (folder / path.name).symlink_to(path.resolve())
     for file, size in weights:
         with raise_as_hub_error(name, commit), (folder / file).open("wb") as out:

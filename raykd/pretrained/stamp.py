@@ -29,7 +29,10 @@ def stamp_model(folder: Path) -> str:
     Raises:
         ModelError: The adapter cannot be merged.
     """
-    folders = [folder, files.find_config_folder(folder), files.find_tokenizer_folder(folder)]
+    modules = sorted(
+        path for path in folder.glob("[0-9]_*") if path.is_dir()
+    )  # of a model of sentence vectors
+    folders = [folder, *modules, files.find_config_folder(folder), files.find_tokenizer_folder(folder)]
     if is_adapter(folder):
         folders.append(find_adapter(folder).base)
     parts = [part for each in dict.fromkeys(folders) for part in (str(each.resolve()), *_stamp_files(each))]

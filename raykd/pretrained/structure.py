@@ -115,6 +115,8 @@ def read_auto_config(
 def is_in_encoder(model: PreTrainedModel, name: str) -> bool:
     """Return whether a weight or module belongs to the encoder; the rest is the head."""
     if model.base_model_prefix:
+        if model.base_model is model:  # the bare encoder
+            return True
         return name.startswith(f"{model.base_model_prefix}.")
     return name.partition(".")[0] in getattr(model, "trunk", ())  # raykd's own networks
 

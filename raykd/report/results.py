@@ -164,7 +164,8 @@ def score_by_language(languages: Sequence[str], counted_B: NDArray[np.bool_], me
     first = next(iter(by_language.values()), None)
     macro = None
     if first is not None:
-        macro = {m: float(np.mean([values[m] for values in by_language.values()])) for m in first}
+        found = {m: [values[m] for values in by_language.values() if m in values] for m in first}
+        macro = {m: float(np.mean(own)) for m, own in found.items()}
     return Score(by_language, macro, {x: len(picked[x]) for x in by_language})
 
 

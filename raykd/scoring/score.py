@@ -96,8 +96,8 @@ def measure_system(
         ),
     )
     plain = role == "student" and config.plain
-    if config.task.language or config.task.has_scale:
-        # Numbers on a scale are no choices, and systems with different vocabularies have no logits to compare.
+    if config.task.language or config.task.has_scale or config.task.vectors:
+        # Numbers on a scale and vectors are no choices, and different vocabularies have no logits to compare.
         empty = np.empty((0, 0), np.float32), np.empty(0, bool), np.empty(0, np.int64), ()
         constant = _find_constant_text(answers.texts, rows)
         return Predictions(name, role, *empty, parameters, ms_per_1000, plain, constant), scores
@@ -147,9 +147,8 @@ def collect_unit_answers(config: RunConfig, signal: AnswerSlots, rows: Rows) -> 
     """Return a teacher's answers to all rows in the form that a task measures."""
     batch = rows.take(range(len(rows)))
     counts_B = config.task.count_units(batch)
-    logits_NC, covered_N = read_unit_logits(
-        signal, counts_B, config.task.count_choices(batch, config.data.labels)
-    )
+    choices = None if config.task.vectors else config.task.count_choices(batch, config.data.labels)
+    logits_NC, covered_N = read_unit_logits(signal, counts_B, choices)
     return SystemAnswers(np.maximum(logits_NC, MASKED), counts_B, covered_N)
 
 
@@ -209,8 +208,6 @@ def score_ensemble(
 ) -> System:
     """Return the table's row of the ensemble: the combined target at temperature 1, as log-probabilities.
 
-    Its time is the sum over the teachers that are asked, each weighted by the share of rows that it is asked for.
-
     Args:
         config: The run of one task.
         signals: The teachers' answers to all units (`stack_signals`).
@@ -221,13 +218,37 @@ def score_ensemble(
     weighting = config.objective.weighting
     weights_MN, mixture = weighting.weights(signals), config.objective.mixture
     target = mix_weighted(signals, weights_MN, mixture)
-    names, spoken = signals.teachers, signals.teacher_languages
     answers = SystemAnswers(
         (target.logits_NK if config.task.has_scale else target.logp_NK).numpy().astype(np.float32),
         config.task.count_units(rows.take(range(len(rows)))),
         target.covered_N.numpy(),
     )
-    size = join_sizes([t.size for t in teachers], share_texts(config, names, spoken, rows))
+    return measure_ensemble(config, answers, asked_B, signals.teacher_languages, teachers, rows)
+
+
+def measure_ensemble(
+    config: RunConfig,
+    answers: SystemAnswers,
+    asked_B: NDArray[np.bool_],
+    spoken: Sequence[frozenset[str] | None],
+    teachers: Sequence[Predictions],
+    rows: Rows,
+) -> System:
+    """Return the table's row of the ensemble by its answers.
+
+    Its time is the sum over the teachers that are asked, each weighted by the share of rows that it is asked for.
+
+    Args:
+        config: The run of one task.
+        answers: The ensemble's, to all rows.
+        asked_B: Rows that some teacher was asked for.
+        spoken: The languages that each teacher was declared for; None for any.
+        teachers: The teachers' rows of the table.
+        rows: The held-out rows.
+    """
+    size = join_sizes(
+        [t.size for t in teachers], share_texts(config, [t.name for t in teachers], spoken, rows)
+    )
     spent = None if size.ms is None else 1e3 * size.ms
     predictions, scores = measure_system(
         "teacher ensemble", "ensemble", config, answers, asked_B, rows, size.parameters or 0, spent

@@ -17,7 +17,15 @@ from raykd.models import measure_stored_megabytes
 from raykd.scoring.absent_teachers import leave_out_teachers
 from raykd.scoring.costs import time_teachers
 from raykd.scoring.ensembles.agreement import name_score
-from raykd.scoring.score import System, ask_teachers, score_ensemble, score_teachers, stack_signals
+from raykd.scoring.ensembles.vectors import join_vectors
+from raykd.scoring.score import (
+    System,
+    ask_teachers,
+    measure_ensemble,
+    score_ensemble,
+    score_teachers,
+    stack_signals,
+)
 from raykd.teachers.pools.pool import TeacherPool
 from raykd.teachers.spec import TeacherInfo
 from raykd.teachers.timing import Timing
@@ -64,9 +72,14 @@ def score_teacher_systems(
     ]
     if config.task.language:
         return TeacherSystems(systems, None)
-    together = stack_signals(config, signals, pool.handle.teacher_languages, rows)
+    spoken, teachers = pool.handle.teacher_languages, [p for p, _ in systems]
     asked_B = np.any([signal.answered_B for signal in signals], axis=0)
-    ensemble = score_ensemble(config, together, asked_B, [p for p, _ in systems], rows)
+    if config.task.vectors:
+        joined = join_vectors(config, signals, spoken, rows)
+        ensemble = measure_ensemble(config, joined, asked_B, spoken, teachers, rows)
+        return TeacherSystems([*systems, ensemble], None)
+    together = stack_signals(config, signals, spoken, rows)
+    ensemble = score_ensemble(config, together, asked_B, teachers, rows)
     return TeacherSystems([*systems, ensemble], together)
 
 

@@ -194,6 +194,7 @@ class TaskTrainer:
             visible_NC=encoded.extra.get("visible_NC"),
             offsets_N=None if offsets_N is None else offsets_N[self.tokens.find_units(rows)],
             targets=texts.pairs or (),
+            place=self.task.place_answers if self.task.vectors else None,
         )
         found = lay_out_answers(answers, self.source.teacher_languages, units, self._matches, self.device)
         return replace(found, logits_MNC=found.logits_MNC / self._unit)
@@ -220,7 +221,7 @@ class TaskTrainer:
         if not self.task.language:
             values_N = encoded.extra.get("values_N")
             return self.objective.evaluate(
-                units.float() / self._unit,
+                self.task.relate_units(units.float() / self._unit),
                 encoded.labels_N,
                 signals,
                 progress,

@@ -5,6 +5,7 @@ from typing import Annotated
 from raykd.tasks.base import SystemAnswers, TaskBase
 from raykd.tasks.causal_lm import CausalLM
 from raykd.tasks.classification import Classification
+from raykd.tasks.embedding import Embedding
 from raykd.tasks.masked_lm import MaskedLM
 from raykd.tasks.multi_label import MultiLabel
 from raykd.tasks.question_answering import QuestionAnswering
@@ -32,7 +33,8 @@ Task = Annotated[
     | QuestionAnswering
     | CausalLM
     | Seq2Seq
-    | MaskedLM,
+    | MaskedLM
+    | Embedding,
     RegisteredTask(),
 ]
 """The union of tasks: to a type checker those that ship, to pydantic all that are registered."""
@@ -40,6 +42,7 @@ Task = Annotated[
 __all__ = [
     "CausalLM",
     "Classification",
+    "Embedding",
     "EncodedBatch",
     "EncodedRows",
     "MaskedLM",

@@ -112,6 +112,8 @@ class TaskBase(Spec):
     matched by name. It has no default: forgotten, it would make a student without the run's labels."""
     language: ClassVar[bool] = False
     """Whether the choices are a model's own vocabulary: then it gives hidden states, and answers are short forms."""
+    vectors: ClassVar[bool] = False
+    """Whether an answer is a vector, whose columns mean something to its own model alone (`place_answers`)."""
     generates: ClassVar[bool] = False
     """Whether models of the task write text."""
     marks_languages: ClassVar[bool] = False
@@ -181,6 +183,26 @@ class TaskBase(Spec):
         The columns are the model's own, in its own order. For a student these are the run's labels. A teacher's are
         brought to the run's labels after `gather`, by `start_answers` with the columns of `map_columns`.
         """
+
+    def scale_answers(self, logits_NC: torch.Tensor) -> torch.Tensor:
+        """Return answers as numbers by which two answers of a model are compared: probabilities."""
+        return torch.asinh(logits_NC) if self.has_scale else logits_NC.softmax(dim=-1)
+
+    def relate_units(self, logits_NC: torch.Tensor) -> torch.Tensor:
+        """Return the student's logits over the choices that all units of a micro-batch share, as losses read them."""
+        return logits_NC
+
+    def place_answers(
+        self, answers_NC: NDArray[np.float32], covered_N: NDArray[np.bool_], counts_B: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Return a teacher's answers over the choices that the student has, and which units it covers.
+
+        Args:
+            answers_NC: Of the units of a micro-batch, over the teacher's own columns.
+            covered_N: Which units it answered.
+            counts_B: Units of each row.
+        """
+        return answers_NC, covered_N
 
     def map_columns(
         self,
@@ -277,6 +299,11 @@ class TaskBase(Spec):
     def find_start(self, rows: TextBatch) -> float | None:
         """Return what a new head answers before it has learnt anything, by the training rows; None leaves it at 0."""
         return None
+
+    @property
+    def head_settings(self) -> Mapping[str, Any]:
+        """What the head of a student is told beside its kind; empty for a head that has no settings."""
+        return {}
 
     @property
     def settings(self) -> TaskSettings:

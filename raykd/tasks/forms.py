@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-RowForm = Literal["text", "words", "answers", "target", "source_target", "plain", "value", "marked", "labels"]
+RowForm = Literal[
+    "text", "words", "answers", "target", "source_target", "plain", "value", "marked", "labels", "sentences"
+]
 """What a row consists of:
 
 - text: one text or two, and a label
@@ -20,6 +22,7 @@ RowForm = Literal["text", "words", "answers", "target", "source_target", "plain"
 - value: one text or two, and a number
 - marked: a text with two marked entities, and a label
 - labels: one text or two, and any number of labels
+- sentences: a text; where it has gold a text that means the same, or one and how much it does, a number
 """
 LABELLED_FORMS: tuple[RowForm, ...] = ("text", "words", "marked", "labels")
 """Forms whose gold is some of `data.labels`."""

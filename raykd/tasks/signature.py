@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 Scalar = Literal["string", "long", "double"]
+Cell = Scalar | Literal["doubles"]
+"""What a cell holds: a scalar, or a list of numbers."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class Column:
     """
 
     name: str
-    type: Scalar | Mapping[str, Scalar]
+    type: Cell | Mapping[str, Scalar]
     required: bool = True
 
 

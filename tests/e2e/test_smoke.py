@@ -57,6 +57,8 @@ def made_row(kind: str, language: str, split: str, i: int) -> dict[str, Any]:
     if kind == "ner":
         tags = ["B-PER", "O", "O", "O", "B-LOC"]
         return {"tokens": ["Anna", "saw", f"{split}{i}", "in", "Rome"], "tags": tags, **common}
+    if kind == "pairs":
+        return {"text": text, "text_pair": f"a pair of {text}", "score": float(i % 6), **common}
     if kind == "qa":
         context, answer = f"The box {i} of {split} stands in room {i % 7}.", f"room {i % 7}"
         answers = {"text": [answer], "answer_start": [context.index(answer)]}

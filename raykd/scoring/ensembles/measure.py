@@ -100,6 +100,8 @@ def _explain_unlabelled_task(config: RunConfig) -> str:
         )
     elif config.task.has_scale:
         why = "an answer is a number, of which there is no share that is right"
+    elif config.task.vectors:
+        why = "a vector chooses no class, and ranks have no parts that add up over teachers"
     else:
         why = "an answer is a span with a begin and an end, and scores of spans have no parts that add up over teachers"
     return (

@@ -35,6 +35,7 @@ _NEEDED: dict[RowForm, tuple[ColumnKey, ...]] = {
     "value": ("text", "value"),
     "marked": ("text", "label"),
     "labels": ("text", "labels"),
+    "sentences": ("text", "text_pair"),
 }
 """The columns that rows of a form cannot do without."""
 
@@ -129,7 +130,7 @@ def read_labelled_file(
         validation=files,
         languages=languages,
         columns=Columns.model_validate(names),
-        empty_label="fail" if form in ("target", "source_target", "plain") else "drop",
+        empty_label="fail" if form in ("target", "source_target", "plain", "sentences") else "drop",
         on_bad_row="skip" if options.skip_bad_rows else "fail",
         max_bad_rows=1.0,
         **settings,
@@ -199,7 +200,10 @@ def _choose_names(
             wanted=f"one of {', '.join(allowed)}",
         )
     there = _list_columns(records)
-    given = {key: options.columns.get(key, Columns.model_fields[key].default) for key in allowed}
+    usual = {"text_pair": "text_pair"} if form == "sentences" else {}
+    given = {
+        key: options.columns.get(key, usual.get(key, Columns.model_fields[key].default)) for key in allowed
+    }
     needed = {key: given[key] for key in _NEEDED[form]} | dict(options.columns)
     if form == "labels" and "labels" not in options.columns and set(own) <= set(there):
         needed.pop("labels")  # each label has a column of its own

@@ -67,6 +67,8 @@ for _known in (
     Metric("score", "score %"),
     Metric("best_f1", "best F1 %"),
     Metric("best_exact_match", "best exact %"),
+    Metric("mrr", "MRR %"),
+    Metric("recall_at_1", "recall@1 %"),
     Metric("perplexity", "perplexity", "number", higher_is_better=False),
     Metric("chrf", "chrF", "hundred"),
     Metric("bleu", "BLEU", "hundred"),

@@ -1,0 +1,1 @@
+"""Models of sentence vectors, as sentence-transformers saves them."""
