@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from raykd.distill.objective import Objective
 
 
-def check_objective(objective: Objective, labels: Sequence[str]) -> None:
+def check_objective(
+    objective: Objective, labels: Sequence[str], missing: Mapping[str, Sequence[str]]
+) -> None:
     """Check that what an objective says of labels, and how it compares them, suits the labels of a run.
 
     Args:
         objective: The objective.
         labels: The run's labels; () of a task without labels.
+        missing: Labels that each teacher does not know, by its name.
 
     Raises:
         ValueError: The task has no labels or not that one, or a divergence degenerates with so few.
@@ -31,3 +34,10 @@ def check_objective(objective: Objective, labels: Sequence[str]) -> None:
                 f"{len(labels)}: it would compare nothing, or one part of what it says; use forward_kl, reverse_kl, "
                 "jensen_shannon or logit_mse"
             )
+        for name, lacking in missing.items() if labels and divergence.equal_choices else ():
+            known = len(set(labels) - set(lacking))
+            if known < divergence.least_choices:
+                raise ValueError(
+                    f"objective.terms: {divergence.kind} needs {divergence.least_choices} labels or more, teacher "
+                    f"{name} knows {known} of data.labels; choose another divergence, or leave the teacher out"
+                )

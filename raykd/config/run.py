@@ -185,7 +185,7 @@ class RunConfig(RunBase):
         # The model is frozen for its users; a validator may still complete it.
         object.__setattr__(self, "task", self.task.with_labels(self.data.labels))
         self.task.check(self.data.labels, self.objective)
-        check_objective(self.objective, self.data.labels)
+        check_objective(self.objective, self.data.labels, {t.name: t.missing for t in self.active_teachers})
         if self.train.metric not in self.task.metric_names:
             raise ValueError(
                 f"train.metric {self.train.metric} is none of {self.task.kind}: "
@@ -288,7 +288,7 @@ class RunConfig(RunBase):
         for phase in self.phases:
             objective = self.at_progress(phase.at).objective
             self.task.check(self.data.labels, objective)
-            check_objective(objective, self.data.labels)
+            check_objective(objective, self.data.labels, {t.name: t.missing for t in self.active_teachers})
             weighting = objective.weighting
             if weighting.kind != self.objective.weighting.kind or (
                 weighting.kind == "fixed" and weighting != self.objective.weighting

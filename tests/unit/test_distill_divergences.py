@@ -160,9 +160,17 @@ def test_the_gold_label_is_found_among_the_labels_that_a_teacher_knows() -> None
 def test_two_labels_are_refused(kind: str) -> None:
     with pytest.raises(ConfigError, match=f"{kind} needs 3 labels"):
         load_run(preset("demo"), [("objective.terms", [{"divergence": {"kind": kind}}])])
-    two = single(Z[:, :2], 1.0)
+
+
+@pytest.mark.parametrize("loss", [StandardisedKL(), Dist()], ids=lambda loss: loss.kind)
+def test_a_teacher_of_two_labels_is_refused_where_two_say_nothing(loss: DivergenceBase) -> None:
     with pytest.raises(ValueError, match="needs 3 choices"):
-        Objective(terms=({"divergence": {"kind": kind}},)).terms[0].divergence.per_unit(S[:, :2], two, 1.0)
+        loss.per_unit(S[:, :2], single(Z[:, :2], 1.0), 1.0)
+    teacher = {"name": "few", "languages": "all", "path": "x", "missing": ["sports", "health"]}
+    tree = [("teachers", [teacher]), ("data.labels", ["travel", "politics", "sports", "health"])]
+    term = ("objective.terms", [{"divergence": {"kind": loss.kind}}])
+    with pytest.raises(ConfigError, match=r"teacher few knows 2 of data.labels"):
+        load_run(preset("demo"), [*tree, term])
 
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -12,14 +12,16 @@ from raykd.answers.answer import DenseAnswer
 from raykd.answers.codec import encode_answer
 from raykd.answers.layout import StudentUnits, lay_out_answers
 from raykd.answers.source import AnswerSlots
-from raykd.distill.losses import compute_gold_loss, list_divergences
+from raykd.distill.divergences.base import DivergenceBase
+from raykd.distill.losses import Divergence, compute_gold_loss
 from raykd.distill.objective import Counts, Objective
 from raykd.distill.signals import MASKED, UNLABELLED, Signals
 
 CHOICES = (3, 9, 1, 6)
 """Choices of each row; a row has two units, as a question has a begin and an end."""
-DIVERGENCES = [kind for kind in list_divergences("whole") if kind != "logit_mse"]
-"""All but the mean over choices, which question answering refuses."""
+CLASSES: tuple[type[DivergenceBase], ...] = get_args(get_args(Divergence)[0])
+DIVERGENCES = [one.model_fields["kind"].default for one in CLASSES if not one.equal_choices]
+"""All but those that average over choices, which question answering refuses."""
 WEIGHTINGS: tuple[dict[str, Any], ...] = (
     {"kind": "uniform"},
     {"kind": "fixed", "by_teacher": {"a": 1.0, "b": 3.0}},

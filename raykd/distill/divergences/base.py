@@ -67,9 +67,9 @@ class DivergenceBase(Spec):
                 f"student logits are {tuple(student_logits_NK.shape)}, the target is "
                 f"{tuple(target.p_NK.shape)}; both must be [N, K]"
             )
-        if wanted[-1] < self.least_choices:
+        if self.equal_choices and wanted[-1] < self.least_choices:
             raise ValueError(
-                f"{self.kind} needs {self.least_choices} choices, a teacher was compared over {wanted[-1]}; "
+                f"{self.kind} needs {self.least_choices} choices, a teacher is compared over {wanted[-1]}; "
                 "choose another divergence, or leave out teachers that know so few labels"
             )
         if not temperature > 0.0:

@@ -52,6 +52,8 @@ class DecoupledKL(DivergenceBase):
         bp_N2, p_NK = _take_apart(target.logp_NK, label_N1)
         bq_N2, q_NK = _take_apart(compute_log_q(student_logits_NK, temperature), label_N1)
         of_target_N, of_others_N = compute_kl(bp_N2.exp(), bp_N2, bq_N2), compute_kl(p_NK.exp(), p_NK, q_NK)
+        # Where float32 leaves the others no probability, their logits are of choices that the unit does not have.
+        of_others_N = torch.where(bp_N2[:, 1].exp() > 0.0, of_others_N, 0.0)
         return self.target_weight * of_target_N + self.other_weight * of_others_N
 
 
