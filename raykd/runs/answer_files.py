@@ -67,11 +67,11 @@ class AnswerTargets:
         """
         found: dict[tuple[str, str], str] = {}
         for task, member in config.members.items():
-            if not member.task.labelled:
+            if not member.task.labelled or member.task.form == "labels":
                 raise ConfigError(
                     f"answers to {member.task.kind} cannot be written to files",
                     got=f"--to {self.path}",
-                    wanted="a task with labels: a file holds a number for each label",
+                    wanted="a task where a row or word has one label: a file holds a number for each",
                     next_step="raykd label RUN.yaml without --to stores them; the folder of the store may be copied",
                 )
             for name in [ENSEMBLE] if self.together else [t.name for t in member.active_teachers]:

@@ -16,7 +16,7 @@ from sklearn.metrics import accuracy_score, f1_score, log_loss, precision_recall
 import raykd
 from raykd import models
 from raykd.answers.codec import decode_answers
-from raykd.config import DataConfig, RunConfig
+from raykd.config import DataConfig, FileTeacher, RunConfig
 from raykd.data.read import read_rows
 from raykd.data.rows import Rows
 from raykd.data.summary import summarize_rows
@@ -31,6 +31,8 @@ from raykd.tasks import MultiLabel, SystemAnswers
 from raykd.tasks.multi_label import join_logits
 from raykd.tasks.scores.classes import compute_class_scores
 from raykd.tasks.scores.label_sets import FEWEST, compute_set_metrics, tune_thresholds
+from raykd.teachers.backends.given_numbers import convert_to_logits
+from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.teacher import Teacher
 from tests.fakes import model_spec, save_transformer, text_batch
 from tests.made_models import make_config, make_tokenizer, plain_probabilities
@@ -348,3 +350,33 @@ def test_what_has_no_meaning_is_refused_by_name(changes: dict[str, Any], said: s
     with pytest.raises(ValidationError) as caught:
         run_config(**changes)
     assert said in str(caught.value)
+
+
+# other kinds of teacher, and MLflow -----------------------------------------------------------------------------
+
+
+def test_probabilities_of_a_function_stand_each_alone() -> None:
+    p_NC = np.asarray([[0.9, 0.8, 0.0], [0.5, 1.0, 0.25]])
+    z_NC = convert_to_logits(p_NC, "probabilities", "teacher t", "teachers.t.output", several=True)
+    assert 1.0 / (1.0 + np.exp(-z_NC.astype(np.float64))) == pytest.approx(p_NC, abs=1e-6)
+    assert np.isfinite(z_NC).all()
+    for wrong in ([[1.2, 0.1, 0.0]], [[-0.1, 0.1, 0.0]]):
+        with pytest.raises(ModelError, match=r"teachers\.t\.output: logits"):
+            convert_to_logits(
+                np.asarray(wrong), "probabilities", "teacher t", "teachers.t.output", several=True
+            )
+
+
+def test_files_of_answers_are_refused_by_name(tmp_path: Path) -> None:
+    teacher = FileTeacher(name="t", languages="all", path=str(tmp_path))
+    with pytest.raises(ModelError, match="cannot teach multi_label"):
+        Teacher(TeacherSpec(teacher, LABELS, TASK)).open()
+
+
+def test_a_served_model_answers_with_the_columns_of_its_signature() -> None:
+    rows = rows_of([(), ()])
+    made = TASK.build_predictions(answers_of([[2.0, -1.0, 0.5], [-3.0, -3.0, -3.0]]), rows, LABELS)
+    columns = TASK.to_columns(made, LABELS)
+    assert list(columns) == [column.name for column in TASK.build_signature(LABELS).outputs]
+    assert columns["labels"] == ['["funny", "long"]', "[]"]
+    assert columns["p_sad"] == pytest.approx([1 / (1 + np.e), 1 / (1 + np.exp(3.0))], abs=1e-6)

@@ -75,11 +75,11 @@ class FileBackend(BackendBase[FileTeacher]):
         """
         if self._info is None:
             task, teacher = self.spec.task, self.teacher
-            if not task.labelled:
+            if not task.labelled or task.form == "labels":
                 raise ModelError(
                     f"{self.who} cannot teach {task.kind} from files",
                     got=f"task {task.kind}",
-                    wanted="a task with labels: a file holds a number for each label",
+                    wanted="a task where a row or word has one label: a file holds a number for each",
                     next_step="name the model (kind: model); its answers are stored, and the folder of the store may "
                     "be copied",
                 )
