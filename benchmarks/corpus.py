@@ -18,7 +18,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,10 +33,17 @@ MB = 1e6
 
 @dataclass(frozen=True)
 class Command:
-    """What a command took: seconds, and the peak of each role's memory in bytes."""
+    """What a command took.
+
+    Attributes:
+        seconds: Of wall time.
+        cpu_s: Of CPU time, of the command itself and what it waited for.
+        peaks: Bytes of memory, by role.
+    """
 
     seconds: float
-    peaks: dict[str, int]
+    cpu_s: float
+    peaks: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -104,20 +111,25 @@ class Bench:
         Raises:
             SystemExit: It failed; shows the end of what it said.
         """
-        log, begun = self.work / "last.log", time.perf_counter()
+        log, begun, before = self.work / "last.log", time.perf_counter(), os.times()
         with log.open("w") as file:
             process = subprocess.Popen(
                 [*RAYKD, command, str(run)], stdout=file, stderr=file, env=self._environment(), cwd=run.parent
             )
             with MemoryWatch(process.pid) as watch:
                 process.wait()
-            seconds = time.perf_counter() - begun
+            seconds, after = time.perf_counter() - begun, os.times()
+        cpu_s = after.children_user + after.children_system - before.children_user - before.children_system
         said = " ".join(f"{role} {peak / MB:.0f} MB" for role, peak in watch.peaks.items())
-        print(f"{run.stem}: {command}: {seconds:.1f} s, {said}", file=sys.stderr, flush=True)
+        print(
+            f"{run.stem}: {command}: {seconds:.1f} s, {cpu_s:.1f} s of CPU, {said}",
+            file=sys.stderr,
+            flush=True,
+        )
         if process.returncode:
             end = log.read_text()[-2000:]
             raise SystemExit(f"raykd {command} {run} ended with {process.returncode}\n{end}")
-        return Command(seconds, watch.peaks)
+        return Command(seconds, cpu_s, watch.peaks)
 
     def _environment(self) -> dict[str, str]:
         return {
@@ -132,12 +144,12 @@ class Bench:
 def print_figures(found: Sequence[Corpus]) -> None:
     """Print one line for each size."""
     heads = [
-        "rows", "check s", "MB", "driver MB", "worker MB", "first step s", "again", "steps", "texts/s",
+        "rows", "check s", "CPU s", "MB", "driver MB", "worker MB", "first step s", "again", "steps", "texts/s",
         "tokenizer's",
     ]  # fmt: skip
     lines = [
         [
-            f"{c.rows:,}", f"{c.check.seconds:.1f}", _mb(c.check, "driver"),
+            f"{c.rows:,}", f"{c.check.seconds:.1f}", f"{c.check.cpu_s:.1f}", _mb(c.check, "driver"),
             f"{_mb(c.first, 'driver')}, {_mb(c.second, 'driver')}",
             f"{_mb(c.first, 'worker')}, {_mb(c.second, 'worker')}",
             f"{c.first_step_s[0]:.1f}", f"{c.first_step_s[1]:.1f}",
