@@ -11,11 +11,14 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from raykd.cache import compute_key, read_entry, write_entry
 from raykd.data.arrow.tables import RowColumn, Selection, Table, build_table, repeat_value
 from raykd.distill.signals import UNLABELLED
 from raykd.text.batch import Mode, TextBatch
@@ -157,8 +160,46 @@ class Rows(TextBatch):
         """Return the sha256 (hex) over all content and its order.
 
         Ids do not count: they are names for messages, and a file that is renamed holds the same data. Strings are
-        length-prefixed, so that no two contents share their bytes.
+        length-prefixed, so that no two contents share their bytes. It is computed once, and for rows in files once a
+        machine.
         """
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        places = self._describe_places()
+        key = "" if places is None else compute_key(places)
+        known = read_entry("fingerprints", key, str) if key else None
+        if known is None:
+            known = self._compute_fingerprint()
+            if key:
+                write_entry("fingerprints", key, str, known)
+        return known
+
+    def _describe_places(self) -> list[object] | None:
+        """Return where the values of rows in files are; None of rows in memory.
+
+        The name of a file follows from what was read into it (`raykd.data.arrow.writing`).
+        """
+        places: list[object] = [_hash(self.labels_B)]
+        for name, column in self._columns().items():
+            if name == "ids":
+                continue
+            index = column.rows.index
+            places += [
+                name,
+                None if index is None else _hash(index),
+            ]
+            for table in column.rows.tables:
+                if table.path:
+                    places.append(Path(table.path).name)
+                elif sum(map(len, table.batches)) <= 1:  # one value for all rows
+                    places.append([batch.to_pydict() for batch in table.batches])
+                else:
+                    return None
+        return places
+
+    def _compute_fingerprint(self) -> str:
         digest = hashlib.sha256()
         own = self._columns()
         columns = [own[name] for name in ("texts", "languages", "pairs") if name in own]
@@ -194,3 +235,7 @@ class Rows(TextBatch):
             "unlabelled": len(self) - labelled,
             "languages": languages,
         }
+
+
+def _hash(numbers: NDArray[Any]) -> str:
+    return hashlib.sha256(np.ascontiguousarray(numbers).tobytes()).hexdigest()

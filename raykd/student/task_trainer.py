@@ -114,6 +114,8 @@ class TaskTrainer:
             labelled_share=config.data.labelled_share,
             length_grouping=config.data.length_grouping,
         )
+        names, codes_B = prepared.train.code_languages()
+        self._languages = names, codes_B.astype(np.min_scalar_type(len(names)))
         self._matches: list[VocabularyMatch] = []
         if self.task.language and self.source is not None:
             self._matches = match_vocabularies(
@@ -184,16 +186,16 @@ class TaskTrainer:
             rows: Which of the training rows it holds.
         """
         assert self.source is not None
-        offsets_N, texts = self.tokens.extra.get("offsets_N"), self.rows.take(rows)
+        offsets_N, (names, codes_B) = self.tokens.extra.get("offsets_N"), self._languages
         units = StudentUnits(
             encoded.labels_N,
             encoded.counts_B,
-            texts.languages,
+            [names[code] for code in codes_B[rows].tolist()],
             choices=self._choices if encoded.choices is None else encoded.choices,
             seen_N=encoded.seen_N,
             visible_NC=encoded.extra.get("visible_NC"),
             offsets_N=None if offsets_N is None else offsets_N[self.tokens.find_units(rows)],
-            targets=texts.pairs or (),
+            targets=() if offsets_N is None else self.rows.take(rows).pairs or (),
             place=self.task.place_answers if self.task.vectors else None,
         )
         found = lay_out_answers(answers, self.source.teacher_languages, units, self._matches, self.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -97,3 +98,21 @@ def test_a_repeated_value_and_bad_indices() -> None:
     with pytest.raises(IndexError, match="row 7 of 7"):
         rows.texts[7]
     assert isinstance(rows.take([1]), TextBatch) and rows.take([1]).modes == ("split",)
+
+
+def test_the_fingerprint_of_rows_in_files_is_computed_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAYKD_CACHE", str(tmp_path / "cache"))
+    computed, compute = [], Rows._compute_fingerprint
+    monkeypatch.setattr(Rows, "_compute_fingerprint", lambda rows: computed.append(1) or compute(rows))
+    column = write_table(tmp_path / "t.arrow", [3, 4])
+    rows = Rows(column, column, RowColumn("languages", column.rows), np.arange(7))
+    first, same, other = rows.select([6, 2]), rows.select([6, 2]), rows.select([2, 6])
+    assert first.fingerprint() == first.fingerprint() == same.fingerprint() != other.fingerprint()
+    assert pickle.loads(pickle.dumps(first)).fingerprint() == first.fingerprint() and len(computed) == 2
+    labels_B = first.labels_B + 1
+    prints = {replace(first, labels_B=labels_B).fingerprint(), first.with_mode("split").fingerprint()}
+    assert len(prints | {first.fingerprint()}) == 3 and len(computed) == 4
+    in_memory = Rows(*(tuple(c) for c in (first.ids, first.texts, first.languages)), first.labels_B)
+    assert in_memory.fingerprint() == first.fingerprint() and len(computed) == 5

@@ -31,6 +31,8 @@ PIECE = 1 << 13
 CODED = ("languages", "modes", "source_languages")
 """Columns of few different texts, which are held as numbers and a list."""
 _MOST_ROWS = 2**31 - 1
+_FEW = 256
+"""Most rows that are decoded one by one."""
 
 
 @cache
@@ -197,7 +199,19 @@ class RowColumn(Sequence[T]):
     def take(self, rows: Sequence[int] | NDArray[np.integer]) -> tuple[T, ...]:
         """Return the values of these rows, in this order."""
         at = np.asarray(rows, dtype=np.int64)
-        return tuple(_decode(self._gather(np.where(at < 0, at + len(self), at))))
+        at = np.where(at < 0, at + len(self), at)
+        if len(at) > _FEW or len(self._chunks) < 2 or not self._is_text:
+            return tuple(_decode(self._gather(at)))
+        # A batch of a large corpus lies in nearly as many chunks as it has rows: one by one is four times as fast.
+        own = at if self.rows.index is None else self.rows.index[at].astype(np.int64)
+        chunk_of = np.searchsorted(self.rows.starts, own, side="right") - 1
+        places = zip(chunk_of.tolist(), (own - self.rows.starts[chunk_of]).tolist(), strict=True)
+        return tuple(self._chunks[chunk][place].as_py() for chunk, place in places)
+
+    @property
+    def _is_text(self) -> bool:
+        kind = find_arrow_types()[self.name]
+        return bool(pa.types.is_large_string(kind) or pa.types.is_dictionary(kind))
 
     def iter_lists(self) -> Iterator[list[T]]:
         """Yield all values in order, as lists of at most `PIECE`."""
