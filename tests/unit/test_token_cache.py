@@ -248,6 +248,7 @@ class Holding:
 
     def __init__(self, keys: set[bytes]) -> None:
         self.name, self.spec, self.keys, self.asked = "t", SimpleNamespace(languages=None), keys, 0
+        self.backend = SimpleNamespace(check_ready=lambda: None)
 
     def open(self) -> None:
         """Do nothing."""
