@@ -36,3 +36,14 @@ def read_range(name: str, revision: str, file: str, begin: int, size: int) -> by
     )
     hf_raise_for_status(reply)
     return bytes(reply.content[:size])
+
+
+def silence_progress() -> type:
+    """Return a class of progress bars that show nothing (the library's own `silent_tqdm` lacks `total`)."""
+    from tqdm.auto import tqdm
+
+    class Silent(tqdm):  # type: ignore[misc]
+        def __init__(self, *args: object, **settings: object) -> None:
+            super().__init__(*args, **{**settings, "disable": True})
+
+    return Silent

@@ -81,7 +81,7 @@ def raise_as_hub_error(name: str, revision: str | None) -> Iterator[None]:
 
 
 def _build_error(what: str, error: Exception, next_step: str) -> ModelError:
-    reason = redact(f"{type(error).__name__}: {error}").strip()
+    reason = " ".join(redact(f"{type(error).__name__}: {error}").split())
     return ModelError(
         what, got=reason[:500], wanted="a model of the hub, or a local directory", next_step=next_step
     )

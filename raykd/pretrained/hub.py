@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from raykd.compat.hub_private import read_range
+from raykd.compat.hub_private import read_range, silence_progress
 from raykd.errors import ModelError
 from raykd.pretrained.errors import raise_as_hub_error
 
@@ -235,6 +235,7 @@ def _download(found: HubModel, patterns: list[str], *, here: bool = False) -> Pa
                 allow_patterns=patterns,
                 ignore_patterns=_IGNORED,
                 local_files_only=here,
+                tqdm_class=None if _WEIGHTS in patterns else silence_progress(),  # of small files
             )
         )
 
