@@ -1,4 +1,4 @@
-"""Make a folder that raykd loads of a GGUF file: python examples/gguf_model.py MODEL.gguf FOLDER (needs pip install gguf)."""
+"""Make a folder of a GGUF file: python examples/gguf_model.py MODEL.gguf FOLDER (needs pip install gguf)."""
 
 import sys
 from pathlib import Path
