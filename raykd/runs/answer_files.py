@@ -26,12 +26,14 @@ import numpy as np
 from raykd.answers.source import AnswerSlots, SignalSource
 from raykd.config import Run, RunConfig
 from raykd.data.rows import Rows
+from raykd.distill.signals import MASKED
 from raykd.ensemble.mixing import mix_weighted
 from raykd.errors import ConfigError
 from raykd.folders.places import try_folder
 from raykd.scoring.score import collect_unit_answers, stack_signals
 from raykd.tasks import SystemAnswers
 from raykd.tasks.scores.classification import is_known
+from raykd.teachers.backends.files.columns import VALUE
 from raykd.teachers.spec import TeacherInfo
 from raykd.text.encoding import compute_starts
 
@@ -67,11 +69,11 @@ class AnswerTargets:
         """
         found: dict[tuple[str, str], str] = {}
         for task, member in config.members.items():
-            if not member.task.labelled or member.task.form == "labels":
+            if not member.task.labelled and not member.task.has_scale:
                 raise ConfigError(
                     f"answers to {member.task.kind} cannot be written to files",
                     got=f"--to {self.path}",
-                    wanted="a task where a row or word has one label: a file holds a number for each",
+                    wanted="a task with labels or values: a file holds a number for each label, or the value",
                     next_step="raykd label RUN.yaml without --to stores them; the folder of the store may be copied",
                 )
             for name in [ENSEMBLE] if self.together else [t.name for t in member.active_teachers]:
@@ -141,7 +143,7 @@ def write_answers(
                 else:
                     found = {each.teacher: collect_unit_answers(config, each, batch) for each in answers}
                 for name, own in found.items():
-                    written += writers[name].write(batch, own, config.data.labels)
+                    written += writers[name].write(batch, own, config)
                 done += len(batch)
                 report(done, total)
     return written
@@ -154,7 +156,16 @@ def _mix(
     signals = stack_signals(config, answers, source.teacher_languages, rows)
     weights_MN = config.objective.weighting.weights(signals)
     target = mix_weighted(signals, weights_MN, config.objective.mixture)
-    return SystemAnswers(target.logp_NK.numpy(), config.task.count_units(rows), target.covered_N.numpy())
+    numbers_NK = target.logits_NK if config.task.has_scale else target.logp_NK
+    return SystemAnswers(numbers_NK.numpy(), config.task.count_units(rows), target.covered_N.numpy())
+
+
+def _join_labels(answers: SystemAnswers, labels: int) -> SystemAnswers:
+    """Return units of a row and a label each as units of a row, with a number for each label."""
+    yes_N = answers.logits_NC[:, 1] - answers.logits_NC[:, 0]
+    yes_NL = np.where(answers.covered_N, yes_N, MASKED).astype(np.float32).reshape(-1, labels)
+    covered_N = np.asarray(answers.covered_N.reshape(-1, labels).any(axis=1))
+    return SystemAnswers(yes_NL, np.ones(len(yes_NL), dtype=np.int64), covered_N)
 
 
 def _make_schema(name: str, infos: Sequence[TeacherInfo], config: RunConfig, rows: Rows) -> pa.Schema:
@@ -164,13 +175,13 @@ def _make_schema(name: str, infos: Sequence[TeacherInfo], config: RunConfig, row
     own = [info for info in infos if name in (ENSEMBLE, info.name)]
     known = {i for info in own for i, columns in enumerate(info.columns) if columns}
     labels = [label for i, label in enumerate(config.data.labels) if i in known]
-    numbers = pa.struct([(label, pa.float32()) for label in labels])
+    numbers = pa.float32() if config.task.has_scale else pa.struct([(each, pa.float32()) for each in labels])
     texts = ["id", "language", "text", *(["text_pair"] if rows.pairs is not None else [])]
     fields = [(each, pa.string()) for each in texts]
     if rows.words is not None:
         fields += [("tokens", pa.list_(pa.string())), ("logits", pa.list_(numbers))]
     else:
-        fields.append(("logits", numbers))
+        fields.append((VALUE if config.task.has_scale else "logits", numbers))
     said = {"teacher": name, "run": config.name, "answers": [info.answers for info in own]}
     return pa.schema(fields, metadata={"raykd": json.dumps(said)})
 
@@ -205,16 +216,21 @@ class _AnswerWriter:
         else:
             self._fs.rm(self._place + _UNFINISHED)
 
-    def write(self, rows: Rows, answers: SystemAnswers, labels: Sequence[str]) -> int:
+    def write(self, rows: Rows, answers: SystemAnswers, config: RunConfig) -> int:
         """Write the rows that have an answer, and return how many they are.
 
         Args:
             rows: The rows.
-            answers: To all units of all rows, over the run's labels.
-            labels: The run's.
+            answers: To all units of all rows.
+            config: The run of their task.
         """
-        kind = self._schema.field("logits").type
-        known = [labels.index(part.name) for part in (kind.value_type if rows.words is not None else kind)]
+        labels = config.task.name_choices(config.data.labels)
+        if config.task.form == "labels":
+            labels = config.data.labels
+            answers = _join_labels(answers, len(labels))
+        kind = self._schema.field(len(self._schema) - 1).type
+        named = labels if config.task.has_scale else [part.name for part in getattr(kind, "value_type", kind)]
+        known = [labels.index(label) for label in named]
         # A unit at which a mixture knows fewer labels than elsewhere is left out: a file says one list of labels.
         covered_N = answers.covered_N & is_known(answers.logits_NC[:, known]).all(axis=1)
         row_N = np.repeat(np.arange(len(rows)), answers.counts_B)
@@ -222,7 +238,7 @@ class _AnswerWriter:
         if not len(picked):
             return 0
         own = replace(answers, covered_N=covered_N).take(picked)
-        table = self._build_table(rows.select(picked), own, known, [labels[at] for at in known])
+        table = self._build_table(rows.select(picked), own, known, named)
         if self._parquet is not None:
             self._parquet.write_table(table)
         else:
@@ -238,11 +254,11 @@ class _AnswerWriter:
         logits_NK = answers.logits_NC[:, list(known)].astype(np.float32)
         if self._parquet is None:  # the shortest decimals that stand for these numbers
             logits_NK = logits_NK.astype(str).astype(np.float64)
-        numbers = pa.StructArray.from_arrays(
-            [pa.array(column) for column in logits_NK.T],
-            names=list(labels),
-            mask=pa.array(~answers.covered_N),
-        )
+        parts, name = [pa.array(column) for column in logits_NK.T], self._schema.names[-1]
+        numbers = parts[0]
+        if name != VALUE:
+            mask = pa.array(~answers.covered_N)
+            numbers = pa.StructArray.from_arrays(parts, names=list(labels), mask=mask)
         columns: dict[str, Any] = {"id": rows.ids, "language": rows.languages, "text": rows.texts}
         if rows.pairs is not None:
             columns["text_pair"] = rows.pairs
@@ -251,7 +267,5 @@ class _AnswerWriter:
             columns["tokens"] = [[text[begin:end] for begin, end in words] for text, words in both]
             starts = pa.array(compute_starts(answers.counts_B).astype(np.int32))
             numbers = pa.ListArray.from_arrays(starts, numbers)
-        table = pa.table(
-            {**{name: pa.array(list(cells)) for name, cells in columns.items()}, "logits": numbers}
-        )
+        table = pa.table({**{each: pa.array(list(cells)) for each, cells in columns.items()}, name: numbers})
         return table.cast(self._schema) if self._parquet is not None else table

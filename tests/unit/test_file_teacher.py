@@ -41,7 +41,9 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAYKD_CACHE", str(tmp_path / "cache"))
 
 
-def config_of(path: object, task: str = "classification", run_labels: Any = LABELS, **keys: Any) -> RunConfig:
+def config_of(
+    path: object, task: str = "classification", run_labels: Any = LABELS, objective: Any = None, **keys: Any
+) -> RunConfig:
     rows = {"kind": "files", "paths": ["x.jsonl"]}
     teacher = {"kind": "file", "name": "t", "languages": "all", "path": str(path), **keys}
     config = validate_run(
@@ -53,6 +55,7 @@ def config_of(path: object, task: str = "classification", run_labels: Any = LABE
                 "languages": ["en", "fr"],
             },
             "task": {"kind": task},
+            "objective": objective or {},
             "teachers": [teacher],
             "student": {"kind": "transformer" if task == "masked_lm" else "lstm"},
             "serving": {"store": None},
@@ -288,6 +291,47 @@ def test_taggers_answer_word_by_word_and_may_leave_words_out(suffix: str, tmp_pa
     shorter = replace(batch, words=(((0, 4), (5, 11)), ((0, 2),)))
     with pytest.raises(ModelError, match=r"3 for 1 rows such as t0[\s\S]*wanted: 2, one for each word"):
         teacher_of(path, task="token_classification", run_labels=TAGS).answer(shorter)
+
+
+def test_several_labels_stand_alone(tmp_path: Path) -> None:
+    """Probabilities of multi_label need not sum up to 1; a label that the files lack is not covered."""
+    labels = ("a", "b", "c")
+    frame = pd.DataFrame({"text": ["x", "y"], "b": [0.9, 0.2], "a": [0.8, 0.0]})
+    path = write(tmp_path / "a.parquet", frame)
+    teacher = teacher_of(path, task="multi_label", run_labels=labels, missing=["c"])
+    answer, units = decode_answers(teacher.answer(text_batch(["x", "y", "z"])).bodies)
+    assert isinstance(answer, DenseAnswer) and units.tolist() == [3, 3, 0]
+    assert answer.covered_N.tolist() == [True, True, False] * 2
+    p = 1 / (1 + np.exp(answer.logits_NC[:, 0] - answer.logits_NC[:, 1]))
+    np.testing.assert_allclose(p[answer.covered_N], [0.8, 0.9, 0.0, 0.2], atol=1e-6)
+    for bad, said in (([0.9, 1.2], "numbers from 0 to 1"), ([0.9, None], "some of the labels alone")):
+        again = write(tmp_path / "b.parquet", frame.assign(b=bad))
+        with pytest.raises(ModelError, match=rf"row 2\)[\s\S]*{said}"):
+            teacher_of(again, task="multi_label", run_labels=labels, missing=["c"], rest="even").answer(
+                text_batch(["x"])
+            )
+    twice = pd.concat([frame, frame.assign(a=[0.7, 0.0])])
+    with pytest.raises(ModelError, match="stands twice"):
+        teacher_of(
+            write(tmp_path / "c.parquet", twice), task="multi_label", run_labels=labels, missing=["c"]
+        ).load()
+
+
+def test_values_of_a_regression_are_read_and_scaled(tmp_path: Path) -> None:
+    keys = {
+        "task": "regression",
+        "run_labels": (),
+        "objective": {"terms": [{"divergence": {"kind": "logit_mse"}}]},
+    }
+    frame = pd.DataFrame({"text": ["x", "y"], "value": [0.25, 1.0]})
+    path = write(tmp_path / "a.jsonl", frame)
+    got = teacher_of(path, scale={"factor": 4.0, "offset": 1.0}, **keys).answer(text_batch(["y", "z", "x"]))
+    assert got.answered_B.tolist() == [True, False, True]
+    assert logits_of(got)[[0, 2], 0].tolist() == [5.0, 2.0]
+    with pytest.raises(ModelError, match="a column value"):
+        teacher_of(write(tmp_path / "b.jsonl", frame.rename(columns={"value": "score"})), **keys).open()
+    with pytest.raises(ModelError, match="stands twice"):
+        teacher_of(write(tmp_path / "c.jsonl", frame.assign(text="x")), **keys).load()
 
 
 def test_language_models_are_refused_with_the_next_step(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from sklearn.metrics import accuracy_score, f1_score, log_loss, precision_recall
 import raykd
 from raykd import models
 from raykd.answers.codec import decode_answers
-from raykd.config import DataConfig, FileTeacher, RunConfig
+from raykd.config import DataConfig, RunConfig
 from raykd.data.read import read_rows
 from raykd.data.rows import Rows
 from raykd.data.summary import summarize_rows
@@ -32,7 +32,6 @@ from raykd.tasks.multi_label import join_logits
 from raykd.tasks.scores.classes import compute_class_scores
 from raykd.tasks.scores.label_sets import FEWEST, compute_set_metrics, tune_thresholds
 from raykd.teachers.backends.given_numbers import convert_to_logits
-from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.teacher import Teacher
 from tests.fakes import model_spec, save_transformer, text_batch
 from tests.made_models import make_config, make_tokenizer, plain_probabilities
@@ -365,12 +364,6 @@ def test_probabilities_of_a_function_stand_each_alone() -> None:
             convert_to_logits(
                 np.asarray(wrong), "probabilities", "teacher t", "teachers.t.output", several=True
             )
-
-
-def test_files_of_answers_are_refused_by_name(tmp_path: Path) -> None:
-    teacher = FileTeacher(name="t", languages="all", path=str(tmp_path))
-    with pytest.raises(ModelError, match="cannot teach multi_label"):
-        Teacher(TeacherSpec(teacher, LABELS, TASK)).open()
 
 
 def test_a_served_model_answers_with_the_columns_of_its_signature() -> None:

@@ -12,12 +12,16 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+from raykd.answers.answer import DenseAnswer
+from raykd.answers.codec import decode_answers
 from raykd.config import FileTeacher, RunConfig
 from raykd.data.rows import Rows
 from raykd.errors import ConfigError
 from raykd.point import Point
 from raykd.runs.answer_files import ENSEMBLE, AnswerTargets, write_answers
 from raykd.tasks import Classification
+from raykd.tasks.multi_label import MultiLabel
+from raykd.tasks.regression import Regression
 from raykd.tasks.scores.classification import log_softmax
 from raykd.tasks.token_classification import TokenClassification
 from raykd.teachers.source import LocalSource
@@ -158,6 +162,29 @@ def test_tags_are_written_word_by_word(tmp_path: Path) -> None:
         assert again.answer(batch).bodies == teacher.answer(batch).bodies
     line = json.loads(Path(path).read_text(encoding="utf-8").splitlines()[0])
     assert line["tokens"] == ["Anna", "ran"] and line["logits"] == logits[0]
+
+
+def test_labels_that_stand_alone_and_values_are_written(tmp_path: Path) -> None:
+    batch = DATA.select([0, 1, 2])
+    frame = pd.DataFrame({"text": batch.texts, "positive": [0.5, 0.25, 0.1], "value": [1.5, -2.0, 0.1]})
+    frame.to_parquet(tmp_path / "given.parquet")
+    for task, labels in ((MultiLabel(outputs=2), LABELS), (Regression(), ())):
+        missing = ("negative",) if labels else ()
+        given = FileTeacher(
+            name="en", languages="all", path=f"{tmp_path}/given.parquet", missing=missing, labels=labels[1:]
+        )
+        teacher = Teacher(TeacherSpec(given, labels, task))
+        config = run_config().model_copy(update={"task": task, "teachers": (given,)})
+        config = config.model_copy(update={"data": config.data.model_copy(update={"labels": labels})})
+        for together in (False, True):
+            path = f"{tmp_path}/{task.kind}-{together}.parquet"
+            assert write(config, [teacher], [batch], path, together=together) == 3
+            again = given.model_copy(update={"path": path, "labels": ()})
+            both = [Teacher(TeacherSpec(each, labels, task)).answer(batch).bodies for each in (again, given)]
+            (got, _), (expected, _) = (decode_answers(bodies) for bodies in both)
+            assert isinstance(got, DenseAnswer) and isinstance(expected, DenseAnswer)
+            assert (got.covered_N == expected.covered_N).all()
+            np.testing.assert_allclose(got.logits_NC, expected.logits_NC, atol=1e-6)
 
 
 def test_files_that_cannot_be_written_are_refused_before_teachers_are_asked(tmp_path: Path) -> None:

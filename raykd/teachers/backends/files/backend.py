@@ -36,7 +36,13 @@ from raykd.teachers.backends.files.columns import (
     find_number_columns,
     read_cells,
 )
-from raykd.teachers.backends.files.index import NOT_FOUND, AnsweredRows, AnswerIndex, open_index
+from raykd.teachers.backends.files.index import (
+    NOT_FOUND,
+    AnsweredRows,
+    AnswerIndex,
+    Space,
+    open_index,
+)
 from raykd.teachers.backends.files.shards import AnswerFiles, list_answer_files, read_batches, read_shape
 from raykd.teachers.backends.given_numbers import SUM, convert_to_logits
 from raykd.teachers.spec import TeacherInfo, TeacherSpec
@@ -75,26 +81,25 @@ class FileBackend(BackendBase[FileTeacher]):
         """
         if self._info is None:
             task, teacher = self.spec.task, self.teacher
-            if not task.labelled or task.form == "labels":
+            if not task.labelled and not task.has_scale:
                 raise ModelError(
                     f"{self.who} cannot teach {task.kind} from files",
                     got=f"task {task.kind}",
-                    wanted="a task where a row or word has one label: a file holds a number for each",
+                    wanted="a task with labels or values: a file holds a number for each label, or the value",
                     next_step="name the model (kind: model); its answers are stored, and the folder of the store may "
                     "be copied",
                 )
             self._files = list_answer_files(teacher.path, self.who)
             shape = read_shape(self._files)
-            nested = task.form == "words"
-            self._numbers = find_number_columns(shape, teacher, self.spec.labels, self.who, nested=nested)
+            self._numbers = find_number_columns(shape, teacher, self.spec.labels, task, self.who)
             self._check_columns(tuple(shape))
             self.map_columns(self._numbers.labels)  # wrong labels are refused before gigabytes are hashed
             named_by = f"version {teacher.version}" if teacher.version else self._files.digest()
             parts = [named_by, teacher.by, teacher.rest, *map(repr, vars(self._numbers).values())]
             said = f"{len(self._files.paths)} files of answers, found by {teacher.by}"
-            self._info = self.build_info(
-                hashlib.sha256("\0".join(parts).encode()).hexdigest(), self._numbers.labels, dtype_reason=said
-            )
+            labels = self._numbers.labels if task.labelled else ()
+            fingerprint = hashlib.sha256("\0".join(parts).encode()).hexdigest()
+            self._info = self.build_info(fingerprint, labels, dtype_reason=said)
         return self._info
 
     def _check_columns(self, there: Sequence[str]) -> None:
@@ -125,9 +130,11 @@ class FileBackend(BackendBase[FileTeacher]):
             ModelError: What they hold is not what it is called; names file and row.
         """
         if self._index is None:
-            info = self.describe()
-            key = hashlib.sha256(f"{_LAYOUT} {info.fingerprint} {self.spec.task.form}".encode()).hexdigest()
-            self._index = open_index(key, len(info.labels), self._read_rows, self.who)
+            info, task = self.describe(), self.spec.task
+            assert self._numbers is not None
+            key = hashlib.sha256(f"{_LAYOUT} {info.fingerprint} {task.form}".encode()).hexdigest()
+            space: Space = "value" if task.has_scale else "each" if task.form == "labels" else "choice"
+            self._index = open_index(key, len(self._numbers.labels), space, self._read_rows, self.who)
         return self._index
 
     def compute(self, batch: TextBatch) -> list[bytes]:
@@ -141,8 +148,11 @@ class FileBackend(BackendBase[FileTeacher]):
         answers: list[bytes | None] = [NO_ANSWER] * len(batch)
         if len(rows):
             some, logits_NC = batch.take(rows.tolist()), self.load().read(found_B[rows])
-            covered_N = np.asarray(~np.isnan(logits_NC).all(axis=1))
-            bodies = self.encode_logits(some, np.where(covered_N[:, None], logits_NC, 0.0), covered_N)
+            covered_N = None
+            if self.spec.task.form == "words":  # else rows without numbers are not found
+                covered_N = np.asarray(~np.isnan(logits_NC).all(axis=1))
+                logits_NC = np.where(covered_N[:, None], logits_NC, np.float32(0.0))
+            bodies = self.encode_logits(some, logits_NC, covered_N)
             for row, body in zip(rows.tolist(), bodies, strict=True):
                 answers[row] = body
         return self.finish(batch, answers)
@@ -159,7 +169,14 @@ class FileBackend(BackendBase[FileTeacher]):
         else:
             pairs = batch.pairs or (None,) * len(batch)
             keys = [make_text_key(*both) for both in zip(batch.texts, pairs, strict=True)]
-        found_B, counts_B = index.find(keys), self.spec.task.count_units(batch)
+        found_B = index.find(keys)
+        if self.spec.task.form == "words":
+            self._check_words(batch, found_B)
+        return found_B
+
+    def _check_words(self, batch: TextBatch, found_B: NDArray[np.int64]) -> None:
+        """Refuse answers with another number of words than their row has."""
+        index, counts_B = self.load(), self.spec.task.count_units(batch)
         there = np.flatnonzero(found_B != NOT_FOUND)
         wrong = there[index.counts[found_B[there]] != counts_B[there]]
         if len(wrong):
@@ -171,7 +188,6 @@ class FileBackend(BackendBase[FileTeacher]):
                 wanted=f"{counts_B[row]}, one for each word",
                 next_step="give the files the same words as the run: a column tokens, with the rows' own tokens",
             )
-        return found_B
 
     def show_key(self) -> str:
         """Return the text or id of the first row in the files, for messages."""
@@ -216,12 +232,13 @@ class FileBackend(BackendBase[FileTeacher]):
             self._refuse_part(null_NC[part_N][0], name_unit(int(part_N.argmax())))
             values_NC = _share_rest(values_NC, null_NC, part_N)
         form, key = self._numbers.output, f"teachers.{self.spec.name}.output"
+        several = self.spec.task.form == "labels"
         logits_NC = np.full(values_NC.shape, np.nan, dtype=np.float32)
         try:
-            logits_NC[units] = convert_to_logits(values_NC[units], form, self.who, key)
+            logits_NC[units] = convert_to_logits(values_NC[units], form, self.who, key, several=several)
         except ModelError:
             for unit in units.tolist():  # the first that is refused, by its place
-                convert_to_logits(values_NC[unit : unit + 1], form, name_unit(unit), key)
+                convert_to_logits(values_NC[unit : unit + 1], form, name_unit(unit), key, several=several)
             raise
         return logits_NC
 
@@ -229,11 +246,14 @@ class FileBackend(BackendBase[FileTeacher]):
         """Refuse numbers of some labels alone, unless the run file says what that means."""
         assert self._numbers is not None
         labels, is_logits = self._numbers.labels, self._numbers.output == "logits"
-        if self.teacher.rest == "even" and not is_logits:
+        several = self.spec.task.form == "labels"
+        if self.teacher.rest == "even" and not is_logits and not several:
             return
         hint = f"teachers.{self.spec.name}.rest: even shares what is missing to 1 among the other labels"
         if is_logits:
             hint = "top-k logits need the logsumexp of all: write exp(logit - logsumexp) as probabilities"
+        if several:
+            hint = "a label that no row names may be left out of the files: teachers.NAME.missing"
         raise ModelError(
             f"{who} gave numbers for some of the labels alone",
             got=", ".join(label for label, null in zip(labels, null_C.tolist(), strict=True) if not null),

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from raykd.config import FileTeacher
 from raykd.errors import ModelError
+from raykd.tasks import Task
 from raykd.teachers.backends.given_numbers import NumberForm
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 NUMBERS: tuple[NumberForm, ...] = ("probabilities", "logits")
 """Columns of which one holds the numbers of all labels."""
+VALUE = "value"
+"""Column of the numbers of a regression."""
 TEXTS = ("id", "text", "text_pair", "tokens")
 """Columns that say which row of a run is answered."""
 Shape = dict[str, tuple[str, ...] | None]
@@ -56,7 +59,7 @@ class NumberColumns:
 
 
 def find_number_columns(
-    shape: Shape, teacher: FileTeacher, labels: Sequence[str], who: str, *, nested: bool
+    shape: Shape, teacher: FileTeacher, labels: Sequence[str], task: Task, who: str
 ) -> NumberColumns:
     """Return where the numbers stand, from the columns of the first file.
 
@@ -64,13 +67,22 @@ def find_number_columns(
         shape: The columns.
         teacher: The teacher.
         labels: The run's: with the keys of the label map the names of columns that may hold numbers.
+        task: The run's: a row of tags holds a list of numbers for each word, one of a regression a value.
         who: The teacher, for messages.
-        nested: Whether a row has several units.
 
     Raises:
         ModelError: It has no numbers, or its labels are not known.
     """
-    output = teacher.output
+    output, nested = teacher.output, task.form == "words"
+    if task.has_scale:
+        if VALUE not in shape:
+            raise ModelError(
+                f"{who}: its rows hold no value",
+                got=f"columns {', '.join(shape)}",
+                wanted=f"a column {VALUE}",
+                next_step="rename one (df.rename(columns={...}))",
+            )
+        return NumberColumns((VALUE,), "logits", (VALUE,), named=True, nested=False)
     found = [name for name in NUMBERS if name in shape]
     if output is not None and output in found:
         found = [output]

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,8 @@ from raykd.teachers.backends.self_test import LARGEST
 
 KEPT_DAYS = 14
 NOT_FOUND = -1
+Space = Literal["choice", "each", "value"]
+"""How numbers of two answers are compared: as probabilities of one label, of each label by itself, or as they are."""
 _ARRAYS = ("keys", "begins", "counts", "places")
 _WHOLE = "whole"
 _AT_ONCE = 65_536
@@ -66,12 +68,14 @@ class AnswerIndex:
         begins: int64 [R], the first unit of each.
         counts: int32 [R], its units.
         logits_NC: float32, NaN for a unit without an answer.
+        space: How answers are compared.
     """
 
     keys: NDArray[np.uint64]
     begins: NDArray[np.int64]
     counts: NDArray[np.int32]
     logits_NC: NDArray[np.float32]
+    space: Space
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -97,12 +101,15 @@ def _read_keys(keys: Sequence[bytes]) -> NDArray[np.uint64]:
     return np.frombuffer(b"".join(key[:16] for key in keys), dtype="<u8").reshape(-1, 2)
 
 
-def open_index(key: str, width: int, read: Callable[[], Iterator[AnsweredRows]], who: str) -> AnswerIndex:
+def open_index(
+    key: str, width: int, space: Space, read: Callable[[], Iterator[AnsweredRows]], who: str
+) -> AnswerIndex:
     """Open the index of this content, and build it first where this machine has none.
 
     Args:
         key: A hash of all that it follows from; names its folder.
         width: Numbers of a unit.
+        space: How answers are compared.
         read: Reads all rows.
         who: The teacher, for messages.
 
@@ -129,12 +136,12 @@ def open_index(key: str, width: int, read: Callable[[], Iterator[AnsweredRows]],
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
             try:
-                _build(folder, width, read, who)
+                _build(folder, width, space, read, who)
             except BaseException:
                 shutil.rmtree(folder, ignore_errors=True)
                 raise
         (folder / _WHOLE).touch()
-    return _map(folder, width)
+    return _map(folder, width, space)
 
 
 def _remove_unused(root: Path) -> None:
@@ -145,11 +152,11 @@ def _remove_unused(root: Path) -> None:
                 (root / f"{mark.parent.name}.lock").unlink(missing_ok=True)
 
 
-def _map(folder: Path, width: int) -> AnswerIndex:
+def _map(folder: Path, width: int, space: Space) -> AnswerIndex:
     keys, begins, counts = (
         np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("keys", "begins", "counts")
     )
-    return AnswerIndex(keys, begins, counts, _map_numbers(folder, width))
+    return AnswerIndex(keys, begins, counts, _map_numbers(folder, width), space)
 
 
 def _map_numbers(folder: Path, width: int) -> NDArray[np.float32]:
@@ -158,7 +165,9 @@ def _map_numbers(folder: Path, width: int) -> NDArray[np.float32]:
     return logits.reshape(-1, width)
 
 
-def _build(folder: Path, width: int, read: Callable[[], Iterator[AnsweredRows]], who: str) -> None:
+def _build(
+    folder: Path, width: int, space: Space, read: Callable[[], Iterator[AnsweredRows]], who: str
+) -> None:
     """Write the arrays of all rows that have an answer; the mark of a whole folder comes last."""
     parts: dict[str, list[NDArray[Any]]] = {name: [] for name in _ARRAYS}
     files: list[str] = []
@@ -188,7 +197,7 @@ def _build(folder: Path, width: int, read: Callable[[], Iterator[AnsweredRows]],
     repeated = np.zeros(len(joined["keys"]), dtype=np.bool_)
     repeated[1:] = (joined["keys"][1:] == joined["keys"][:-1]).all(axis=1)
     logits_NC = _map_numbers(folder, width)
-    index = AnswerIndex(joined["keys"], joined["begins"], joined["counts"], logits_NC)
+    index = AnswerIndex(joined["keys"], joined["begins"], joined["counts"], logits_NC, space)
     _refuse_conflicts(index, joined["places"], repeated, files, who)
     for name in ("keys", "begins", "counts"):
         np.save(folder / f"{name}.npy", joined[name][~repeated])
@@ -229,12 +238,19 @@ def find_conflicts(index: AnswerIndex, one: NDArray[np.int64], other: NDArray[np
     counts = index.counts[one]
     bad: NDArray[np.bool_] = counts != index.counts[other]
     same = np.flatnonzero(~bad)
-    p, q = (np.exp(log_softmax(index.read(at[same]))) for at in (one, other))
+    p, q = (_spread(index.read(at[same]), index.space) for at in (one, other))
     gaps = np.where(np.isnan(p) & np.isnan(q), 0.0, np.abs(p - q)).max(axis=1, initial=0.0)
     units = counts[same].astype(np.int64)
     rows = np.repeat(np.arange(len(same)), units)
     bad[same[rows[~(gaps <= LARGEST)]]] = True
     return bad
+
+
+def _spread(logits_NC: NDArray[np.float32], space: Space) -> NDArray[np.floating]:
+    """Return numbers as what answers are compared by."""
+    if space == "value":
+        return logits_NC
+    return np.exp(log_softmax(logits_NC)) if space == "choice" else 1.0 / (1.0 + np.exp(-logits_NC))
 
 
 def _name_place(place: int, files: Sequence[str]) -> str:
