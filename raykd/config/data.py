@@ -35,13 +35,14 @@ ColumnKey = Literal[
 
 
 class Files(Spec):
-    """Local JSON lines, CSV, TSV, Parquet or plain text files (.txt: one text a line, under the key `text`); the ending
-    says which. All but Parquet may be packed (.gz, .zst, .bz2, .xz)."""
+    """JSON lines, CSV, TSV, Parquet or plain text files (.txt: one text a line, under the key `text`); the ending says
+    which. All but Parquet may be packed (.gz, .zst, .bz2, .xz)."""
 
     kind: Literal["files"] = "files"
     paths: tuple[str, ...] = Field(min_length=1)
     """Files, read in this order; a pattern (`train-*.jsonl`) stands for those that match, sorted by name. Relative
-    paths are relative to the YAML that holds them."""
+    paths are relative to the YAML that holds them; a URL of fsspec (`s3://bucket/train-*.parquet`) is read as a
+    stream."""
     delimiter: str | None = None
     """What separates the fields of CSV and TSV: one sign, or `tab`. None finds out by the header (`,` tab `;` or `|`)
     or by Excel's first line `sep=;`, and says so."""

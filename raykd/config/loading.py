@@ -219,7 +219,10 @@ def _resolve(tree: JsonObject, base_dir: Path) -> JsonObject:
     for part in [*(member["data"] for member in members), *(training["data"] for training in trained)]:
         for source in part.values():
             if isinstance(source, dict) and isinstance(source.get("paths"), list):
-                source["paths"] = [_absolute(path, base_dir, "data.*.paths") for path in source["paths"]]
+                source["paths"] = [
+                    path if "://" in path else _absolute(path, base_dir, "data.*.paths")
+                    for path in source["paths"]
+                ]
     for teacher in tree["teachers"]:
         if "path" in teacher and "://" not in teacher["path"]:
             resolve = _absolute if teacher["kind"] == "file" else _local  # a pattern exists nowhere

@@ -30,6 +30,7 @@ from raykd.data.embedded.rows import load_embedded_rows
 from raykd.data.files.blocks import Block
 from raykd.data.files.opening import PACKED
 from raykd.data.files.records import read_file_blocks, read_hub_blocks
+from raykd.data.files.remote import AnyFile, RemoteFile
 from raykd.data.files.slices import list_matching_files
 from raykd.data.files.textfiles import Record, UnreadValue, require_file, show_cell
 from raykd.data.forms import RowParts, WantedColumns, parse_row
@@ -162,14 +163,15 @@ class _Reading:
     samples: dict[str, list[Record]] = field(default_factory=dict)
 
     def compute_key(self) -> str | None:
-        """Return a hash of all that the rows follow from; None for hub sets, which `datasets` keeps."""
+        """Return a hash of all that the rows follow from; None where that is not known.
+
+        Hub sets have none, because `datasets` keeps them.
+        """
         if isinstance(self.source, Hub):
             return None
-        states = []
-        for path in list_matching_files(self.source.paths, self.base_dir):
-            require_file(path)
-            state = path.stat()
-            states.append((str(path), state.st_size, state.st_mtime_ns, state.st_ino))
+        states = [_describe_file(path) for path in list_matching_files(self.source.paths, self.base_dir)]
+        if None in states:
+            return None
         data = self.config.model_dump(mode="json", exclude=_NOT_READ)
         own = self.source.model_dump(mode="json", exclude={"rows_per_language"})
         return compute_key([states, own, data, self.labelled, self.form], "pyarrow")
@@ -234,6 +236,15 @@ class _Reading:
             if record is None:
                 raise
             raise _LaterColumnError(name, record) from None
+
+
+def _describe_file(path: AnyFile) -> tuple[object, ...] | None:
+    """Return what is another for another content; None for a remote file of which that is not known."""
+    if isinstance(path, RemoteFile):
+        return path.describe()
+    require_file(path)
+    state = path.stat()
+    return str(path), state.st_size, state.st_mtime_ns, state.st_ino
 
 
 def _name_rows(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -22,7 +23,7 @@ from raykd.data.files import blocks, opening
 from raykd.data.overlap import HeldOut
 from raykd.data.read import Tally, read_rows
 from raykd.data.rows import Rows
-from raykd.errors import RaykdError
+from raykd.errors import DataError, RaykdError
 
 VALUES = [
     "good",
@@ -240,3 +241,43 @@ def test_held_out_rows_are_found_by_text_though_hashes_agree(monkeypatch: pytest
         False,
         False,
     ]
+
+
+@pytest.mark.parametrize("kind", [".jsonl", ".csv.gz", ".parquet"])
+def test_files_elsewhere_are_read_as_local_ones(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fsspec
+
+    table = pa.table({"text": ["one", "two"], "label": ["neg", "pos"], "lang": ["en", "de"]})
+    path = tmp_path / f"a{kind}"
+    if kind == ".parquet":
+        pa.parquet.write_table(table, path)
+    elif kind == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in table.to_pylist()))
+    else:
+        path.write_bytes(gzip.compress(b"text,label,lang\none,neg,en\ntwo,pos,de\n"))
+    memory = fsspec.filesystem("memory")
+    memory.pipe({f"/rows/a{kind}": path.read_bytes(), f"/rows/b{kind}": path.read_bytes()})
+    own = {"labels": ("neg", "pos"), "languages": ("en", "de")}
+
+    def read_url(url: str) -> Rows:
+        files = Files(paths=(url,))
+        config = DataConfig(train=files, validation=files, **own)  # type: ignore[arg-type]
+        return read_rows(files, config, base_dir=tmp_path, labelled=True)
+
+    whole = read_url(f"memory://rows/*{kind}")
+    assert (
+        whole.texts == ("one", "two") * 2
+        and whole.fingerprint() == Rows.concat([read_url(str(path))] * 2).fingerprint()
+    )
+    assert set(whole.ids) == {
+        f"{name}:{line}" for name in "ab" for line in ((1, 2) if kind != ".csv.gz" else (2, 3))
+    }
+    for url, what in (
+        (f"memory://rows/none{kind}", "cannot be read"),
+        (f"memory://none/*{kind}", "no file matches"),
+        (f"nosuch://rows/a{kind}", "not known here"),
+    ):
+        with pytest.raises(DataError, match=what):
+            read_url(url)

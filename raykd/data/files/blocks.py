@@ -11,12 +11,12 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.json
 
 from raykd.data.files.opening import LineBlock, read_line_blocks
+from raykd.data.files.remote import AnyFile
 from raykd.data.files.textfiles import Record, parse_json_lines
 
 ROWS = 1 << 13
@@ -46,7 +46,7 @@ class Block:
     may_hold: Callable[[str], bool] = lambda name: False
 
 
-def read_json_blocks(path: Path) -> Iterator[Block]:
+def read_json_blocks(path: AnyFile) -> Iterator[Block]:
     """Yield the rows of a file of JSON lines.
 
     Raises:

@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, islice
-from pathlib import Path
 from typing import Literal
 
 from raykd.data.files.blocks import Block, group_rows
 from raykd.data.files.opening import read_lines
+from raykd.data.files.remote import AnyFile
 from raykd.data.files.textfiles import Record, shorten_text
 from raykd.errors import DataError
 
@@ -53,7 +53,7 @@ class Dialect:
 
 
 def read_delimited(
-    path: Path, usual: str, tell: Tell, delimiter: str | None = None, quoting: Quoting | None = None
+    path: AnyFile, usual: str, tell: Tell, delimiter: str | None = None, quoting: Quoting | None = None
 ) -> Iterator[Block]:
     """Yield the rows under the header; every value is the string that stands there.
 
@@ -111,7 +111,7 @@ def _is_quoted(text: str) -> bool:
 
 
 def _read_unquoted_rows(
-    path: Path, lines: Iterator[tuple[int, str]], dialect: Dialect, tell: Tell
+    path: AnyFile, lines: Iterator[tuple[int, str]], dialect: Dialect, tell: Tell
 ) -> Iterator[tuple[int, list[str]]]:
     """Yield the header and the rows with their lines; quotes are part of the texts."""
     header: list[str] | None = None
@@ -157,7 +157,7 @@ class _RecordLines:
 
 
 def _read_quoted_rows(
-    path: Path, lines: Iterator[tuple[int, str]], dialect: Dialect, tell: Tell
+    path: AnyFile, lines: Iterator[tuple[int, str]], dialect: Dialect, tell: Tell
 ) -> Iterator[tuple[int, list[str]]]:
     """Yield the header and the rows, each with its first line."""
     feed = _RecordLines(lines)
@@ -221,7 +221,7 @@ class _MultilineRecords:
         if len(row) > 1 and {len(parts) for parts in alone} == {len(row)}:
             self._doubtful.append((taken[0][0], taken[-1][0], alone))
 
-    def judge(self, path: Path, dialect: Dialect, tell: Tell) -> None:
+    def judge(self, path: AnyFile, dialect: Dialect, tell: Tell) -> None:
         """Refuse records whose lines are rows: as wide as the header, with values that the column has elsewhere."""
         for first, last, alone in () if dialect.trusted else self._doubtful:
             if any(all(parts[at] in seen for parts in alone) for at, seen in enumerate(self._values)):
@@ -239,7 +239,7 @@ class _MultilineRecords:
             )
 
 
-def _build_csv_error(path: Path, taken: list[tuple[int, str]], reason: str) -> DataError:
+def _build_csv_error(path: AnyFile, taken: list[tuple[int, str]], reason: str) -> DataError:
     """Return an error for what csv finds wrong; it knows two kinds, told apart by its message."""
     first, text = taken[0] if taken else (1, "")
     last = taken[-1][0] if taken else 1
@@ -259,7 +259,7 @@ def _build_csv_error(path: Path, taken: list[tuple[int, str]], reason: str) -> D
     )
 
 
-def _check_header(path: Path, number: int, row: list[str]) -> list[str]:
+def _check_header(path: AnyFile, number: int, row: list[str]) -> list[str]:
     named = [name for name in row if name]
     if len(set(named)) != len(named):
         raise DataError(
@@ -270,12 +270,14 @@ def _check_header(path: Path, number: int, row: list[str]) -> list[str]:
     return row
 
 
-def _build_record(path: Path, header: list[str], number: int, row: list[str]) -> Record:
+def _build_record(path: AnyFile, header: list[str], number: int, row: list[str]) -> Record:
     values = {name: value for name, value in zip(header, row, strict=True) if name}
     return Record(f"{path}:{number}", number, values, flat=True)
 
 
-def _build_width_error(path: Path, number: int, row: list[str], header: list[str], advice: str) -> DataError:
+def _build_width_error(
+    path: AnyFile, number: int, row: list[str], header: list[str], advice: str
+) -> DataError:
     return DataError(
         f"{path}:{number}: the row has another number of fields than the header",
         got=f"{len(row)} fields: {shorten_text(str(row))}",

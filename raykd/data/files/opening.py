@@ -17,9 +17,9 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, Any
 
+from raykd.data.files.remote import AnyFile
 from raykd.errors import DataError
 
 PACKED = (".gz", ".bz2", ".xz", ".zst")
@@ -56,7 +56,7 @@ class LineBlock:
         data: The lines with their ends, in UTF-8 unless the file is broken.
     """
 
-    path: Path
+    path: AnyFile
     first: int
     offset: int
     data: bytes
@@ -84,7 +84,7 @@ class LineBlock:
             yield number, line.lstrip("\ufeff") if number == 1 else line
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+def read_lines(path: AnyFile) -> Iterator[tuple[int, str]]:
     """Yield numbered lines with their ends, without a byte order mark at the beginning of the file.
 
     Raises:
@@ -95,7 +95,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
         yield from block.split()
 
 
-def read_line_blocks(path: Path) -> Iterator[LineBlock]:
+def read_line_blocks(path: AnyFile) -> Iterator[LineBlock]:
     """Yield the lines of a file in blocks of about a megabyte; see `read_lines`."""
     rest: list[bytes] = []
     number, offset = 1, 0
@@ -122,7 +122,7 @@ def read_line_blocks(path: Path) -> Iterator[LineBlock]:
 
 
 @contextmanager
-def open_packed(path: Path) -> Iterator[IO[bytes]]:
+def open_packed(path: AnyFile) -> Iterator[IO[bytes]]:
     """Open a file's bytes, unpacked if they begin as gzip, bzip2, xz or zstd does. Opened once, so it may be a pipe."""
     with path.open("rb") as handle:
         begin = handle.peek(32)
@@ -156,7 +156,7 @@ _UNPACK: dict[bytes, Callable[[IO[bytes]], Any]] = {
 }
 
 
-def _read_blocks(path: Path) -> Iterator[bytes]:
+def _read_blocks(path: AnyFile) -> Iterator[bytes]:
     try:
         with open_packed(path) as handle:
             while block := handle.read(_BLOCK):
@@ -173,7 +173,7 @@ def _read_blocks(path: Path) -> Iterator[bytes]:
         ) from None
 
 
-def _read_as_utf8(path: Path) -> Iterator[bytes]:
+def _read_as_utf8(path: AnyFile) -> Iterator[bytes]:
     """Yield the blocks, re-encoded where a byte order mark says UTF-16 or UTF-32."""
     blocks = _read_blocks(path)
     first = next(blocks, b"")
@@ -198,7 +198,7 @@ def _read_as_utf8(path: Path) -> Iterator[bytes]:
         ) from None
 
 
-def _refuse_unmarked(path: Path, begin: bytes) -> None:
+def _refuse_unmarked(path: AnyFile, begin: bytes) -> None:
     """Refuse what can only be UTF-16 without a mark: every other byte of it is zero."""
     zeros = [begin[at::2].count(0) for at in (0, 1)]
     if max(zeros) * 4 < len(begin) or min(zeros) * 8 > max(zeros) or len(begin) < 8:
@@ -212,7 +212,7 @@ def _refuse_unmarked(path: Path, begin: bytes) -> None:
     )
 
 
-def _build_encoding_error(path: Path, number: int, offset: int, raw: bytes, at: int) -> DataError:
+def _build_encoding_error(path: AnyFile, number: int, offset: int, raw: bytes, at: int) -> DataError:
     return DataError(
         f"{path}:{number}: not UTF-8, at byte {offset + at} of the file",
         got=f"byte 0x{raw[at]:02x} in {raw.decode('latin-1').strip()[:80]}",
@@ -231,5 +231,5 @@ def _guess_encoding(raw: bytes) -> str:
     return "cp1252" if any(0x80 <= byte < 0xA0 for byte in raw) else "latin1"
 
 
-def _format_iconv_command(path: Path, name: str) -> str:
+def _format_iconv_command(path: AnyFile, name: str) -> str:
     return f"iconv -f {name} -t utf-8 {path.name} > new{path.suffix}"

@@ -11,10 +11,10 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from itertools import chain, islice
-from pathlib import Path
 
 from raykd.data.files.blocks import Block, group_rows
 from raykd.data.files.opening import read_lines
+from raykd.data.files.remote import AnyFile
 from raykd.data.files.textfiles import Record, shorten_text
 from raykd.errors import DataError
 
@@ -23,7 +23,7 @@ _LOOKED_AT = 20
 _TAG = re.compile(r"(O|[BIESLU]-\S+)$")
 
 
-def read_plain_lines(path: Path) -> Iterator[Block]:
+def read_plain_lines(path: AnyFile) -> Iterator[Block]:
     """Yield the lines as rows; blank lines are skipped.
 
     Raises:
@@ -40,7 +40,7 @@ def read_plain_lines(path: Path) -> Iterator[Block]:
     )
 
 
-def _refuse_other_kind(path: Path, filled: Sequence[str]) -> None:
+def _refuse_other_kind(path: AnyFile, filled: Sequence[str]) -> None:
     """Raise a DataError if the first lines that are not blank are no plain text."""
     found = None
     if filled and all(_is_json_object(line) for line in filled):

@@ -19,6 +19,7 @@ from raykd.data.files.blocks import ROWS, ArrowRows, Block, as_plain_array, read
 from raykd.data.files.delimited import Tell, read_delimited
 from raykd.data.files.opening import PACKED
 from raykd.data.files.plain import read_plain_lines
+from raykd.data.files.remote import AnyFile
 from raykd.data.files.slices import select_split
 from raykd.data.files.textfiles import (
     Record,
@@ -42,13 +43,17 @@ def _ignore_note(line: str) -> None:
     """Drop a note."""
 
 
-def read_file_records(path: Path, source: Files | None = None, tell: Tell = _ignore_note) -> Iterator[Record]:
+def read_file_records(
+    path: AnyFile, source: Files | None = None, tell: Tell = _ignore_note
+) -> Iterator[Record]:
     """Yield the records of a file; see `read_file_blocks`."""
     for block in read_file_blocks(path, source, tell):
         yield from block.records()
 
 
-def read_file_blocks(path: Path, source: Files | None = None, tell: Tell = _ignore_note) -> Iterator[Block]:
+def read_file_blocks(
+    path: AnyFile, source: Files | None = None, tell: Tell = _ignore_note
+) -> Iterator[Block]:
     """Return the rows of a file; its ending says what it is, before the ending of packing.
 
     Args:
@@ -83,7 +88,7 @@ def read_file_blocks(path: Path, source: Files | None = None, tell: Tell = _igno
     )
 
 
-def read_parquet_table(path: Path) -> pa.Table:
+def read_parquet_table(path: AnyFile) -> pa.Table:
     """Return a Parquet file whole, with all its columns as they are.
 
     Raises:
@@ -99,7 +104,7 @@ def read_parquet_table(path: Path) -> pa.Table:
         raise _build_parquet_error(path, error) from None
 
 
-def _build_parquet_error(path: Path, error: Exception) -> DataError:
+def _build_parquet_error(path: AnyFile, error: Exception) -> DataError:
     return DataError(
         f"{path}: cannot be read as Parquet",
         got=shorten_text(str(error), 200),
@@ -108,12 +113,12 @@ def _build_parquet_error(path: Path, error: Exception) -> DataError:
     )
 
 
-def _read_parquet_blocks(path: Path) -> Iterator[Block]:
+def _read_parquet_blocks(path: AnyFile) -> Iterator[Block]:
     import pyarrow as pa
     import pyarrow.parquet
 
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
+        with pyarrow.parquet.ParquetFile(path if isinstance(path, Path) else path.open()) as file:
             schema = file.schema_arrow
             if len(set(schema.names)) != len(schema.names):
                 twice = sorted({name for name in schema.names if schema.names.count(name) > 1})

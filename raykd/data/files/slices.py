@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from raykd.data.files.remote import AnyFile, RemoteFile, is_remote, list_remote_files
 from raykd.errors import DataError
 
 if TYPE_CHECKING:
@@ -56,18 +57,17 @@ def select_split(loaded: Dataset | dict[str, Dataset], split: str, folder: Path)
     return parts[0] if len(parts) == 1 else datasets.concatenate_datasets(parts)
 
 
-def list_matching_files(names: Sequence[str], base_dir: Path) -> list[Path]:
+def list_matching_files(names: Sequence[str], base_dir: Path) -> list[AnyFile]:
     """Return the files of a source, in its order; files of a pattern (* ? [] **) are sorted by name.
 
     Raises:
         DataError: No file matches a pattern, or a pattern names a file a second time.
     """
-    found: list[Path] = []
-    origin: dict[Path, str] = {}
+    found: list[AnyFile] = []
+    origin: dict[AnyFile, str] = {}
     for name in names:
-        path = base_dir / name
-        pattern = glob.has_magic(name) and not path.exists()
-        for match in _expand_pattern(path) if pattern else [path]:
+        pattern = glob.has_magic(name) and (is_remote(name) or not (base_dir / name).exists())
+        for match in _list_matches(name, base_dir, pattern):
             if match in origin and (pattern or glob.has_magic(origin[match])):
                 raise DataError(
                     f"{match}: the file is named twice",
@@ -78,6 +78,15 @@ def list_matching_files(names: Sequence[str], base_dir: Path) -> list[Path]:
             origin[match] = name
             found.append(match)
     return found
+
+
+def _list_matches(name: str, base_dir: Path, pattern: bool) -> Sequence[AnyFile]:
+    if not is_remote(name):
+        return _expand_pattern(base_dir / name) if pattern else [base_dir / name]
+    files = list_remote_files(name) if pattern else [RemoteFile(name)]
+    if not files:
+        raise DataError(f"{name}: no file matches the pattern", got="no match", wanted="one file at least")
+    return files
 
 
 def _expand_pattern(path: Path) -> list[Path]:

@@ -16,12 +16,11 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from raykd.data.files.opening import LineBlock
+from raykd.data.files.remote import AnyFile, RemoteFile
 from raykd.errors import DataError, show_value
 
-_ADDRESS = re.compile(r"(^|/)(https?|ftp|s3|gs|hf|file):/")
 _VARIABLE = re.compile(r"\$\{?[A-Za-z_]")
 
 
@@ -52,8 +51,10 @@ class UnreadValue:
         return self.what
 
 
-def require_file(path: Path) -> None:
-    """Raise a DataError unless the path is a regular file that can be read."""
+def require_file(path: AnyFile) -> None:
+    """Raise a DataError unless the path is a regular file that can be read; a remote one is tried when it is opened."""
+    if isinstance(path, RemoteFile):
+        return
     problem = None
     advice = "correct the path (relative paths are relative to the run file)" + _advise_on_path(path)
     if not path.exists():
@@ -82,10 +83,8 @@ def require_file(path: Path) -> None:
         )
 
 
-def _advise_on_path(path: Path) -> str:
-    """Return advice about parts of a path that other programs fill in or fetch."""
-    if _ADDRESS.search(str(path)):
-        return "; addresses are not fetched: download the file and name its path"
+def _advise_on_path(path: AnyFile) -> str:
+    """Return advice about parts of a path that other programs fill in."""
     return "; variables of the shell are not filled in here, ~ is" if _VARIABLE.search(str(path)) else ""
 
 
