@@ -369,7 +369,7 @@ def check_resources(config: Run, *, together: bool = True) -> str:
     for demands in stages:
         if here is not None:
             check_fits(demands, *here)
-    thin = [g.name for g in groups if g.num_gpus == 0 and g.num_cpus < 1]
+    thin = [g.name for g in groups if g.num_gpus == 0 and 0 < g.num_cpus < 1]
     cpus = max(sum(d.cpus for d in demands) for demands in stages)
     text = f"at most {cpus:g} CPUs at once"
     if thin:

@@ -217,7 +217,7 @@ def test_what_a_point_costs_in_money() -> None:
     assert [line[-2:] for line in section.lines] == [["0.04", "0.02"], ["1.5", "–"], ["–", "–"]]
     unpriced = lay_out_prices(replace(report, sizes=tuple(replace(s, price=None) for s in sizes)))
     assert "price" not in unpriced.heads
-    with pytest.raises(ValueError, match="one of per_hour and per_1000_answers"):
+    with pytest.raises(ValueError, match="one of per_hour, per_1000_answers and per_million_tokens"):
         Price(per_hour=1.0, per_1000_answers=1.0)
 
 

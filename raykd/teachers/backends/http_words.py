@@ -127,7 +127,8 @@ class HttpWordsBackend(HttpBackend):
         logits_BC = np.empty((len(rows), len(self.labels)))
         for i, (row, name) in enumerate(zip(rows, names, strict=True)):
             logp_W1 = np.asarray([*(next(found) for _ in row), -np.inf])
-            logits_BC[i] = np.logaddexp.reduce(logp_W1[self._plans[name].words_CW], axis=1)
+            with np.errstate(invalid="ignore"):  # NaN stays NaN
+                logits_BC[i] = np.logaddexp.reduce(logp_W1[self._plans[name].words_CW], axis=1)
         return logits_BC
 
     def _list_requests(self, batch: TextBatch, names: Sequence[str]) -> list[list[tuple[list[int], int]]]:
