@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import f1_score
 
 import raykd
@@ -27,8 +28,10 @@ from raykd.student.prepare import fit_tokenizer, prepare_rows
 from raykd.tasks import Relation, SystemAnswers
 from raykd.tasks.markers import MARKERS, choose_closest, find_spans, mark_spans
 from raykd.tasks.scores.classes import compute_class_scores
+from raykd.teachers.teacher import Teacher
 from raykd.text.tokens import add_markers
-from tests.made_models import FAMILIES, made_texts, make_tokenizer
+from tests.fakes import logits_of, model_spec
+from tests.made_models import FAMILIES, made_texts, make_config, make_tokenizer
 from tests.unit.test_data_forms import bad, read, write
 
 LABELS = ("Other", "Cause-Effect(e1,e2)", "Cause-Effect(e2,e1)", "Member-Collection(e1,e2)")
@@ -301,3 +304,31 @@ def test_predict_prints_triples(
     file = write(tmp_path / "in.jsonl", [{"text": "Anna met", "id": 3}])
     row = json.loads(call(str(made["backward"]), "--file", str(file)))
     assert row["id"] == 3 and row["prediction"][0]["head"]["text"] == "met"
+
+
+def test_a_model_of_somebody_else_that_knows_the_markers_teaches(tmp_path: Path) -> None:
+    """Made and saved by plain transformers; its logits are those that transformers gives, a label it lacks is -inf."""
+    from transformers import AutoModelForSequenceClassification
+
+    texts = [
+        mark_spans(text, (0, 3), (len(text) - 3, len(text))) for text in made_texts(60)[0] if len(text) > 8
+    ][:6]
+    tokenizer = make_tokenizer("wordpiece", made_texts(60)[0])
+    tokenizer.add_tokens(list(MARKERS), special_tokens=True)
+    names = dict(enumerate(LABELS[:3]))
+    config = make_config("bert", tokenizer, id2label=names, label2id={name: i for i, name in names.items()})
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    spec = model_spec(
+        "t", str(tmp_path), LABELS, Relation(negative_label="Other"), missing=(LABELS[3],), dtype="float32"
+    )
+    logits_NC = logits_of(Teacher(spec).answer(build_unlabelled_rows("marked", texts)))
+    with torch.inference_mode():
+        plain_NC = [model(**tokenizer([text], return_tensors="pt")).logits[0].numpy() for text in texts]
+    np.testing.assert_allclose(logits_NC[:, :3], plain_NC, atol=1e-5)
+    assert (logits_NC[:, 3] < -1e4).all()
+    bare = make_tokenizer("wordpiece", made_texts(60)[0])
+    bare.save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="cuts markers to pieces"):
+        Teacher(spec).answer(build_unlabelled_rows("marked", texts))
