@@ -39,6 +39,8 @@ STUDENTS: dict[str, Student] = {
     ),
     "encoder_decoder": EncoderDecoderStudent(layers=2, hidden=16, heads=2, vocab_size=600, max_positions=64),
 }
+OF_TEXTS = {"classification": 3, "multi_label": 3, "regression": 1}
+"""Outputs of heads for whole texts."""
 COMBINATIONS = [(name, head) for name, student in STUDENTS.items() for head in sorted(student.tasks)]
 
 
@@ -71,7 +73,7 @@ def answered(text_model: TextModel, extra: int = 0) -> torch.Tensor:
         logits = torch.stack([out.start_logits, out.end_logits], dim=2)
     else:
         logits = out.logits
-    if text_model.task in ("classification", "seq2seq"):
+    if text_model.task in (*OF_TEXTS, "seq2seq"):
         return logits
     length = inputs["attention_mask"].sum(dim=1).max()
     return (logits * inputs["attention_mask"][:, :, None])[:, :length]
@@ -81,8 +83,8 @@ def answered(text_model: TextModel, extra: int = 0) -> torch.Tensor:
 def test_each_head_gives_its_shape_and_padding_changes_nothing(name: str, head: str) -> None:
     text_model = made(name, head)
     logits = answered(text_model)
-    if head == "classification":
-        assert logits.shape == (4, 3)
+    if head in OF_TEXTS:
+        assert logits.shape == (4, OF_TEXTS[head])
     elif head in models.LANGUAGE:
         assert logits.shape[0] == 4 and logits.shape[2] == len(text_model.tokenizer)
     else:
