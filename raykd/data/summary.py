@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import repeat
 
 import numpy as np
 
@@ -33,11 +34,18 @@ def summarize_rows(rows: Rows, form: RowForm, labels: Sequence[str] = ()) -> dic
     languages: dict[str, Counter[str]] = {}
     contexts: dict[str, set[str]] = {}
     begins = {i for i, label in enumerate(labels) if label[:2] in ("B-", "U-", "S-", "W-")}
-    for at, language in enumerate(rows.languages):
+    columns = zip(
+        rows.languages,
+        (rows.labels_B >= 0).tolist(),
+        rows.texts,
+        repeat(()) if rows.golds is None else rows.golds,
+        repeat("") if rows.pairs is None else rows.pairs,
+        repeat(()) if rows.words is None else rows.words,
+        strict=False,
+    )
+    for language, labelled, text, gold, pair, words in columns:
         counts = languages.setdefault(language, Counter())
-        counts["labelled" if rows.labels_B[at] >= 0 else "unlabelled"] += 1
-        gold = () if rows.golds is None else rows.golds[at]
-        pair = "" if rows.pairs is None else rows.pairs[at]
+        counts["labelled" if labelled else "unlabelled"] += 1
         if form == "labels":
             counts.update(labels[i] for i, holds in enumerate(gold) if holds == 1 and i < len(labels))
             counts["without any"] += bool(gold) and 1 not in gold
@@ -46,27 +54,27 @@ def summarize_rows(rows: Rows, form: RowForm, labels: Sequence[str] = ()) -> dic
             if form == "sentences":
                 counts["pairs"] += bool(pair)
         elif form == "plain":
-            counts["characters"] += len(rows.texts[at])
+            counts["characters"] += len(text)
         elif form == "words":
-            counts["words"] += 0 if rows.words is None else len(rows.words[at])
+            counts["words"] += len(words)
             counts["entities"] += sum(label in begins for label in gold)
         elif form == "answers":
             counts["questions"] += 1
             counts["answers"] += len(gold) // 2
-            if rows.labels_B[at] >= 0 and not gold:
+            if labelled and not gold:
                 counts["without answer"] += 1
             contexts.setdefault(language, set()).add(pair)
         else:
             counts["pairs"] += 1
-            counts["without prompt"] += not rows.texts[at]
+            counts["without prompt"] += not text
             counts["target characters"] += len(pair)
     for language, found in contexts.items():
         languages[language]["contexts"] = len(found)
-    labelled = int(rows.labelled.sum())
+    with_gold = int(rows.labelled.sum())
     return {
         "rows": len(rows),
-        "labelled": labelled,
-        "unlabelled": len(rows) - labelled,
+        "labelled": with_gold,
+        "unlabelled": len(rows) - with_gold,
         "languages": {
             language: dict(counts) | _describe_values(rows, language)
             for language, counts in sorted(languages.items())

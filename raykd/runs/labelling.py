@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from functools import partial
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -160,7 +161,7 @@ def label_needed(
     groups = len(pool.handle.groups)
     source = PoolSource(pool.handle, None, idle_threads=_count_idle_cpus() // max(1, groups))
     rows, asked_MN = _join_needed(source, needed)
-    keys = make_text_keys(rows.take(range(len(rows))))
+    keys = make_text_keys(rows)
     asked_MN = _drop_equal_texts(asked_MN, keys)
     asked = int(asked_MN.sum())
     _drop_stored(source, asked_MN, keys)
@@ -244,9 +245,9 @@ def _drop_stored(source: PoolSource, asked_MN: NDArray[np.bool_], keys: Sequence
 def _streams(
     source: PoolSource, rows: Rows, asked_MN: NDArray[np.bool_], keys: Sequence[bytes]
 ) -> list[_Stream]:
-    lengths = [
-        len(text) + (0 if rows.pairs is None else len(rows.pairs[i])) for i, text in enumerate(rows.texts)
-    ]
+    seconds = repeat("") if rows.pairs is None else rows.pairs
+    lengths = [len(text) + len(pair) for text, pair in zip(rows.texts, seconds, strict=False)]
+    _, spoken_B = rows.code_languages()
     streams = []
     for index, g in enumerate(source.handle.groups):
         own_MN = np.zeros_like(asked_MN)
@@ -256,7 +257,7 @@ def _streams(
             by_home.setdefault(source.find_home(index, keys[i]), []).append(i)
         for home, members in by_home.items():
             # The longest first: what does not fit into memory fails at once, and the end is even.
-            members.sort(key=lambda i: (rows.languages[i], -lengths[i]))
+            members.sort(key=lambda i: (spoken_B[i], -lengths[i]))
             here = [n for n in source.handle.nodes[index] if home in (None, n)]
             per_replica = STAGES + 1 if g.num_gpus else IN_FLIGHT
             stream = _Stream(limit=per_replica * max(1, len(here)) + source.replicas.idle_threads)
