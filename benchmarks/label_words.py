@@ -4,7 +4,7 @@
     python -m benchmarks.label_words --model FOLDER --rows 100
 
 Each template is asked once, without calibration. The calibrations divide by the mean probabilities of the texts that
-say nothing, or of the first 50 validation rows, as `raykd.teachers.backends.word_reading` does (tests compare them).
+say nothing, or of the first 50 validation rows, as `raykd.teachers.backends.words.reading` does (tests compare them).
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from raykd.answers.answer import DenseAnswer
 from raykd.answers.codec import decode_answers
 from raykd.config import LabelWordsTeacher
-from raykd.config.label_words import CONTENT_FREE
+from raykd.config.kinds.label_words import CONTENT_FREE
 from raykd.distill.signals import UNLABELLED
 from raykd.tasks import Classification
-from raykd.teachers.backends.label_words import LabelWordsBackend
+from raykd.teachers.backends.words.backend import LabelWordsBackend
 from raykd.teachers.spec import TeacherSpec
 from raykd.text.batch import TextBatch
 

@@ -6,8 +6,8 @@ unknown key is an error that names its path, the value and what is allowed.
 """
 
 from raykd.config.data import Columns, DataConfig, Embedded, Files, Hub, Source
-from raykd.config.http_teacher import HttpTeacher
-from raykd.config.label_words import LabelWords
+from raykd.config.kinds.http import HttpTeacher
+from raykd.config.kinds.label_words import LabelWords
 from raykd.config.multi import MultiRun, Run
 from raykd.config.overlay import check_name, overlay
 from raykd.config.run import Phase, RayConfig, RunConfig, TrackingConfig

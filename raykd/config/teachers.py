@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from raykd.config.label_words import LabelWords
+from raykd.config.kinds.label_words import LabelWords
 from raykd.config.overlay import check_name
 from raykd.config.train import TrainConfig, WorkersConfig
 from raykd.models import LinearStudent, Student

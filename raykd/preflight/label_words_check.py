@@ -8,7 +8,7 @@ from raykd.config import HttpTeacher, LabelWordsTeacher, RunConfig
 from raykd.driver.pool import make_teacher_spec
 from raykd.errors import ConfigError
 from raykd.preflight.model_check import describe_columns, has_pairs
-from raykd.teachers.backends.label_words import LabelWordsBackend
+from raykd.teachers.backends.words.backend import LabelWordsBackend
 from raykd.text.label_phrases import ANY
 
 

@@ -112,8 +112,10 @@ def count_student_parameters(
     if student.kind == "pretrained":
         try:
             looked = inspect_pretrained(student, labels, task.head)
-        except ModelError:  # said where the checkpoint itself is checked
-            return None
+        except ModelError:
+            if Path(student.path).is_dir():
+                raise
+            return None  # of the hub, which cannot be asked now
         if tokens is None and looked.table is not None:
             tokens = SMALLEST if least else min(looked.table[0], student.vocab_size or looked.table[0])
         return looked.count_parameters(tokens)

@@ -48,7 +48,7 @@ class Filled:
 
 @dataclass(frozen=True)
 class LabelPhrase:
-    """Template and words of one language. Made by `raykd.config.label_words.LabelWords`.
+    """Template and words of one language. Made by `raykd.config.kinds.label_words.LabelWords`.
 
     Attributes:
         template: With the places ``{text}`` and ``{label}``, and ``{text_pair}`` for pairs.

@@ -24,9 +24,9 @@ from raykd.preflight.check import check_teacher
 from raykd.preflight.combinations import check_combinations
 from raykd.tasks import CausalLM
 from raykd.tasks.answer_forms import TopKAnswers
-from raykd.teachers.backends.http_replies import TokenScores, build_answer
-from raykd.teachers.backends.http_server import TRIED
-from raykd.teachers.backends.http_tokens import HttpTokensBackend
+from raykd.teachers.backends.http.replies import TokenScores, build_answer
+from raykd.teachers.backends.http.server import TRIED
+from raykd.teachers.backends.http.tokens import HttpTokensBackend
 from raykd.teachers.teacher import Teacher
 from raykd.text.batch import TextBatch
 from tests.fake_server import FakeServer, serve

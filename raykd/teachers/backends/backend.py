@@ -14,10 +14,10 @@ from raykd.errors import TeacherError
 from raykd.teachers.backends.base import BackendBase
 from raykd.teachers.backends.files.backend import FileBackend
 from raykd.teachers.backends.function import CallableBackend
-from raykd.teachers.backends.http_tokens import HttpTokensBackend
-from raykd.teachers.backends.http_words import HttpWordsBackend
-from raykd.teachers.backends.label_words import LabelWordsBackend
+from raykd.teachers.backends.http.tokens import HttpTokensBackend
+from raykd.teachers.backends.http.words import HttpWordsBackend
 from raykd.teachers.backends.model import ModelBackend
+from raykd.teachers.backends.words.backend import LabelWordsBackend
 from raykd.teachers.spec import TeacherInfo, TeacherSpec
 
 

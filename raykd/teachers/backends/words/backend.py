@@ -19,10 +19,10 @@ from raykd.models.inspection import Inspection
 from raykd.networks.heads import read_head
 from raykd.pretrained import files
 from raykd.pretrained.lengths import compute_teacher_length
-from raykd.tasks import Task
+from raykd.tasks import Classification, Task
 from raykd.teachers.backends.model import ModelBackend
 from raykd.teachers.backends.precision import choose_precision
-from raykd.teachers.backends.word_reading import WordReading
+from raykd.teachers.backends.words.reading import WordReading
 from raykd.teachers.spec import TeacherInfo, TeacherSpec
 from raykd.text.label_phrases import LABEL, PAIR, TEXT
 from raykd.text.tokens import Tokenizer
@@ -158,7 +158,7 @@ class LabelWordsBackend(ModelBackend):
         )[0]
 
     def _check_task(self) -> None:
-        if self.spec.task.kind != "classification":
+        if type(self.spec.task) is not Classification:
             raise ConfigError(
                 f"teacher {self.spec.name} of kind label_words teaches no {self.spec.task.kind}",
                 got=f"task.kind {self.spec.task.kind}",

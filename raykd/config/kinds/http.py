@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from raykd.config.label_words import LabelWords, Words
+from raykd.config.kinds.label_words import LabelWords, Words
 from raykd.config.teachers import ActorConfig, TeacherBase, register_teacher
 from raykd.redaction import is_secret_key
 from raykd.spec import Spec

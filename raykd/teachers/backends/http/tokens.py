@@ -17,9 +17,9 @@ from raykd.errors import ModelError, TeacherError
 from raykd.tasks import CausalLM
 from raykd.tasks.answer_forms import TopKAnswers
 from raykd.tasks.language import fill_offsets
-from raykd.teachers.backends.http_backend import HttpBackend, count_tokens
-from raykd.teachers.backends.http_replies import TokenScores, build_answer
-from raykd.teachers.backends.http_server import read_text
+from raykd.teachers.backends.http.backend import HttpBackend, count_tokens
+from raykd.teachers.backends.http.replies import TokenScores, build_answer
+from raykd.teachers.backends.http.server import read_completion
 from raykd.teachers.spec import TeacherSpec
 from raykd.text.batch import TextBatch
 from raykd.text.encoding import EncodedRows
@@ -98,7 +98,7 @@ class HttpTokensBackend(HttpBackend):
             body = {"model": facts.model, "prompt": prompt, "max_tokens": max_new_tokens, "temperature": 0.0}
             reply = self.client.post("/completions", body)
             self.check_stamp(facts, reply)
-            return read_text(reply), count_tokens(reply, len(prompts[i]) + max_new_tokens)
+            return read_completion(reply), count_tokens(reply, len(prompts[i]) + max_new_tokens)
 
         return self.ask_all(write, [len(prompt) + max_new_tokens for prompt in prompts])
 

@@ -21,7 +21,7 @@ from raykd.distill.chunk_size import choose_chunk_units
 from raykd.distill.signals import UNLABELLED
 from raykd.errors import DataError
 from raykd.tasks import Classification
-from raykd.teachers.backends.word_tokens import WordPlan, plan_words, tokenize_template
+from raykd.teachers.backends.words.tokens import WordPlan, plan_words, tokenize_template
 from raykd.text.batch import TextBatch
 from raykd.text.encoding import (
     EncodedBatch,

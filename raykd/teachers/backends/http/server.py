@@ -21,8 +21,8 @@ from typing import Literal
 from raykd.config import HttpTeacher
 from raykd.errors import ModelError, TeacherError
 from raykd.parse import JsonObject
-from raykd.teachers.backends.http_client import HttpClient, RequestRefusedError
-from raykd.teachers.backends.http_replies import (
+from raykd.teachers.backends.http.client import HttpClient, RequestRefusedError
+from raykd.teachers.backends.http.replies import (
     TokenNames,
     TokenScores,
     TokensDifferError,
@@ -126,7 +126,7 @@ class TokenScorer:
         """Return what the model says at each token, and the whole reply.
 
         Raises:
-            TokensDifferError, UnreadableReplyError: As the readers of `raykd.teachers.backends.http_replies`.
+            TokensDifferError, UnreadableReplyError: As the readers of `raykd.teachers.backends.http.replies`.
             RaykdError: As `HttpClient.post`.
         """
         # One token has to be generated: a number of 0 is refused by some servers and means no limit to others.
@@ -165,7 +165,7 @@ def find_scoring(
     reply = client.post("/completions", body, patient=False)
     stamp = str(reply.get("system_fingerprint") or "")
     begin = encode(TRIED)
-    tokens = encode(TRIED + read_text(reply))
+    tokens = encode(TRIED + read_completion(reply))
     refused: list[str] = []
     differing: TokensDifferError | None = None
     for way in WAYS:
@@ -201,7 +201,7 @@ def count_written(reply: JsonObject) -> int:
     return found if isinstance(found, int) else _CONTINUED
 
 
-def read_text(reply: JsonObject) -> str:
+def read_completion(reply: JsonObject) -> str:
     """Return the text that a completion wrote.
 
     Raises:

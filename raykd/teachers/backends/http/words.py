@@ -1,6 +1,6 @@
 """`HttpWordsBackend`: a served causal language model is read as a classifier, at words behind a template.
 
-Decision record: a word is scored as a local model scores it (`raykd.teachers.backends.word_reading`): the sum of the
+Decision record: a word is scored as a local model scores it (`raykd.teachers.backends.words.reading`): the sum of the
 log-probabilities of its tokens behind the prompt, whatever their rank, so nothing of the words' probability is unknown.
 That takes a request for each word; servers keep the prompt that they share. A row of which a word cannot be scored is
 not covered.
@@ -19,9 +19,9 @@ from raykd.answers.codec import encode_answer
 from raykd.errors import ConfigError, TeacherError
 from raykd.tasks import Classification
 from raykd.tasks.label_columns import ColumnMap
-from raykd.teachers.backends.http_backend import HttpBackend
-from raykd.teachers.backends.http_server import ServerFacts
-from raykd.teachers.backends.word_tokens import WordPlan, plan_words, tokenize_template
+from raykd.teachers.backends.http.backend import HttpBackend
+from raykd.teachers.backends.http.server import ServerFacts
+from raykd.teachers.backends.words.tokens import WordPlan, plan_words, tokenize_template
 from raykd.teachers.spec import TeacherSpec
 from raykd.text.batch import TextBatch
 from raykd.text.label_phrases import ANY, LABEL, TEXT

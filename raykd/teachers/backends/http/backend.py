@@ -4,8 +4,8 @@ Decision record:
 
 - What is scored is cut by the tokenizer of the run file and sent as tokens, so that it is what a model of another kind
   would score. A server that takes text alone is sent the text.
-- What is asked and what becomes of it is a subclass's: `raykd.teachers.backends.http_tokens` teaches a language task,
-  `raykd.teachers.backends.http_words` reads the model as a classifier.
+- What is asked and what becomes of it is a subclass's: `raykd.teachers.backends.http.tokens` teaches a language task,
+  `raykd.teachers.backends.http.words` reads the model as a classifier.
 - What cannot be used is counted and never stored as anything else than "not covered": units without log-probabilities,
   rows that the server refuses or cuts otherwise. A server that refuses the first row, or changes while it is asked,
   ends the run.
@@ -34,21 +34,21 @@ from raykd.parse import JsonObject
 from raykd.pretrained.hub import resolve_small_files
 from raykd.pretrained.tokenizers import load_tokenizer
 from raykd.teachers.backends.base import BackendBase
-from raykd.teachers.backends.http_client import HttpClient, RequestRefusedError
-from raykd.teachers.backends.http_replies import (
+from raykd.teachers.backends.http.budget import TokenBudget
+from raykd.teachers.backends.http.client import HttpClient, RequestRefusedError
+from raykd.teachers.backends.http.replies import (
     TokenNames,
     TokenScores,
     TokensDifferError,
     UnreadableReplyError,
 )
-from raykd.teachers.backends.http_server import (
+from raykd.teachers.backends.http.server import (
     ServerFacts,
     TokenScorer,
     ask_models,
     find_scoring,
     is_changed,
 )
-from raykd.teachers.backends.token_budget import TokenBudget
 from raykd.teachers.backends.token_memory import name_tokenizer
 from raykd.teachers.spec import TeacherInfo, TeacherSpec
 from raykd.text.batch import TextBatch
@@ -94,7 +94,7 @@ class HttpBackend(BackendBase[HttpTeacher]):
         """Return what the server said of itself, when it was last asked.
 
         Raises:
-            ModelError: The task, the tokenizer or the server cannot serve; see `raykd.teachers.backends.http_server`.
+            ModelError: The task, the tokenizer or the server cannot serve; see `raykd.teachers.backends.http.server`.
             TeacherError: The server was never asked, and does not answer now.
         """
         with self._lock:

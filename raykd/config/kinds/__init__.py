@@ -1,0 +1,1 @@
+"""Kinds of teacher whose keys fill a file."""

@@ -1,0 +1,1 @@
+"""Read a language model at the words that name the labels."""
