@@ -118,13 +118,8 @@ class TaskTrainer:
         self._languages = names, codes_B.astype(np.min_scalar_type(len(names)))
         self._matches: list[VocabularyMatch] = []
         if self.task.language and self.source is not None:
-            self._matches = match_vocabularies(
-                config,
-                self.source.teachers,
-                self.source.vocabularies(),
-                student.tokenizer,
-                device,
-            )
+            teachers, theirs = self.source.teachers, self.source.vocabularies()
+            self._matches = match_vocabularies(config, teachers, theirs, student.tokenizer, device)
         names = () if self.source is None else self.source.teachers
         kinds = [t.divergence.kind for t in self.objective.terms] if self.source is not None else []
         self.meter = Meter(kinds, names)
