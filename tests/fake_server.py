@@ -202,7 +202,11 @@ def serve(server: FakeServer, port: int = 0) -> Iterator[FakeServer]:
         def log_message(self, format: str, *args: Any) -> None:
             """Say nothing."""
 
-    with ThreadingHTTPServer(("127.0.0.1", port), Handler) as http:
+    class Server(ThreadingHTTPServer):
+        def handle_error(self, request: Any, client_address: Any) -> None:
+            """Say nothing: clients that do not wait close their connection."""
+
+    with Server(("127.0.0.1", port), Handler) as http:
         thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         thread.start()
         server.url = f"http://127.0.0.1:{http.server_address[1]}/v1"

@@ -15,18 +15,24 @@ import torch
 
 from raykd.answers.answer import TopKAnswer
 from raykd.answers.codec import decode_answers
-from raykd.config import RunConfig
+from raykd.config import RunConfig, TrainConfig
 from raykd.config.loading import validate_run
+from raykd.data.rows import Rows
 from raykd.distill.vocabulary_signals import TopKSignal
+from raykd.driver.loop import make_task_model
 from raykd.driver.pool import make_teacher_spec
 from raykd.errors import ConfigError, ModelError, RaykdError, TeacherError
+from raykd.models import DecoderStudent
 from raykd.preflight.check import check_teacher
 from raykd.preflight.combinations import check_combinations
+from raykd.student.loop import TrainingLoop
+from raykd.student.prepare import fit_tokenizer, prepare_rows
 from raykd.tasks import CausalLM
 from raykd.tasks.answer_forms import TopKAnswers
 from raykd.teachers.backends.http.replies import TokenScores, build_answer
 from raykd.teachers.backends.http.server import TRIED
 from raykd.teachers.backends.http.tokens import HttpTokensBackend
+from raykd.teachers.source import LocalSource
 from raykd.teachers.teacher import Teacher
 from raykd.text.batch import TextBatch
 from tests.fake_server import FakeServer, serve
@@ -456,3 +462,45 @@ def test_a_row_whose_words_cannot_be_scored_is_not_covered(server: FakeServer, f
     found, _ = decode_answers(teacher.answer(text_batch(["it was", "the sea"])).bodies)
     assert found is not None and found.covered_N.tolist() == [False, True]
     assert teacher.counters()["unusable_units"] == 1
+
+
+def train(config: RunConfig, teacher: Teacher) -> list[float]:
+    """Train the run's student in this process, and return its losses."""
+    fields = {name: getattr(batch(), name) for name in ("ids", "texts", "languages", "labels_B", "pairs")}
+    rows = Rows(**fields)
+    source = LocalSource([teacher], config.objective.weighting)
+    tokenizer = fit_tokenizer(config.student, [(config.task, rows)], source)
+    points: list[Any] = []
+    loop = TrainingLoop(
+        config, prepare_rows(config, rows, rows, tokenizer), make_task_model(config, tokenizer), source,
+        publish=points.append,
+    )  # fmt: skip
+    loop.run()
+    return [p.values["train/loss"] for p in points if "train/loss" in p.values]
+
+
+def test_a_slow_busy_server_teaches_what_its_weights_teach_and_a_second_run_asks_nothing(
+    server: FakeServer, folder: Path, tmp_path: Path
+) -> None:
+    config = config_of(server.url, folder).model_copy(
+        update={
+            "student": DecoderStudent(
+                layers=1, hidden=16, heads=2, vocab_size=600, dropout=0.0, max_positions=96
+            ),
+            "train": TrainConfig(
+                steps=6, batch_size=2, evaluations=1, metric="perplexity", learning_rate=0.01
+            ),
+        }
+    )
+    local = Teacher(model_spec("t", str(folder), (), config.task, dtype="float32"))
+    expected = train(config, local)
+    teacher = teacher_of(server, folder, tmp_path)
+    teacher.open()
+    server.slow_s = 0.05
+    server.faults.extend(["busy", 503, "drop", "no json", "busy"])
+    np.testing.assert_allclose(train(config, teacher), expected, rtol=1e-3)
+    assert expected[-1] < expected[0] and teacher.counters()["retries"] == 5
+    teacher.close()
+    asked, again = len(server.asked), teacher_of(server, folder, tmp_path)
+    np.testing.assert_allclose(train(config, again), expected, rtol=1e-3)
+    assert len(server.asked) == asked and again.counters()["requests"] == 0
