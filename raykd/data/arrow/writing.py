@@ -114,6 +114,7 @@ class TableWriter:
         self._sink.close()
         path = self._path.with_name(f"{key or self._path.name[1:]}.arrow")
         self._path.replace(path)
+        pa.default_memory_pool().release_unused()  # of reading, which Arrow would keep for more
         return open_table(str(path))
 
     @property
