@@ -109,7 +109,7 @@ def read_head(config: Mapping[str, object]) -> Head | None:
 def _read_problem(config: Mapping[str, object]) -> Head:
     """Return which head a classifier of whole texts has: one output is a number, whatever else is written."""
     named, count = config.get("id2label"), config.get("num_labels")
-    if count == 1 or (isinstance(named, Mapping) and len(named) == 1):
+    if count == 1 or (isinstance(named, Mapping) and list(map(str, named)) == ["0"]):
         return "regression"
     problem = config.get("problem_type")
     return next((head for head, name in PROBLEMS.items() if name == problem), "classification")

@@ -26,7 +26,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
-from torch.nn import functional as F
 
 from raykd.distill.objective import Objective
 from raykd.distill.signals import MASKED, UNLABELLED
@@ -141,11 +140,11 @@ class Embedding(TaskBase):
 
     def scale_answers(self, logits_NC: torch.Tensor) -> torch.Tensor:
         """Return vectors of length 1."""
-        return F.normalize(logits_NC, dim=-1)
+        return torch.nn.functional.normalize(logits_NC, dim=-1)
 
     def relate_units(self, logits_NC: torch.Tensor) -> torch.Tensor:
         """Return ``[N, N]``: the scaled cosines of each text with each other one, `MASKED` with itself."""
-        unit_ND = F.normalize(logits_NC.float(), dim=-1)
+        unit_ND = torch.nn.functional.normalize(logits_NC.float(), dim=-1)
         cosine_NN = unit_ND @ unit_ND.T
         own_NN = torch.eye(len(unit_ND), dtype=torch.bool, device=unit_ND.device)
         return (self.scale * cosine_NN).masked_fill(own_NN, MASKED)

@@ -39,7 +39,7 @@ STUDENTS: dict[str, Student] = {
     ),
     "encoder_decoder": EncoderDecoderStudent(layers=2, hidden=16, heads=2, vocab_size=600, max_positions=64),
 }
-OF_TEXTS = {"classification": 3, "multi_label": 3, "regression": 1}
+OF_TEXTS = {"classification": 3, "multi_label": 3, "regression": 1, "embedding": 16}
 """Outputs of heads for whole texts."""
 COMBINATIONS = [(name, head) for name, student in STUDENTS.items() for head in sorted(student.tasks)]
 

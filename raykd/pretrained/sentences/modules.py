@@ -22,8 +22,17 @@ _FIELD = "sentence_embedding"
 
 
 def is_sentence_folder(folder: Path) -> bool:
-    """Return whether sentence-transformers (or raykd) saved a folder as a model of sentence vectors."""
-    return (folder / MODULES).is_file()
+    """Return whether sentence-transformers (or raykd) saved a folder as a model of sentence vectors.
+
+    Newer cross-encoders have the file too, with their encoder alone; an empty list is a leftover.
+
+    Raises:
+        ModelError: The file is broken.
+    """
+    path = folder / MODULES
+    listed = parse_file(path) if path.is_file() else []
+    modules = listed if isinstance(listed, list) else [listed]
+    return any(not isinstance(one, dict) or "Transformer" not in str(one.get("type")) for one in modules)
 
 
 def read_sentence_length(folder: Path) -> int | None:
