@@ -44,11 +44,12 @@ class _PassingError(Exception):
     Args:
         what: In words.
         after_s: Seconds that the server wants to be left alone; None says nothing.
+        is_busy: Whether the server runs, and has too much to do.
     """
 
-    def __init__(self, what: str, after_s: float | None = None) -> None:
+    def __init__(self, what: str, after_s: float | None = None, is_busy: bool = False) -> None:
         super().__init__(what)
-        self.after_s = after_s
+        self.after_s, self.is_busy = after_s, is_busy
 
 
 class HttpClient:
@@ -74,7 +75,7 @@ class HttpClient:
 
         Args:
             path: Behind the address, for example `/models`.
-            patient: Whether what may pass is waited for.
+            patient: Whether what may pass is waited for; a busy server (429) always is.
 
         Raises:
             TeacherError: The server does not answer.
@@ -88,7 +89,7 @@ class HttpClient:
         return self._ask("POST", path, body, patient)
 
     def _ask(self, method: str, path: str, body: JsonObject | None, patient: bool) -> JsonObject:
-        until = time.monotonic() + (self._teacher.retry_s if patient else 0.0)
+        begun = time.monotonic()
         for tried in itertools.count():
             time.sleep(max(0.0, self._not_before - time.monotonic()) if patient else 0.0)
             try:
@@ -98,8 +99,9 @@ class HttpClient:
                 if error.after_s is not None:
                     pause_s = error.after_s
                 now = time.monotonic()
-                if now + pause_s > until:
-                    self._give_up(str(error), tried, patient)
+                waits = patient or error.is_busy
+                if now + pause_s > begun + (self._teacher.retry_s if waits else 0.0):
+                    self._give_up(str(error), tried, waits)
                 with self._lock:
                     self.retries += 1
                     if error.after_s is not None:
@@ -152,7 +154,7 @@ class HttpClient:
                 else f"name the variable that holds it: teachers.{self._teacher.name}.api_key_env",
             )
         if status in (408, 429) or status >= 500:
-            raise _PassingError(f"{status} {_read_message(reply)}", _read_pause(reply))
+            raise _PassingError(f"{status} {_read_message(reply)}", _read_pause(reply), status == 429)
         if status >= 400:
             raise RequestRefusedError(
                 f"{self._who}: the server refuses a request",
