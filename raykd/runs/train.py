@@ -204,6 +204,7 @@ def _describe_rows(task: TaskJob) -> str:
         f"[bold]{task.config.name}[/bold]  {len(rows):,} training texts ({labelled:,} labelled), "
         f"{len(task.data.validation):,} for validation"
         + (f", {len(test):,} for test" if test is not None else "")
-        + f"; languages {', '.join(rows.list_languages())}; labels {', '.join(task.config.data.labels)}"
+        + f"; languages {', '.join(rows.list_languages())}"
+        + (f"; labels {', '.join(task.config.data.labels)}" if task.config.data.labels else "")
         + (f"; {judged}" if judged else "")
     )
