@@ -130,9 +130,8 @@ class CostTable:
             )
         if unknown := ", ".join(t.teacher for t in self.teachers if t.ms is None):
             lines.append(
-                f"the time of {unknown} is not known: all answers were stored and none was taken on this machine with "
-                "as many threads, it has no weights, or it did not answer; a run for which it computes an answer takes "
-                "it"
+                f"no time is known for {unknown}: only models that answer in this run, or did earlier on this machine "
+                "with as many threads, are timed; functions, files and servers are not"
             )
         return tuple(lines)
 

@@ -110,6 +110,8 @@ class TaskBase(Spec):
     labelled: ClassVar[bool]
     """Whether the choices are the run's labels, so that models have a column per label and a teacher's columns are
     matched by name. It has no default: forgotten, it would make a student without the run's labels."""
+    least_labels: ClassVar[int] = 2
+    """Labels of the run that a teacher must know to have something to say; a choice needs two."""
     language: ClassVar[bool] = False
     """Whether the choices are a model's own vocabulary: then it gives hidden states, and answers are short forms."""
     vectors: ClassVar[bool] = False
@@ -224,7 +226,9 @@ class TaskBase(Spec):
         Raises:
             LabelMismatchError: A label of one list has no counterpart in the other; names both lists.
         """
-        return map_label_columns(own, wanted, label_map, name, missing).columns if self.labelled else ()
+        if not self.labelled:
+            return ()
+        return map_label_columns(own, wanted, label_map, name, missing, least=self.least_labels).columns
 
     def start_answers(
         self, model: Network, encoded: EncodedBatch, columns: Sequence[Sequence[int]]

@@ -25,7 +25,6 @@ from raykd.distill.signals import UNLABELLED
 from raykd.head import Head, TaskSettings
 from raykd.tasks.base import SystemAnswers, TaskBase
 from raykd.tasks.forms import RowForm
-from raykd.tasks.label_columns import map_label_columns
 from raykd.tasks.registry import register_task
 from raykd.tasks.scores.classes import NO_CLASS, ClassAnswers
 from raykd.tasks.scores.classification import compute_classification_metrics
@@ -50,6 +49,7 @@ class MultiLabel(TaskBase):
     head: ClassVar[Head] = "multi_label"
     metric_names: ClassVar[tuple[str, ...]] = ("micro_f1", "macro_f1", "exact_match", "nll", "ece")
     labelled: ClassVar[bool] = True
+    least_labels: ClassVar[int] = 1
     is_tuned: ClassVar[bool] = True
     kind: Literal["multi_label"] = "multi_label"
     max_length: int = Field(128, ge=1)
@@ -127,17 +127,6 @@ class MultiLabel(TaskBase):
         if logits.ndim != 2 or len(logits) != len(encoded.counts_B):
             raise ValueError(f"a model of several labels gives [B, labels] logits, got {tuple(logits.shape)}")
         return logits
-
-    def map_columns(
-        self,
-        own: Sequence[str],
-        wanted: Sequence[str],
-        label_map: Mapping[str, str | None],
-        name: str,
-        missing: Sequence[str] = (),
-    ) -> tuple[tuple[int, ...], ...]:
-        """Return for each of the run's labels the teacher's columns; a teacher may know a single label."""
-        return map_label_columns(own, wanted, label_map, name, missing, least=1).columns
 
     def encode_answers(
         self,

@@ -101,7 +101,7 @@ def test_a_language_without_a_teacher_of_its_own_is_taught_by_the_multilingual_o
         ["3.6", "1,667", "10,000"], ["–", "–", "–"], ["–", "1,250*", "10,000"], ["–", "–", ""],
         ["0.4", "20,000", ""]]  # fmt: skip
     said = " ".join(table.notes)
-    assert "1 held-out texts" in said and "1 thread, cpu" in said and "the time of en is not known" in said
+    assert "1 held-out texts" in said and "1 thread, cpu" in said and "no time is known for en" in said
     assert "were loaded: multi on 2026-01-31, 1 thread, cpu on texts of 2 characters" in said
     assert "taken by an earlier run" in said and "load of the machine is not known" in said
     busy = {"zh": (timing.replace(took[0], load=0.2), timing.replace(took[1], load=1.4))}
