@@ -282,7 +282,11 @@ def _complaints(
 
 
 def _far_below(config: RunConfig, scores: Mapping[str, Score], left_out: set[str]) -> list[str]:
-    """Return a warning per teacher that is far below another one on the languages that both are measured in."""
+    """Return a warning per teacher that is far below another one on the languages that both are measured in.
+
+    Teachers that know other labels are not compared: each is wrong at the labels of the other.
+    """
+    missing = {teacher.name: set(teacher.missing) for teacher in config.active_teachers}
     metric = config.task.metric_names[0]
     if not is_rate(metric):
         return []
@@ -293,7 +297,7 @@ def _far_below(config: RunConfig, scores: Mapping[str, Score], left_out: set[str
         gaps = []
         for other, theirs in scores.items():
             shared = [lang for lang in own.by_language if lang in theirs.by_language]
-            if other != name and shared:
+            if other != name and shared and missing.get(other) == missing.get(name):
                 mine, best = (
                     float(np.mean([s.by_language[x][metric] for x in shared])) for s in (own, theirs)
                 )

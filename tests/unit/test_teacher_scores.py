@@ -27,6 +27,7 @@ from raykd.models import read_labels
 from raykd.preflight.check import collect_findings
 from raykd.report.results import Predictions
 from raykd.runs.teacher_stage import TeacherStage
+from raykd.scoring import teacher_scores
 from raykd.scoring.absent_teachers import describe_unused_teachers, find_unused_teachers
 from raykd.scoring.score import score_ensemble, stack_signals
 from raykd.scoring.teacher_scores import TeacherReview, record_reviews, refuse_poor_teachers, review_teachers
@@ -260,6 +261,17 @@ def test_no_teacher_is_blamed_for_a_hard_language() -> None:
     # self-training: it knows the student's labels alone, and what it is compared with teaches another arm
     alone = {"weak": {"model": {"kind": "linear"}, "labelled": "student"}}
     assert judged({"weak": weak, "good": right}, training=alone).warnings == ()
+
+
+@pytest.mark.parametrize(("missing", "count"), [((), 1), (("sports",), 0)])
+def test_teachers_of_other_labels_are_not_compared(missing: tuple[str, ...], count: int) -> None:
+    teachers = [SimpleNamespace(name="whole", missing=()), SimpleNamespace(name="part", missing=missing)]
+    config: Any = SimpleNamespace(task=Classification(), active_teachers=teachers)
+    scores: Any = {
+        "whole": SimpleNamespace(by_language={"en": {"accuracy": 0.9}}),
+        "part": SimpleNamespace(by_language={"en": {"accuracy": 0.5}}),
+    }
+    assert len(teacher_scores._far_below(config, scores, set())) == count
 
 
 def test_a_language_without_validation_labels_is_said() -> None:
