@@ -220,14 +220,31 @@ def save_classifier(
 
 
 def save_decoder(folder: Path, family: str, texts: Sequence[str]) -> Path:
-    """A random decoder and its tokenizer, which writes words that its tokenizer cuts into the same tokens again.
+    """A random decoder and its tokenizer, which writes varied words that its tokenizer cuts into the same tokens again.
 
-    So does a model that has learnt a language.
+    So does a model that has learnt a language. Tokenizers of sentencepiece's kind come out otherwise each time, so
+    models are drawn until one does: some repeat a token for ever.
     """
+    for seed in range(50):
+        model, tokenizer = _draw_decoder(family, texts, seed)
+        ids = tokenizer(texts[0], return_tensors="pt", add_special_tokens=False)["input_ids"]
+        written = model.generate(ids, max_new_tokens=16, do_sample=False, attention_mask=torch.ones_like(ids))
+        again = tokenizer(tokenizer.decode(written[0]), add_special_tokens=False)["input_ids"]
+        changes = (written[0, 1:] != written[0, :-1])[ids.shape[1] - 1 :].sum()
+        if again == written[0].tolist() and changes > 10:
+            break
+    else:
+        raise AssertionError("no decoder writes varied words")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def _draw_decoder(family: str, texts: Sequence[str], seed: int) -> tuple[Any, Any]:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     tokenizer = make_tokenizer(family, texts, 150)
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
         max_position_embeddings=128, initializer_range=0.3, pad_token_id=tokenizer.pad_token_id,
@@ -241,9 +258,7 @@ def save_decoder(folder: Path, family: str, texts: Sequence[str]) -> Path:
         scale_V1 = torch.full((len(tokenizer), 1), 0.05)
         scale_V1[stable] = 1.0
         model.lm_head.weight.mul_(scale_V1)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return model.eval(), tokenizer
 
 
 def plain_probabilities(

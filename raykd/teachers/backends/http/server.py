@@ -14,6 +14,7 @@ Decision record:
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -38,10 +39,12 @@ _SAID = ("id", "root", "owned_by", "meta")
 """What an entry of `/models` says of the weights."""
 TRIED = "The quick brown fox jumps over the lazy dog. One, two, three, four,"
 """What a server is asked to continue, and to score with its continuation."""
-_CONTINUED = 8
+_CONTINUED = 16
 """Tokens that a server continues the text with."""
 _LEAST_LIKELIEST = 0.5
 """Share of the continuation that must be the likeliest at its place; text that is cut anew differs a bit."""
+
+log = logging.getLogger("raykd.teachers")
 
 
 @dataclass(frozen=True)
@@ -181,8 +184,9 @@ def find_scoring(
         ) as error:  # some answer 500 to what they do not understand, and it did answer before
             refused.append(f"{way}: {str(error.got)[:200]}")
         else:
-            if len(tokens) - len(begin) == count_written(reply):  # else the text was cut into other tokens
-                _check_places(scores, tokens, len(begin), who, way)
+            # A text that is cut into other tokens than were written is judged at none of them.
+            whole = len(tokens) - len(begin) == count_written(reply)
+            _check_places(scores, tokens, len(begin) if whole else len(tokens), who, way)
             return way, stamp, "; ".join(refused)
     if differing is not None:
         raise ModelError(
@@ -227,7 +231,12 @@ def _check_places(
         # A shift is not seen at a token that is repeated.
         if unit is not None and tokens[i] not in (*tokens[i - 1 : i], *tokens[i + 1 : i + 2])
     ]
-    if best and sum(best) < _LEAST_LIKELIEST * len(best):
+    if not best:
+        log.warning(
+            "%s: whether the server's log-probabilities are those of the tokens beside them could not be told: "
+            "what it wrote repeats one token, or is cut into others (%s)", who, way
+        )  # fmt: skip
+    elif sum(best) < _LEAST_LIKELIEST * len(best):
         raise ModelError(
             f"{who}: the server's log-probabilities are not those of the tokens beside them",
             got=f"of {len(best)} tokens that it wrote greedily, {sum(best)} are the likeliest at their place ({way})",
