@@ -21,11 +21,12 @@ import torch
 import torch.nn.functional as F
 
 from raykd.distill.chunk_size import choose_chunk_units
-from raykd.distill.head_gradients import HeadGradients
 from raykd.distill.logitmap import PLAIN, LogitMap
-from raykd.distill.objective import Counts, Objective, ObjectiveResult, Shares, combine_values
+from raykd.distill.objective import Objective
+from raykd.distill.shares import Counts, ObjectiveResult, Shares, combine_values
 from raykd.distill.signals import Signals
 from raykd.distill.vocabulary_signals import SparseSignal
+from raykd.distill.wide.head_gradients import HeadGradients
 
 
 def evaluate_hidden(

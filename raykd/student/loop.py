@@ -38,7 +38,7 @@ from raykd.answers.source import AnswerSlots, SignalSource
 from raykd.config import Run
 from raykd.data.task_order import TaskOrder
 from raykd.devices import seed_generators
-from raykd.distill.objective import Counts, ObjectiveResult
+from raykd.distill.shares import Counts, ObjectiveResult
 from raykd.models.multi import MultiModel, rebuild_tasks
 from raykd.point import Point
 from raykd.student.engine import Engine

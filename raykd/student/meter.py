@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from raykd.answers.source import AnswerSlots
-from raykd.distill.objective import Counts, ObjectiveResult
+from raykd.distill.shares import Counts, ObjectiveResult
 from raykd.distill.signals import Signals
 from raykd.tasks import EncodedBatch
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 
-from raykd.distill.objective import ObjectiveResult
+from raykd.distill.shares import ObjectiveResult
 from raykd.distill.signals import Signals
 from raykd.errors import NonFiniteError
 

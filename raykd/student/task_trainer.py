@@ -27,7 +27,7 @@ from raykd.data.rows import Rows
 from raykd.data.stream import BatchStream
 from raykd.distill.chunks import evaluate_hidden
 from raykd.distill.losses import compute_class_weights
-from raykd.distill.objective import Counts, ObjectiveResult
+from raykd.distill.shares import Counts, ObjectiveResult
 from raykd.distill.signals import Signals
 from raykd.errors import ModelError
 from raykd.models.bases import set_start

@@ -13,8 +13,9 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from raykd.config import RunConfig
 from raykd.distill.losses import compute_class_weights, compute_gold_loss
-from raykd.distill.objective import Counts, Objective
+from raykd.distill.objective import Objective
 from raykd.distill.schedules import Constant
+from raykd.distill.shares import Counts
 from raykd.distill.signals import UNLABELLED
 from tests.unit.test_distill_objective import ALL, LABELS, SIGNALS, S
 from tests.worlds import build_loop, run_config

@@ -13,11 +13,12 @@ from benchmarks.gpu_parts.counting import Operators
 from raykd.answers.answer import DenseAnswer
 from raykd.answers.compress import draw_tokens, draw_uniforms, keep_hidden, keep_top_k
 from raykd.answers.tensors import to_vocabulary_signal
-from raykd.distill import head_gradients
 from raykd.distill.chunk_size import choose_chunk_units
 from raykd.distill.chunks import _differentiate, evaluate_hidden
-from raykd.distill.objective import Counts, Objective, ObjectiveResult
+from raykd.distill.objective import Objective
+from raykd.distill.shares import Counts, ObjectiveResult
 from raykd.distill.signals import UNLABELLED, Signals, VocabularySignal
+from raykd.distill.wide import head_gradients
 
 N, D, V = 37, 6, 90
 LABELS = torch.where(torch.arange(N) % 5 == 2, UNLABELLED, torch.arange(N))

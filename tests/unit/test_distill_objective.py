@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 
 from raykd.distill.losses import CrossEntropy, ForwardKL, JensenShannon, LogitMSE, ReverseKL, TeacherHard
-from raykd.distill.objective import Counts, Objective, ObjectiveResult, Term
+from raykd.distill.objective import Objective, Term
 from raykd.distill.schedules import Constant, Linear, Step, TeacherAnnealing, Warmup
+from raykd.distill.shares import Counts, ObjectiveResult
 from raykd.distill.signals import UNLABELLED, Signals
 from raykd.distill.targets import combine_logits
 from raykd.distill.weighting import ByLanguage, Confidence, Entropy, Fixed, Uniform

@@ -13,8 +13,9 @@ from raykd.answers.answer import Answer, DenseAnswer
 from raykd.answers.compress import draw_tokens, draw_uniforms, keep_hidden, keep_top_k
 from raykd.answers.tensors import to_vocabulary_signal
 from raykd.distill.losses import ForwardKL
-from raykd.distill.objective import Objective, ObjectiveResult
+from raykd.distill.objective import Objective
 from raykd.distill.parts import make_parts, sum_over_parts
+from raykd.distill.shares import ObjectiveResult
 from raykd.distill.signals import Signals, VocabularySignal
 from raykd.distill.vocabulary_signals import IdMap
 

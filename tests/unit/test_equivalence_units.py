@@ -18,8 +18,9 @@ import torch
 
 from raykd import models
 from raykd.answers.layout import read_unit_logits
-from raykd.distill.objective import Counts, Objective
+from raykd.distill.objective import Objective
 from raykd.distill.schedules import Constant
+from raykd.distill.shares import Counts
 from raykd.distill.signals import MASKED, UNLABELLED
 from raykd.prediction.predictor import Predictor
 from raykd.tasks import QuestionAnswering, SystemAnswers, TokenClassification

@@ -14,7 +14,8 @@ from raykd.answers.layout import StudentUnits, lay_out_answers
 from raykd.answers.source import AnswerSlots
 from raykd.distill.divergences.base import DivergenceBase
 from raykd.distill.losses import Divergence, compute_gold_loss
-from raykd.distill.objective import Counts, Objective
+from raykd.distill.objective import Objective
+from raykd.distill.shares import Counts
 from raykd.distill.signals import MASKED, UNLABELLED, Signals
 
 CHOICES = (3, 9, 1, 6)

@@ -156,7 +156,8 @@ AFTER: dict[str, tuple[str, str, dict[str, Any]]] = {
 def test_what_follows_the_head_is_applied_after_it(family: str) -> None:
     """Logits, the loss and its gradients are those of the model's own forward pass."""
     from raykd.distill.chunks import evaluate_hidden
-    from raykd.distill.objective import Counts, Objective
+    from raykd.distill.objective import Objective
+    from raykd.distill.shares import Counts
 
     name, config, settings = AFTER[family]
     with torch.random.fork_rng(devices=[]):

@@ -20,7 +20,8 @@ from raykd.config import DataConfig, RunConfig
 from raykd.data.read import read_rows
 from raykd.data.rows import Rows
 from raykd.data.summary import summarize_rows
-from raykd.distill.objective import Counts, Objective
+from raykd.distill.objective import Objective
+from raykd.distill.shares import Counts
 from raykd.distill.signals import UNLABELLED, Signals
 from raykd.errors import DataError, LabelMismatchError, ModelError
 from raykd.models import PretrainedStudent

@@ -17,7 +17,7 @@ from raykd import models
 from raykd.answers.codec import decode_answers
 from raykd.config import RunConfig
 from raykd.data.rows import Rows
-from raykd.distill.objective import Counts
+from raykd.distill.shares import Counts
 from raykd.distill.signals import UNLABELLED
 from raykd.driver.loop import make_task_model
 from raykd.errors import ModelError

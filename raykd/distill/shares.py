@@ -1,0 +1,83 @@
+"""What micro-batches contribute to a loss: the units counted, and values that stand apart from their factors."""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Units of one micro-batch, or of many added up. Written by `Objective.counts`, read by `Objective.evaluate`.
+
+    Attributes:
+        hard: Units with a gold label.
+        soft: Units in the soft sum: covered ones, and those that fall back to the gold label.
+        uncovered: Those of ``soft`` that fall back.
+    """
+
+    hard: int = 0
+    soft: int = 0
+    uncovered: int = 0
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(self.hard + other.hard, self.soft + other.soft, self.uncovered + other.uncovered)
+
+
+@dataclass(frozen=True)
+class ObjectiveResult:
+    """What one micro-batch contributes. Written by `Objective.evaluate`, read by the engine and by tracking.
+
+    Attributes:
+        loss: Scalar with graph, this micro-batch's share of the global loss; the shares add up to it.
+        sums: Detached local sums before alpha, lambda and division: "hard", and "soft/<kind>" of each term, the
+            fallback to the gold label included. A term that alpha switched off has no key. The keys depend only on
+            configuration and progress, so all ranks have the same.
+        weights_M: Each teacher's weight summed over the covered units; None where no teacher took part.
+        counts: This micro-batch's own units.
+    """
+
+    loss: torch.Tensor
+    sums: dict[str, torch.Tensor]
+    weights_M: torch.Tensor | None
+    counts: Counts
+
+
+@dataclass(frozen=True)
+class Shares:
+    """What a micro-batch, or some units of one, contributes: ``loss = sum_k factors_k values_k``.
+
+    Written by `Objective.compute_shares`. Factors stand apart so that several parts of a micro-batch are added up
+    before they are multiplied.
+
+    Attributes:
+        values: Scalars with graph. Their number depends only on configuration and progress, like the sums' names.
+        factors: Of each value.
+        sums: As in `ObjectiveResult`.
+        weights_M: As in `ObjectiveResult`.
+        counts: The units' own.
+    """
+
+    values: tuple[torch.Tensor, ...]
+    factors: tuple[float, ...]
+    sums: dict[str, torch.Tensor]
+    weights_M: torch.Tensor | None
+    counts: Counts
+
+    def list_pairs(self) -> list[tuple[torch.Tensor, float]]:
+        """Return each value with its factor."""
+        return list(zip(self.values, self.factors, strict=True))
+
+    def join(self) -> ObjectiveResult:
+        """Return them with the loss."""
+        loss = combine_values(self.values, self.factors)
+        return ObjectiveResult(loss=loss, sums=self.sums, weights_M=self.weights_M, counts=self.counts)
+
+
+def combine_values(values: Sequence[torch.Tensor], factors: Sequence[float]) -> torch.Tensor:
+    """Return ``sum_k factors_k values_k``."""
+    return functools.reduce(operator.add, [v * f for v, f in zip(values, factors, strict=True)])
