@@ -19,6 +19,7 @@ _FIRST_COLUMNS = {
 _EMBEDDED: JsonObject = {"corpus": None}
 _TEACHER: JsonObject = {"missing": [], "scale": None}
 _TRAINING: JsonObject = {"labelled": "all"}
+_TRAIN: JsonObject = {"optimizer": {"kind": "adamw", "betas": [0.9, 0.999], "epsilon": 1e-08}}
 _MODELS: dict[str, JsonObject] = {
     "pretrained": {"vocabulary": "own", "vocab_size": None, "embedding_size": None},
     "lstm": {"embedding_from": None, "embedding_of": "input"},
@@ -26,13 +27,14 @@ _MODELS: dict[str, JsonObject] = {
 
 
 def remove_unused_run_keys(run: JsonObject, columns: Mapping[str, object]) -> None:
-    """Remove the later keys of a run's objective, of `data.columns` and of embedded sources that change nothing.
+    """Remove the later keys of a run's objective, training, `data.columns` and embedded sources that change nothing.
 
     Args:
         run: The run's tree.
         columns: The defaults of `data.columns`: a run's rows have a fingerprint of their own.
     """
     _remove(run["objective"], _OBJECTIVE)
+    _remove(run["train"], _TRAIN)
     later = {key: value for key, value in columns.items() if key not in _FIRST_COLUMNS}
     _remove(run["data"]["columns"], later)
     for source in run["data"].values():
@@ -45,6 +47,7 @@ def remove_unused_teacher_keys(teacher: JsonObject) -> None:
     _remove(teacher, _TEACHER)
     if teacher["training"]:
         _remove(teacher["training"], _TRAINING)
+        _remove(teacher["training"]["train"], _TRAIN)
 
 
 def simplify_model(model: JsonObject) -> None:

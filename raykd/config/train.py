@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from raykd.config.kinds.optimizers import AdamW, Optimizer
 from raykd.distill.schedules import Schedule, WarmupStableDecay
 from raykd.parse import JsonObject
 from raykd.spec import Spec
@@ -27,8 +28,10 @@ class TrainConfig(Spec):
     """Peak of the learning rate."""
     lr_schedule: Schedule = WarmupStableDecay(warmup=0.1, decay=0.9)
     """Factor on the learning rate, a function of progress."""
+    optimizer: Optimizer = AdamW()
+    """What turns gradients into steps."""
     weight_decay: float = Field(0.01, ge=0.0)
-    """Weight decay of AdamW."""
+    """Weight decay of matrices; biases and norms have none."""
     gradient_clipping: float = Field(1.0, ge=0.0)
     """Largest gradient norm; 0 is off."""
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -54,9 +57,16 @@ class TrainConfig(Spec):
     """How often lost workers are started again from the last checkpoint."""
 
     @model_validator(mode="after")
-    def _one_length(self) -> TrainConfig:
+    def _fits_together(self) -> TrainConfig:
         if self.epochs is not None and self.steps is not None:
             raise ValueError("give either epochs or steps, not both")
+        own = self.deepspeed.get("zero_optimization") if isinstance(self.deepspeed, dict) else None
+        stage = own.get("stage") if isinstance(own, dict) else 0
+        if (self.zero_stage or stage) and not self.optimizer.elementwise:
+            raise ValueError(
+                f"optimizer {self.optimizer.kind} computes from rows and columns, which ZeRO takes apart: wanted "
+                "zero_stage 0, or another optimizer"
+            )
         return self
 
     def total_steps(self, steps_per_epoch: int) -> int:

@@ -112,7 +112,6 @@ def compute_disk(
         return max((count for count in counts if count is not None), default=None)
 
     largest, smallest = count_parameters(least=False), count_parameters(least=True)
-    precision = config.train.precision
     store = [part for task, own in (data or {}).items() for part in estimate_store_sizes(members[task], own)]
     output = Path(config.output).resolve()
     saved = 0 if trials else (2 if config.baseline else 1) + config.tracking.log_model
@@ -124,8 +123,8 @@ def compute_disk(
     return Disk(
         output=output,
         parameters=largest,
-        checkpoint=None if largest is None else estimate_checkpoint_bytes(largest, precision),
-        least=None if smallest is None else estimate_checkpoint_bytes(smallest, precision),
+        checkpoint=None if largest is None else estimate_checkpoint_bytes(largest, config.train),
+        least=None if smallest is None else estimate_checkpoint_bytes(smallest, config.train),
         store=tuple(store),
         store_limit=int(config.serving.store_limit_gb * 1e9),
         free=read_free_bytes(output),
@@ -143,9 +142,8 @@ def _teachers(config: Run, rows: int | None) -> tuple[int, int]:
         for teacher in member.trained_teachers:
             train, model = teacher.training.train, teacher.training.model
             count = count_student_parameters(model, member.task, member.data.labels)
-            kept += (COPIES - 1) * estimate_checkpoint_bytes(
-                count or 0, train.precision
-            ) + estimate_model_bytes(model, count)
+            kept += (COPIES - 1) * estimate_checkpoint_bytes(count or 0, train)
+            kept += estimate_model_bytes(model, count)
             recorded += WINDOW * count_windows(train, rows)
     return kept, recorded
 

@@ -40,9 +40,9 @@ HEADER, TEMPERATURE, OFFSET, HALF = 14, 4, 1, 2
 (`answers.codec`)."""
 ID_BYTES = 2.375
 """Bytes of a token's id in a vocabulary of up to 2^19: 19 bits."""
-STATE_BYTES = {"float32": 16, "bfloat16": 18}
-"""Bytes per parameter in a checkpoint. float32: weights, two moments of AdamW and the best weights so far, 4 each.
-bfloat16: the weights twice (2 + 4), two moments (8) and the best weights (at most 4)."""
+STATE_BYTES = {"float32": 8, "bfloat16": 10}
+"""Bytes per parameter in a checkpoint, without the numbers that the optimizer keeps. float32: the weights and the best
+weights so far, 4 each. bfloat16: the weights twice (2 + 4) and the best weights (at most 4)."""
 BYTES_A_TOKEN = 3.0
 """Bytes of text per token, with vocabularies of a few thousand pieces: 3 to 4 in Latin script, 3 for a Chinese
 character."""
@@ -164,9 +164,9 @@ class _Vocabulary:
         return self.size
 
 
-def estimate_checkpoint_bytes(count: int, precision: str) -> int:
+def estimate_checkpoint_bytes(count: int, train: TrainConfig) -> int:
     """Estimate the bytes of a checkpoint with this many parameters, all ranks together."""
-    return STATE_BYTES[precision] * count
+    return (STATE_BYTES[train.precision] + 4 * train.optimizer.count_values()) * count
 
 
 def estimate_model_bytes(student: Student, count: int | None) -> int:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from raykd.config import TrainConfig
+from raykd.config.kinds.optimizers import AdamW
 from raykd.distill.schedules import WarmupStableDecay
 from raykd.errors import ConfigError
 from raykd.parse import JsonObject
@@ -69,7 +70,7 @@ SCHEDULES = ("WarmupLR", "WarmupDecayLR", "WarmupCosineLR", "OneCycle", "LRRange
 
 @dataclass(frozen=True)
 class OptimizerPlan:
-    """The optimizer that trains a student: a class of torch and its arguments, but for the parameters."""
+    """The optimizer that trains a student: its class and its arguments, but for the parameters."""
 
     kind: type[torch.optim.Optimizer]
     learning_rate: float
@@ -305,18 +306,26 @@ def refuse_key(key: str, allowed: Sequence[str], path: str, *, known: bool = Fal
 
 
 def plan_optimizer(train: TrainConfig) -> OptimizerPlan:
-    """Plan the optimizer that a run's DeepSpeed configuration asks for; what it leaves out is taken from `train`.
+    """Plan the optimizer of a run: `train.optimizer`, or the one that its DeepSpeed configuration asks for.
 
     Raises:
-        ConfigError: torch has no such optimizer, or it does not take what is set.
+        ConfigError: There is no such optimizer, or it does not take what is set.
     """
     own = read_deepspeed_keys(train)
     check_keys(own)
-    on_cpu = is_offloaded(own.get("zero_optimization", {}), "offload_optimizer")
+    on_cpu, ours = is_offloaded(own.get("zero_optimization", {}), "offload_optimizer"), train.optimizer
     if "optimizer" not in own:
-        others: dict[str, Any] = {} if on_cpu else {"fused": True}
-        return OptimizerPlan(torch.optim.AdamW, train.learning_rate, train.weight_decay, others)
+        fused: dict[str, Any] = {"fused": True} if ours.kind == "adamw" and not on_cpu else {}
+        others = {**ours.list_arguments(), **fused}
+        return OptimizerPlan(ours.find_class(), train.learning_rate, train.weight_decay, others)
     name, path = own["optimizer"]["type"], f"{KEY}.optimizer"
+    if ours != AdamW():
+        raise ConfigError(
+            f"{path} disagrees with train.optimizer",
+            got=f"type {name}, and train.optimizer {ours.kind}",
+            wanted="one optimizer",
+            next_step="leave optimizer out of the DeepSpeed configuration, or train.optimizer out of the run",
+        )
     params = dict(own["optimizer"].get("params", {}))
     adam_w = params.pop("adam_w_mode", True)
     kind = ADAMS.get(name.lower(), name)

@@ -1,1 +1,1 @@
-"""Kinds of teacher whose keys fill a file."""
+"""Kinds whose keys fill a file: of teachers, of optimizers."""
