@@ -21,7 +21,9 @@ _TEACHER: JsonObject = {"missing": [], "scale": None}
 _TRAINING: JsonObject = {"labelled": "all"}
 _TRAIN: JsonObject = {"optimizer": {"kind": "adamw", "betas": [0.9, 0.999], "epsilon": 1e-08}}
 _MODELS: dict[str, JsonObject] = {
-    "pretrained": {"vocabulary": "own", "vocab_size": None, "embedding_size": None},
+    "pretrained": {
+        **{"vocabulary": "own", "vocab_size": None, "embedding_size": None, "dropout": None, "tuning": None},
+    },
     "lstm": {"embedding_from": None, "embedding_of": "input"},
 }
 

@@ -106,6 +106,10 @@ class MultiRun(RunBase):
             raise ValueError(
                 "a linear student has no encoder to share: wanted transformer, lstm or pretrained"
             )
+        if getattr(self.student, "tuning", None) is not None:
+            raise ValueError(
+                "student.tuning serves runs of one task: leave it out, or train each task in its own run"
+            )
         if self.serving.pool is not None:
             raise ValueError(
                 "serving.pool: teachers of several tasks are started by the run itself; leave it out"

@@ -11,13 +11,13 @@ it generates, is in `raykd.models.lm`, and a model for several tasks in `raykd.m
 
 from raykd.head import Head
 from raykd.models.bases import build_student
+from raykd.models.checkpoints import PretrainedStudent
 from raykd.models.identity import count_stored_parameters, fingerprint, measure_stored_megabytes
 from raykd.models.inspection import Inspection, inspect_model
 from raykd.models.loading import load_model
 from raykd.models.students import (
     LinearStudent,
     LSTMStudent,
-    PretrainedStudent,
     Student,
     TransformerStudent,
 )

@@ -8,6 +8,7 @@ checkpoint that passes the check also starts the student. What this found is cac
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,10 +19,12 @@ from raykd.errors import ModelError
 from raykd.head import Head
 from raykd.models.embeddings import count_row_weights
 from raykd.models.loading import load_sentence_modules, read_model
-from raykd.models.textmodel import count_parameters
+from raykd.models.textmodel import TextModel, count_parameters
+from raykd.models.tuning import Tuning, is_adapted, merge_adapters
+from raykd.networks.depth import keep_layers
 from raykd.networks.heads import LABELLED, LANGUAGE, build_label_settings, choose_head, read_head, register
 from raykd.pretrained import files
-from raykd.pretrained.adapters import is_adapter
+from raykd.pretrained.adapters import check_peft, is_adapter
 from raykd.pretrained.errors import raise_as_model_error
 from raykd.pretrained.hub import resolve_model
 from raykd.pretrained.jsonfile import read_json
@@ -29,7 +32,12 @@ from raykd.pretrained.labels import read_label_names
 from raykd.pretrained.positions import Positions, count_positions
 from raykd.pretrained.sentences.modules import read_sentence_modules
 from raykd.pretrained.stamp import LIBRARIES, stamp_model
-from raykd.pretrained.structure import build_empty, find_missing_weights, is_in_encoder
+from raykd.pretrained.structure import (
+    build_empty,
+    find_missing_weights,
+    is_in_encoder,
+    read_auto_config,
+)
 from raykd.pretrained.tokenizers import (
     TokenizerFacts,
     check_placed,
@@ -40,13 +48,18 @@ from raykd.pretrained.tokenizers import (
 from raykd.tokenizers.trimming import check_trimmable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    import torch
     from transformers import PreTrainedModel
 
     from raykd.models.students import Student
     from raykd.tasks import TaskBase
     from raykd.text.tokens import Tokenizer
+
+
+_DROPOUT = re.compile(r"dropout|pdrop")
+"""In the names of the settings of transformers' configurations that are a dropout."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +72,14 @@ class BaseInspection:
         parameters: Of the student, with the task's head and the layers that it keeps.
         table: Rows of its embedding table, and the parameters of one (of all tables with a row per token); None if its
             vocabulary is not to be trimmed.
+        trained: Parameters that are trained; None if all are.
     """
 
     positions: Positions
     tokenizer: TokenizerFacts
     parameters: int
     table: tuple[int, int] | None
+    trained: int | None = None
 
     def count_parameters(self, tokens: int | None) -> int:
         """Count the student's parameters if its vocabulary is trimmed to some tokens; None trims nothing."""
@@ -81,6 +96,8 @@ def inspect_base(
     layers: tuple[int, ...] | None = None,
     trimmed: bool = False,
     embedding_size: int | None = None,
+    dropout: float | None = None,
+    tuning: Tuning | None = None,
 ) -> BaseInspection:
     """Inspect a checkpoint that a student will start from; reads no weights.
 
@@ -92,17 +109,22 @@ def inspect_base(
         layers: Numbers of the layers that the student keeps; None keeps all.
         trimmed: Whether its vocabulary will be trimmed.
         embedding_size: Width of its factorised embedding table; None leaves the table as it is.
+        dropout: In training; None keeps the checkpoint's.
+        tuning: Which weights are trained; None trains all.
 
     Raises:
         ModelError: As `load_for_training` would raise; or the vocabulary cannot be trimmed, or the table factorised.
     """
     check_base(folder, head, trust_remote_code)
-    inspect = partial(_inspect_base, folder, labels, head, trust_remote_code, layers, trimmed, embedding_size)
+    shape = (labels, head, layers, trimmed, embedding_size, dropout)
+    inspect = partial(_inspect_base, folder, trust_remote_code, *shape, tuning)
     if trust_remote_code:
         return inspect()
+    if tuning is not None:
+        check_peft(f"student.tuning: {tuning.kind}")
     return load_or_compute(
         "bases",
-        lambda: (stamp_model(folder), labels, head, layers, trimmed, embedding_size),
+        lambda: (stamp_model(folder), *shape, None if tuning is None else tuning.model_dump(mode="json")),
         BaseInspection,
         inspect,
         *LIBRARIES,
@@ -111,19 +133,20 @@ def inspect_base(
 
 def _inspect_base(
     folder: Path,
+    trust_remote_code: bool,
     labels: tuple[str, ...],
     head: Head,
-    trust_remote_code: bool,
     layers: tuple[int, ...] | None,
     trimmed: bool,
     embedding_size: int | None,
+    dropout: float | None,
+    tuning: Tuning | None,
 ) -> BaseInspection:
     register()
     stored = files.read_stored_weights(folder)
+    settings = build_label_settings(labels, head) | _set_dropout(folder, dropout, trust_remote_code)
     with raise_as_model_error(f"the model {folder} cannot be loaded"):
-        model = build_empty(
-            folder, head, trust_remote_code=trust_remote_code, **build_label_settings(labels, head)
-        )
+        model = build_empty(folder, head, trust_remote_code=trust_remote_code, **settings)
         missing, _ = find_missing_weights(model, stored)
     fit_to_task(model, missing, folder, labels, head, layers)
     tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
@@ -142,11 +165,14 @@ def _inspect_base(
 
         with torch.device("meta"):
             model = build_factorised(model, head, embedding_size, str(folder))
+    if tuning is not None:
+        tuning.apply(model, head, missing, str(folder))
     return BaseInspection(
         positions=count_positions(model),
         tokenizer=inspect_tokenizer(tokenizer),
         parameters=count_parameters(model),
         table=count_row_weights(model, str(folder)) if trimmed else None,
+        trained=None if tuning is None else count_parameters(model, trained=True),
     )
 
 
@@ -174,7 +200,8 @@ def load_for_training(
     revision: str | None,
     trust_remote_code: bool,
     layers: tuple[int, ...] | None,
-) -> PreTrainedModel:
+    dropout: float | None = None,
+) -> tuple[PreTrainedModel, list[str]]:
     """Load a checkpoint as a float32 student.
 
     It gets a new head if its task or its labels differ from the run's. New weights are drawn from torch's CPU
@@ -187,6 +214,10 @@ def load_for_training(
         revision: Branch, tag or commit of a hub name.
         trust_remote_code: Whether code that comes with the model may run.
         layers: Numbers of the layers that the student keeps; None keeps all.
+        dropout: In training; None keeps the checkpoint's.
+
+    Returns:
+        The model, and the names of the weights that the checkpoint lacks, which were drawn.
 
     Raises:
         ModelError: As `load_model`; or the head or the layers cannot be told from the rest.
@@ -195,12 +226,31 @@ def load_for_training(
 
     folder = resolve_model(path, revision=revision, trust_remote_code=trust_remote_code)
     check_base(folder, head, trust_remote_code)
-    settings = build_label_settings(labels, head)
+    settings = build_label_settings(labels, head) | _set_dropout(folder, dropout, trust_remote_code)
     model, missing = read_model(
         folder, head, trust_remote_code, dtype=torch.float32, ignore_mismatched_sizes=True, **settings
     )
     fit_to_task(model, missing, folder, labels, head, layers)
-    return load_sentence_modules(model, folder) if head == "embedding" else model
+    return load_sentence_modules(model, folder) if head == "embedding" else model, missing
+
+
+def _set_dropout(folder: Path, dropout: float | None, trust_remote_code: bool) -> dict[str, object]:
+    """Return the settings of a checkpoint's configuration that are a dropout, with another value.
+
+    Raises:
+        ModelError: It has none.
+    """
+    if dropout is None:
+        return {}
+    config = read_auto_config(folder, trust_remote_code=trust_remote_code).to_dict()
+    names = [key for key, value in config.items() if _DROPOUT.search(key) and isinstance(value, float | int)]
+    if not names:
+        raise ModelError(
+            f"student.dropout: the architecture of {folder} has none",
+            got=f"model type {config.get('model_type')}",
+            wanted="no student.dropout",
+        )
+    return dict.fromkeys(names, dropout)
 
 
 def fit_to_task(
@@ -241,7 +291,7 @@ def fit_to_task(
     if head in LABELLED and (own, own_head or head) != (labels, head) and not outside:
         _new_head(model, folder)
     if layers is not None:
-        _keep_layers(model, layers, folder)
+        keep_layers(model, layers, folder)
 
 
 def _new_head(model: PreTrainedModel, folder: Path) -> None:
@@ -272,41 +322,14 @@ def set_start(model: PreTrainedModel, value: float) -> None:
     """Let a new head with one output begin at a value: its bias, if there is one and it has learnt nothing yet."""
     import torch
 
-    biases = [p for name, p in model.named_parameters() if name.endswith("bias") and p.shape == (1,)]
+    biases = [
+        p
+        for name, p in model.named_parameters()
+        if name.endswith("bias") and p.shape == (1,) and p.requires_grad
+    ]
     if len(biases) == 1 and not bool(biases[0].any()):
         with torch.no_grad():
             biases[0].fill_(value)
-
-
-def _keep_layers(model: PreTrainedModel, layers: tuple[int, ...], folder: Path) -> None:
-    """Keep these layers, in this order (DistilBERT's initialisation, arXiv:1910.01108).
-
-    A decoder's layer holds its own number, under which it caches keys and values, so the kept ones are renumbered.
-    """
-    from torch import nn
-
-    count = getattr(model.config, "num_hidden_layers", None)
-    stacks = [
-        (parent, name)
-        for parent in model.modules()
-        for name, child in parent.named_children()
-        if isinstance(child, nn.ModuleList) and len(child) == count and name in ("layer", "layers", "h")
-    ]
-    if len(stacks) != 1 or max(layers) >= len(getattr(*stacks[0])) or hasattr(model.config, "layer_types"):
-        raise ModelError(
-            f"layers {list(layers)} cannot be taken from {folder}",
-            got=f"{count} layers" if stacks else "no stack of layers",
-            wanted="an encoder such as BERT or a decoder such as GPT-2, with layers counted from 0",
-        )
-    parent, name = stacks[0]
-    stack = getattr(parent, name)
-    kept = nn.ModuleList(stack[i] for i in layers)
-    setattr(parent, name, kept)
-    for place, layer in enumerate(kept):
-        for module in layer.modules():
-            if hasattr(module, "layer_idx"):
-                setattr(module, "layer_idx", place)  # noqa: B010  (mypy takes attributes of modules for tensors)
-    model.config.num_hidden_layers = len(layers)
 
 
 def build_student(
@@ -330,3 +353,25 @@ def build_student(
     from raykd.networks.sentences import shape_sentence_encoder
 
     return shape_sentence_encoder(model, seed, **task.head_settings)
+
+
+def rebuild_student(
+    student: Student, trained: TextModel, weights: Mapping[str, torch.Tensor], seed: int, task: TaskBase
+) -> PreTrainedModel:
+    """Build a student anew with trained weights. Frozen weights are read from the checkpoint again.
+
+    Args:
+        student: Its configuration.
+        trained: The student whose model was trained.
+        weights: Its trained weights.
+        seed: The run's.
+        task: The run's.
+    """
+    tuning = getattr(student, "tuning", None)
+    if tuning is None:
+        model: PreTrainedModel = type(trained.model)(trained.model.config)
+        model.load_state_dict(weights)
+        return model
+    model = build_student(student, trained.tokenizer, trained.labels, seed, task)
+    model.load_state_dict(weights, strict=False)
+    return merge_adapters(model) if tuning.merged and is_adapted(model) else model

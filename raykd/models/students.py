@@ -16,10 +16,10 @@ from pydantic import Field, model_validator
 
 from raykd.errors import ModelError
 from raykd.head import Head
+from raykd.models.checkpoints import PretrainedStudent
 from raykd.networks.fresh import FreshStudent, check_heads
 from raykd.networks.generators import DecoderStudent, EncoderDecoderStudent
-from raykd.networks.heads import ENCODED, HEADS, LANGUAGE, use_seed
-from raykd.spec import Spec
+from raykd.networks.heads import ENCODED, HEADS, LANGUAGE
 from raykd.tokenizers.ngrams import HashedNgrams
 
 if TYPE_CHECKING:
@@ -124,112 +124,6 @@ class TransformerStudent(FreshStudent):
             "hidden_dim": feed_forward,
             **dict.fromkeys(dropouts, self.dropout),
         }
-
-
-class PretrainedStudent(Spec):
-    """A checkpoint; `layers` starts a student as DistilBERT did (arXiv:1910.01108), `vocabulary` trims its table."""
-
-    tasks: ClassVar[frozenset[Head]] = HEADS
-    kind: Literal["pretrained"] = "pretrained"
-    path: str = Field(min_length=1)
-    """A local directory or a hub name; weights must be safetensors."""
-    revision: str | None = None
-    """Branch, tag or commit of a hub model."""
-    trust_remote_code: bool = False
-    """Run the Python code that comes with the model; said in the log."""
-    language_codes: dict[str, str] = {}
-    """The run's names of languages to the codes of a multilingual tokenizer, as of a teacher."""
-    layers: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(None, min_length=1)
-    """Keep these encoder layers, counted from 0, in this order; None keeps all."""
-    vocabulary: Literal["own", "trimmed"] = "own"
-    """`trimmed` keeps the pieces, and the rows of the embedding table, that the training texts need (arXiv:2010.05609,
-    arXiv:2305.15020); for WordPiece, Unigram and byte-pair vocabularies."""
-    vocab_size: int | None = Field(None, ge=100)
-    """Pieces of a trimmed vocabulary, at most: the most frequent ones. None keeps all that occur."""
-    embedding_size: int | None = Field(None, ge=2)
-    """Factorise the embedding table to this width (arXiv:1909.11942) by its singular vectors. A BERT checkpoint becomes
-    an ELECTRA model, which has such a table, with a new head; other architectures are refused."""
-
-    @model_validator(mode="after")
-    def _layers_once(self) -> PretrainedStudent:
-        if self.layers is not None and len(set(self.layers)) != len(self.layers):
-            raise ValueError(f"layers names a layer twice: {list(self.layers)}")
-        if self.vocab_size is not None and self.vocabulary != "trimmed":
-            raise ValueError("vocab_size plays no part without vocabulary: trimmed")
-        return self
-
-    def fit_tokenizer(self, texts: Iterable[str]) -> Tokenizer:
-        """Load the checkpoint's own tokenizer, and trim it to the texts if the vocabulary is trimmed.
-
-        Raises:
-            ModelError: It cannot be loaded or trimmed.
-        """
-        if self.vocabulary == "own":
-            return self.load_tokenizer()
-        from raykd.models.embeddings import read_token_ids
-        from raykd.tokenizers.trimming import check_trimmable, trim_tokenizer
-
-        named = read_token_ids(self.path, revision=self.revision, trust_remote_code=self.trust_remote_code)
-        whole = check_trimmable(self.load_tokenizer(), self.path)
-        return trim_tokenizer(whole, texts, self.vocab_size, named)
-
-    def tokenizer_key(self) -> str:
-        """Return a key that two students share exactly if they fit equal tokenizers."""
-        checkpoint = f"pretrained {self.path} {self.revision} {self.trust_remote_code}"
-        return checkpoint if self.vocabulary == "own" else f"{checkpoint} trimmed {self.vocab_size}"
-
-    def load_tokenizer(self) -> Tokenizer:
-        """Load the checkpoint's whole tokenizer."""
-        from raykd.pretrained.tokenizers import load_tokenizer
-
-        return load_tokenizer(self.path, revision=self.revision, trust_remote_code=self.trust_remote_code)
-
-    def build(
-        self, tokenizer: Tokenizer | None, labels: Sequence[str], seed: int, head: Head = "classification"
-    ) -> PreTrainedModel:
-        """Load the checkpoint; its head is kept if it serves this task with the run's labels in this order.
-
-        The head of a language model is always kept.
-
-        Args:
-            tokenizer: What `fit_tokenizer` returned, perhaps with markers added; None if it was not changed, which a
-                trimmed one always is.
-            labels: The run's, in the order of the logits; () for a head without labels.
-            seed: For the weights that are drawn.
-            head: What the model has to serve.
-
-        Raises:
-            ModelError: The checkpoint cannot be loaded, or does not fit the task.
-        """
-        from raykd.models.bases import load_for_training
-
-        with use_seed(seed):
-            model = load_for_training(
-                self.path,
-                tuple(labels),
-                head,
-                revision=self.revision,
-                trust_remote_code=self.trust_remote_code,
-                layers=self.layers,
-            )
-            self._fit_rows(model, tokenizer)
-            if self.embedding_size is None:
-                return model
-            from raykd.models.vectors import factorise_embeddings
-
-            return factorise_embeddings(model, head, self.embedding_size, self.path)
-
-    def _fit_rows(self, model: PreTrainedModel, tokenizer: Tokenizer | None) -> None:
-        """Give the model a row for each token of its tokenizer, which may be trimmed or have markers added."""
-        if self.vocabulary == "trimmed" and tokenizer is not None:
-            from raykd.models.embeddings import select_token_rows
-            from raykd.tokenizers.trimming import list_kept_ids
-
-            select_token_rows(model, list_kept_ids(tokenizer, self.load_tokenizer()), self.path)
-            return
-        tokens = 0 if tokenizer is None else len(tokenizer)
-        if tokens > getattr(model.config, "vocab_size", tokens):  # markers were added
-            model.resize_token_embeddings(tokens)
 
 
 class LSTMStudent(FreshStudent):

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from raykd.errors import ModelError
 from raykd.head import Head, TaskSettings
+from raykd.models.tuning import is_adapted, save_adapter
 from raykd.networks.heads import LABELLED, PIPELINES, has_labels
 from raykd.pretrained.files import CARD
 from raykd.pretrained.positions import Positions
@@ -91,9 +92,9 @@ class ModelCard:
     notes: str = ""
 
 
-def count_parameters(model: PreTrainedModel) -> int:
-    """Count parameters; shared ones count once."""
-    return sum(parameter.numel() for parameter in model.parameters())
+def count_parameters(model: PreTrainedModel, *, trained: bool = False) -> int:
+    """Count parameters, all or only those that are trained; shared ones count once."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad or not trained)
 
 
 def save_model(text_model: TextModel, directory: str | Path, *, card: ModelCard | None = None) -> Path:
@@ -114,7 +115,10 @@ def save_model(text_model: TextModel, directory: str | Path, *, card: ModelCard 
         raise ModelError("the labels are not those of the model", got=text_model.labels, wanted=str(named))
     with write_whole_folder(target) as fresh:
         with silence_transformers():
-            text_model.model.save_pretrained(str(fresh))
+            if is_adapted(text_model.model):
+                save_adapter(text_model.model, fresh)
+            else:
+                text_model.model.save_pretrained(str(fresh))
         text_model.tokenizer.save_pretrained(str(fresh))
         _write_length(fresh / "tokenizer_config.json", text_model.max_length)
         (fresh / "README.md").write_text(render_model_card(text_model, card or ModelCard()), encoding="utf-8")

@@ -22,6 +22,7 @@ from raykd.preflight.sizes import (
     WINDOW,
     StoreSize,
     count_student_parameters,
+    count_trained_parameters,
     count_windows,
     estimate_checkpoint_bytes,
     estimate_model_bytes,
@@ -46,6 +47,7 @@ class Disk:
         store_limit: Most bytes of the store.
         free: Free bytes; None if the disk does not say.
         copies: Checkpoints that exist at once.
+        trained: Parameters of the student that are trained; None if all are.
         teachers: Bytes of checkpoints and models of the teachers that the run trains.
         models: Bytes of saved students, in the run's folder and in MLflow.
         records: Bytes of MLflow's database, pages and curves.
@@ -59,6 +61,7 @@ class Disk:
     store_limit: int
     free: int | None
     copies: int = COPIES
+    trained: int | None = None
     teachers: int = 0
     models: int = 0
     records: int = 0
@@ -112,19 +115,22 @@ def compute_disk(
         return max((count for count in counts if count is not None), default=None)
 
     largest, smallest = count_parameters(least=False), count_parameters(least=True)
+    first = next(iter(members.values()))
+    trained = count_trained_parameters(config.student, first.task, first.data.labels)
     store = [part for task, own in (data or {}).items() for part in estimate_store_sizes(members[task], own)]
     output = Path(config.output).resolve()
     saved = 0 if trials else (2 if config.baseline else 1) + config.tracking.log_model
     rows = sum(len(own.train) for own in (data or {}).values()) or None
     jobs = trials or 1 + config.baseline
-    first = 0 if (output / "mlflow.db").exists() else DATABASE
-    records = first + PAGES * len(members) + jobs * WINDOW * count_windows(config.train, rows)
+    database = 0 if (output / "mlflow.db").exists() else DATABASE
+    records = database + PAGES * len(members) + jobs * WINDOW * count_windows(config.train, rows)
     teachers, recorded = _teachers(config, rows)
     return Disk(
         output=output,
         parameters=largest,
-        checkpoint=None if largest is None else estimate_checkpoint_bytes(largest, config.train),
-        least=None if smallest is None else estimate_checkpoint_bytes(smallest, config.train),
+        trained=trained,
+        checkpoint=None if largest is None else estimate_checkpoint_bytes(trained or largest, config.train),
+        least=None if smallest is None else estimate_checkpoint_bytes(trained or smallest, config.train),
         store=tuple(store),
         store_limit=int(config.serving.store_limit_gb * 1e9),
         free=read_free_bytes(output),
@@ -142,7 +148,8 @@ def _teachers(config: Run, rows: int | None) -> tuple[int, int]:
         for teacher in member.trained_teachers:
             train, model = teacher.training.train, teacher.training.model
             count = count_student_parameters(model, member.task, member.data.labels)
-            kept += (COPIES - 1) * estimate_checkpoint_bytes(count or 0, train)
+            trained = count_trained_parameters(model, member.task, member.data.labels)
+            kept += (COPIES - 1) * estimate_checkpoint_bytes(trained or count or 0, train)
             kept += estimate_model_bytes(model, count)
             recorded += WINDOW * count_windows(train, rows)
     return kept, recorded

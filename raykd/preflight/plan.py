@@ -95,11 +95,12 @@ def describe_sizes(disk: Disk) -> list[Finding]:
     """Describe weights, checkpoints, answers and free space."""
     weights = Finding("weights", "unknown before its tokenizer and checkpoint are there", doubt=True)
     if disk.parameters is not None and disk.checkpoint is not None:
-        a_parameter = disk.checkpoint // disk.parameters
+        trained = disk.trained or disk.parameters
+        some = "" if disk.trained is None else f", of which {disk.trained:,} are trained"
         weights = Finding(
             "weights",
-            f"{disk.parameters:,} weights at its largest vocabulary; a checkpoint is {a_parameter} bytes x "
-            f"{disk.parameters:,} = {format_bytes(disk.checkpoint)}",
+            f"{disk.parameters:,} weights at its largest vocabulary{some}; a checkpoint is "
+            f"{disk.checkpoint // trained} bytes x {trained:,} = {format_bytes(disk.checkpoint)}",
         )
     items = [weights]
     for part in disk.store:

@@ -94,6 +94,8 @@ def inspect_pretrained(student: PretrainedStudent, labels: Sequence[str], head: 
         layers=student.layers,
         trimmed=student.vocabulary == "trimmed",
         embedding_size=student.embedding_size,
+        dropout=student.dropout,
+        tuning=student.tuning,
     )
 
 
@@ -138,6 +140,16 @@ def count_student_parameters(
     )
 
 
+def count_trained_parameters(student: Student, task: Task, labels: Sequence[str]) -> int | None:
+    """Count the parameters that are trained; None if all are, or if the checkpoint is not here."""
+    if student.kind != "pretrained" or student.tuning is None:
+        return None
+    try:
+        return inspect_pretrained(student, labels, task.head).trained
+    except ModelError:
+        return None
+
+
 def _count_fresh_parameters(
     student: Student, task: Task, labels: Sequence[str], least: bool, tokens: int | None
 ) -> int:
@@ -165,7 +177,7 @@ class _Vocabulary:
 
 
 def estimate_checkpoint_bytes(count: int, train: TrainConfig) -> int:
-    """Estimate the bytes of a checkpoint with this many parameters, all ranks together."""
+    """Estimate the bytes of a checkpoint with this many trained parameters, all ranks together."""
     return (STATE_BYTES[train.precision] + 4 * train.optimizer.count_values()) * count
 
 

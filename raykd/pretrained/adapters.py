@@ -40,6 +40,8 @@ _HEADS: dict[str, tuple[Head, str]] = {
     "SEQ_2_SEQ_LM": ("seq2seq", "AdaptedForConditionalGeneration"),
 }
 """The head for each of peft's tasks, and an architecture that `read_head` maps to it."""
+TASK_TYPES: dict[Head, str] = {head: name for name, (head, _) in _HEADS.items()}
+"""peft's task for each head that it has one for."""
 _ADDED = ("lora_", "ia3_", "hada_", "lokr_", "oft_", "boft_", "vera_", "hra_", "fourierft_", "randlora_")
 """How the names of weights begin that adapters add."""
 _OUTPUTS = ("classifier", "score", "out_proj", "qa_outputs")
@@ -109,13 +111,7 @@ def find_adapter(folder: Path) -> Adapter:
         raise ModelError(
             what, got=f"no {WEIGHTS}", wanted=WEIGHTS, next_step=f"convert its weights; or {_MERGE}"
         )
-    if not is_installed("peft"):
-        raise ModelError(
-            what,
-            got="the package peft, which merges it, is not installed",
-            wanted="peft, or a whole model",
-            next_step=f'pip install "raykd[peft]" (or: pip install peft); or {_MERGE}',
-        )
+    check_peft(what, f"; or {_MERGE}")
     return Adapter(folder, base, settings)
 
 
@@ -158,6 +154,25 @@ def merge_adapter(model: PreTrainedModel, adapter: Adapter) -> PreTrainedModel:
     wrapped = PeftModel.from_pretrained(model, str(adapter.folder), local_files_only=True)
     merged: PreTrainedModel = wrapped.merge_and_unload()
     return merged
+
+
+def check_peft(what: str, otherwise: str = "") -> None:
+    """Refuse what needs peft where it is not installed.
+
+    Args:
+        what: What needs it.
+        otherwise: What else the user can do.
+
+    Raises:
+        ModelError: It is not installed.
+    """
+    if not is_installed("peft"):
+        raise ModelError(
+            what,
+            got="the package peft, which handles adapters, is not installed",
+            wanted="peft, or a whole model",
+            next_step=f'pip install "raykd[peft]" (or: pip install peft){otherwise}',
+        )
 
 
 def is_installed(name: str) -> bool:

@@ -118,6 +118,7 @@ class Engine:
             # One rank has nothing to reduce, and flattening all gradients for it costs about 4 % of a step.
             self.engine.enable_backward_allreduce = False
         self._torch_step = None if self.zero_stage else TorchStep(self.engine)
+        self._has_frozen = not all(p.requires_grad for p in self.module.parameters())
         # Parameters whose missing gradients `step` sets to 0. DeepSpeed's own optimizers and its reduction do so.
         fills = self._torch_step is not None and world == 1
         self._filled = [p for p in self.module.parameters() if p.requires_grad] if fills else []
@@ -215,18 +216,28 @@ class Engine:
             self.engine.train()
 
     def weights(self) -> dict[str, torch.Tensor] | None:
-        """Copy the whole state dict in float32 to the CPU, on rank 0; None on other ranks. All ranks must call."""
-        parameters = list(self.module.parameters())
+        """Copy the state dict in float32 to the CPU, on rank 0; None on other ranks. All ranks must call.
+
+        Frozen weights are left out.
+        """
+        parameters = [p for p in self.module.parameters() if p.requires_grad]
         # Under ZeRO 3 each rank holds a part of every parameter.
         is_sharded = self.zero_stage == 3
         with self._deepspeed.zero.GatheredParameters(parameters, modifier_rank=None, enabled=is_sharded):
             if self._rank() != 0:
                 return None
-            return {name: _copy_to_cpu(value) for name, value in self.module.state_dict().items()}
+            state = self.module.state_dict(keep_vars=True)
+            return {
+                name: _copy_to_cpu(value)
+                for name, value in state.items()
+                if value.requires_grad or not isinstance(value, nn.Parameter)
+            }
 
     def save(self, directory: Path, tag: str) -> None:
         """Write this rank's part of model, optimizer and schedule; all ranks must call."""
-        self.engine.save_checkpoint(str(directory), tag=tag, save_latest=False)
+        self.engine.save_checkpoint(
+            str(directory), tag=tag, save_latest=False, exclude_frozen_parameters=self._has_frozen
+        )
 
     def load(self, directory: Path, tag: str) -> None:
         """Restore what `save` wrote; shards of another number of ranks are converted first. All ranks must call."""
@@ -235,7 +246,9 @@ class Engine:
         if converted:
             tag = convert_to_universal(directory, tag, self._rank())
         with loading_universal(self.engine, converted):
-            path, _ = self.engine.load_checkpoint(str(directory), tag=tag)
+            path, _ = self.engine.load_checkpoint(
+                str(directory), tag=tag, load_module_strict=not self._has_frozen
+            )
         if path is None:
             raise FileNotFoundError(f"no DeepSpeed checkpoint {tag} in {directory}")
 

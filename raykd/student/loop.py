@@ -39,6 +39,7 @@ from raykd.config import Run
 from raykd.data.task_order import TaskOrder
 from raykd.devices import seed_generators
 from raykd.distill.shares import Counts, ObjectiveResult
+from raykd.models.bases import rebuild_student
 from raykd.models.multi import MultiModel, rebuild_tasks
 from raykd.point import Point
 from raykd.student.engine import Engine
@@ -366,8 +367,8 @@ class TrainingLoop:
             whole = rebuild_tasks(self.student, self.best_weights)
             parts = {name: self.trainers[name].complete_student(part) for name, part in whole.parts.items()}
             return replace(whole, parts=parts)
-        model = type(self.student.model)(self.student.model.config)
-        model.load_state_dict(self.best_weights)
+        config = self.trainer.config
+        model = rebuild_student(config.student, self.student, self.best_weights, config.seed, config.task)
         # The tokens at which texts begin and end may stand only there.
         if hasattr(self.student.model, "generation_config"):
             model.generation_config = self.student.model.generation_config

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import raykd
 from raykd import models
 from raykd.errors import TrackingError
+from raykd.pretrained.adapters import is_adapter
 from raykd.tasks import Classification, find_task_class
 from raykd.tasks.signature import Column
 from raykd.tracking.delivery.outbox import describe_error
@@ -132,9 +133,14 @@ def copy_code(folder: Path) -> Path:
     return folder
 
 
-def list_requirements() -> list[str]:
-    """Return the packages that load a saved student, in the versions of this machine, as an index has them."""
-    versions = {name: version for name in NEEDED if (version := _version(name))}
+def list_requirements(student: Path | None = None) -> list[str]:
+    """Return the packages that load a saved student, in the versions of this machine, as an index has them.
+
+    Args:
+        student: Its folder; an adapter needs peft too.
+    """
+    needed = (*NEEDED, "peft") if student is not None and is_adapter(student) else NEEDED
+    versions = {name: version for name in needed if (version := _version(name))}
     # a local build ("2.13.0+cpu") is in no index
     return [f"{name}=={version.split('+')[0]}" for name, version in versions.items()]
 
@@ -163,7 +169,7 @@ def _pack_model(
                 mlflow_model=model,
                 signature=signature,  # else MLflow runs the model on the example to guess one
                 input_example=pandas.DataFrame({"text": list(texts)}) if texts else None,
-                pip_requirements=list_requirements(),
+                pip_requirements=list_requirements(directory),
             )
     except Exception as error:
         raise TrackingError(

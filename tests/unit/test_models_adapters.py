@@ -66,7 +66,7 @@ def test_without_peft_the_package_is_named(
     folder = adapter_file(tmp_path / "adapter", base)
     (folder / "adapter_model.safetensors").write_bytes((base / "model.safetensors").read_bytes())
     monkeypatch.setattr(adapters, "is_installed", lambda name: False)
-    with pytest.raises(ModelError, match="peft, which merges it, is not installed") as caught:
+    with pytest.raises(ModelError, match="peft, which handles adapters, is not installed") as caught:
         models.load_model(folder)
     assert 'pip install "raykd[peft]"' in str(caught.value)
 

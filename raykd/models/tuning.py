@@ -1,0 +1,186 @@
+"""The union `Tuning`: which weights of a checkpoint are trained: adapters beside frozen ones, or the head alone.
+
+Decision record: peft makes, counts and merges the adapters. They are put into the model in place, so it keeps its
+class, and whatever handles a student handles this one. What the checkpoint lacks (the task's head, often BERT's pooler)
+begins with random weights, so it is always trained whole, beside any adapter. Frozen weights are in no optimizer, and
+are read from the checkpoint again when the student is saved. A saved adapter names its base and belongs to exactly
+these weights, so changes to the checkpoint (`layers`, a trimmed vocabulary) go with `merged: true` alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from raykd.errors import ModelError
+from raykd.head import Head
+from raykd.networks.heads import LANGUAGE
+from raykd.pretrained.adapters import TASK_TYPES, WEIGHTS, check_peft
+from raykd.pretrained.structure import is_in_encoder
+from raykd.spec import Spec
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from transformers import PreTrainedModel
+
+_NAME = "default"
+"""peft's name of the only adapter of a model."""
+
+
+class LoRA(Spec):
+    """Low-rank adapters (LoRA, arXiv:2106.09685): W + (lora_alpha / rank) B A, with B and A alone trained."""
+
+    weight_decomposed: ClassVar[bool] = False
+    kind: Literal["lora"] = "lora"
+    rank: int = Field(8, ge=1)
+    """Rows of A. An adapted matrix [out, in] adds rank x (in + out) parameters."""
+    lora_alpha: float = Field(16.0, gt=0.0)
+    """Size of an adapter's product, divided by `rank`."""
+    dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    """On an adapter's input."""
+    targets: tuple[str, ...] | None = Field(None, min_length=1)
+    """Endings of the names of adapted layers. None takes peft's own for the architecture (BERT: query, value)."""
+    merged: bool = False
+    """Save an ordinary checkpoint, with the adapters added to its weights. Otherwise the student is saved as an
+    adapter, which peft loads beside its base."""
+
+    def apply(self, model: PreTrainedModel, head: Head, missing: Collection[str], base: str) -> None:
+        """Put adapters into a model, in place, and freeze the rest of what its checkpoint held.
+
+        Args:
+            model: The checkpoint with the head of its task. It may be on the meta device.
+            head: What it learns.
+            missing: Weights that the checkpoint lacks.
+            base: The checkpoint's name, for messages and for the saved adapter.
+
+        Raises:
+            ModelError: peft is not installed, or there is nothing to adapt.
+        """
+        check_peft(f"student.tuning: {self.kind}")
+        _check_head(self.kind, head)
+        from peft import LoraConfig, get_peft_model
+
+        settings = LoraConfig(
+            task_type=TASK_TYPES.get(head),
+            r=self.rank,
+            lora_alpha=self.lora_alpha,
+            lora_dropout=self.dropout,
+            target_modules=self._find_targets(model, base),
+            modules_to_save=list(_list_whole_modules(model, head, missing)) or None,
+            use_dora=self.weight_decomposed,
+            base_model_name_or_path=base,
+        )
+        # peft takes the name from the model, where it is the place of a hub model on this machine.
+        model.name_or_path = base
+        get_peft_model(model, settings)
+
+    def _find_targets(self, model: PreTrainedModel, base: str) -> list[str]:
+        """Return the endings of the layers' names: the user's, or peft's for the architecture."""
+        from peft.utils import constants
+
+        kind, known = model.config.model_type, constants.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+        found = list(self.targets or known.get(kind, ()))
+        ends = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+        names = [name for name, module in model.named_modules() if hasattr(module, "weight")]
+        lost = [end for end in found if not any(name == end or name.endswith(f".{end}") for name in names)]
+        if not found or lost:
+            shown = sorted(end for end in ends if end and not end.isdigit())
+            raise ModelError(
+                f"student.tuning: {self.kind} does not know which layers of {base} to adapt",
+                got=f"targets {', '.join(lost)}, which no layer is called"
+                if found
+                else f"model type {kind}, for which peft names none",
+                wanted=f"tuning.targets among {', '.join(shown[:30])}",
+            )
+        return found
+
+
+class DoRA(LoRA):
+    """LoRA that trains the length of each output's weights apart from their direction (arXiv:2402.09353)."""
+
+    weight_decomposed: ClassVar[bool] = True
+    kind: Literal["dora"] = "dora"  # type: ignore[assignment]
+
+
+class HeadOnly(Spec):
+    """Train the head alone, and what else the checkpoint lacks. The student is saved as an ordinary checkpoint."""
+
+    kind: Literal["head"] = "head"
+    merged: ClassVar[bool] = True
+
+    def apply(self, model: PreTrainedModel, head: Head, missing: Collection[str], base: str) -> None:
+        """Freeze what the checkpoint held of the encoder; see `LoRA.apply`.
+
+        Raises:
+            ModelError: The model has no head of its own.
+        """
+        _check_head(self.kind, head)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad = name in missing or not is_in_encoder(model, name)
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            raise ModelError(
+                f"student.tuning: head trains nothing of {base}",
+                got=f"a model for {head}, all of whose weights are the checkpoint's encoder",
+                wanted="lora or dora, or no tuning",
+            )
+
+
+Tuning = Annotated[LoRA | DoRA | HeadOnly, Field(discriminator="kind")]
+
+
+def is_adapted(model: nn.Module) -> bool:
+    """Return whether a model holds adapters of peft."""
+    return hasattr(model, "peft_config")
+
+
+def merge_adapters(model: PreTrainedModel) -> PreTrainedModel:
+    """Add a model's adapters to its weights, in place; what is left is the plain architecture."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import ModulesToSaveWrapper
+
+    for name, module in list(model.named_modules()):
+        if isinstance(module, BaseTunerLayer):
+            module.merge()
+            model.set_submodule(name, module.get_base_layer())
+        elif isinstance(module, ModulesToSaveWrapper):
+            model.set_submodule(name, module.modules_to_save[_NAME])
+    del model.peft_config
+    return model
+
+
+def save_adapter(model: PreTrainedModel, folder: Path) -> None:
+    """Write the adapters of a model as peft does, and its config.json, which names the labels."""
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import save_file
+
+    adapter: Any = model.peft_config[_NAME]
+    weights: dict[str, torch.Tensor] = get_peft_model_state_dict(model, save_embedding_layers=False)
+    named = {f"base_model.model.{name}": weight.contiguous() for name, weight in weights.items()}
+    save_file(named, folder / WEIGHTS, metadata={"format": "pt"})
+    adapter.inference_mode = True
+    adapter.save_pretrained(str(folder))
+    model.config.save_pretrained(str(folder))
+
+
+def _check_head(kind: str, head: Head) -> None:
+    if head == "embedding":
+        raise ModelError(
+            f"student.tuning: {kind} does not serve sentence vectors",
+            got="a task whose answer is the encoder's own",
+            wanted="a task with a head, or no tuning",
+        )
+
+
+def _list_whole_modules(model: PreTrainedModel, head: Head, missing: Collection[str]) -> Iterator[str]:
+    """Yield the modules that are trained whole: those of the head, and those of the encoder with missing weights.
+
+    A language model has its head from the checkpoint.
+    """
+    for name, child in () if head in LANGUAGE else model.named_children():
+        if not is_in_encoder(model, f"{name}.") and any(True for _ in child.parameters()):
+            yield name
+    yield from sorted({".".join(name.split(".")[:2]) for name in missing if is_in_encoder(model, name)})
