@@ -29,7 +29,7 @@ from raykd.experiments.arms import Arm, ExperimentPlan
 from raykd.experiments.generation import GeneratedArm, Generator, generate_arms
 from raykd.parse import JsonObject
 from raykd.spec import Spec
-from raykd.tuning.config import apply_override, read_base_run
+from raykd.tuning.config import apply_override, list_run_hints, read_base_run
 
 BASE = "base"
 """Name of the arm that is the base itself."""
@@ -155,7 +155,7 @@ def load_experiment(source: ConfigSource, overrides: Sequence[Override] = ()) ->
     tree, path = read_source(source)
     for override in overrides:
         tree = apply_override(tree, override)
-    config = validate_model(ExperimentConfig, tree, str(path))
+    config = validate_model(ExperimentConfig, tree, str(path), hints=list_run_hints())
     base, base_dir = read_base_run(config.base, config.set, config.base_dir, path)
     config = config.model_copy(update={"base_dir": str(base_dir)})
     arms = list(_build_arms(config, base, base_dir, str(path)))

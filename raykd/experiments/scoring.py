@@ -101,7 +101,8 @@ def score_arms(
         references=build_references(experiment.base, references, student),
     )
     plain = [arm.name for arm in experiment.arms if arm.run.plain]
-    return replace(compared, notes=(*compared.notes, *describe_weak_teachers(compared, plain)))
+    partial = [name_teacher(teacher.name) for teacher in experiment.base.active_teachers if teacher.missing]
+    return replace(compared, notes=(*compared.notes, *describe_weak_teachers(compared, plain, partial)))
 
 
 def _name_metric(experiment: ExperimentPlan, student: Job) -> str:
@@ -225,8 +226,13 @@ def _name_task_scores(task: str, split: str, score: Score) -> dict[str, float]:
     }
 
 
+def name_teacher(name: str) -> str:
+    """Return what a teacher is called beside the arms."""
+    return f"teacher {name}"
+
+
 def _make_reference(p: Predictions, scores: Mapping[str, float]) -> ReferenceSystem:
-    name = "teachers' ensemble" if p.role == "ensemble" else f"teacher {p.name}"
+    name = "teachers' ensemble" if p.role == "ensemble" else name_teacher(p.name)
     return ReferenceSystem(name, p.role, scores, p.parameters, p.megabytes, p.ms_per_1000, p.timed_on)
 
 

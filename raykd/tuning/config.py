@@ -19,7 +19,7 @@ from typing import Literal
 import yaml
 from pydantic import Field, field_validator
 
-from raykd.config import Run, check_name, overlay
+from raykd.config import Run, RunConfig, check_name, overlay
 from raykd.config.home import SPACE, find_folder, find_output
 from raykd.config.loading import (
     ConfigSource,
@@ -187,7 +187,9 @@ def load_sweep(
         tree = {**tree, "name": folder.name, "set": overlay(tree.get("set") or {}, output)}
     for override in overrides:
         tree = apply_override(tree, override)
-    config = validate_model(SweepConfig, tree, str(path), hints=SETTING_HINTS, nearest_kind=nearest_kind)
+    config = validate_model(
+        SweepConfig, tree, str(path), hints={**list_run_hints(), **SETTING_HINTS}, nearest_kind=nearest_kind
+    )
     base, base_dir = _base(config, path)
     metric = base.metric
     if config.mode is not None and config.mode != _direction(metric):
@@ -214,6 +216,14 @@ def load_sweep(
     if check:
         refuse_sweep(sweep, str(path))
     return sweep
+
+
+def list_run_hints() -> dict[str, str]:
+    """Return what to write in a file of runs (a sweep, an experiment) in place of each key of a run."""
+    return {
+        key: f"it is a key of the run: set.{key}=..., or under set in the file"
+        for key in RunConfig.model_fields
+    }
 
 
 def apply_override(tree: JsonObject, override: Override) -> JsonObject:

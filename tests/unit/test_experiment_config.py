@@ -475,3 +475,10 @@ def test_a_resume_with_fewer_seeds_or_others_trains_those_alone() -> None:
     sampler.restore(0, {"arm": "base", "seed": 1}, None, finished=False)
     assert sampler.is_wanted({"arm": "base", "seed": 1}), "what was begun is wanted"
     assert sampler.is_wanted({"arm": "base", "seed": 0, "trial": 1}), "and what an arm chooses among"
+
+
+def test_a_key_of_the_run_is_answered_with_its_place_under_set() -> None:
+    with pytest.raises(
+        ConfigError, match=r"unknown key 'train'[\s\S]*next: +it is a key of the run: set.train="
+    ):
+        load_experiment({"name": "x", "base": base(), "seeds": 2}, ["train.steps=3"])

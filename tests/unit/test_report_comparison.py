@@ -328,6 +328,8 @@ def test_a_teacher_hardly_above_the_student_without_teachers_is_named(zh: float,
         [noted] if noted else []
     )
     assert describe_weak_teachers(report, []) == []
+    # A teacher that lacks labels is wrong at them and may know the others.
+    assert describe_weak_teachers(report, ["plain"], ["teacher zh"]) == []
 
 
 def test_teachers_and_their_ensemble_stand_below_the_arms(tmp_path: Path) -> None:

@@ -171,9 +171,10 @@ class ComparisonReport:
     references: tuple[ReferenceSystem, ...] = ()
 
     @property
-    def ensemble(self) -> ReferenceSystem | None:
-        """The teachers together; None where they were not measured."""
-        return next((one for one in self.references if one.role == "ensemble"), None)
+    def together(self) -> Size | None:
+        """Size and time of the teachers together; None where neither is known, as of functions and files."""
+        sizes = (one.size for one in self.references if one.role == "ensemble")
+        return next((size for size in sizes if size.parameters or size.ms), None)
 
     @cached_property
     def split(self) -> str:

@@ -153,7 +153,7 @@ class ComparisonTables:
         """Return what each arm's student costs beside its score, and how much smaller and faster it is."""
         report, costs = self.report, summarize_costs(self.report)
         heads = ["arm", find_metric_title(report.metric), *SIZE_HEADS, "training CPU s"]
-        together = report.ensemble
+        together = report.together
         ratios = [] if together is None else RATIO_HEADS
         lines = []
         for arm in report.arms:
@@ -161,10 +161,10 @@ class ComparisonTables:
             mean = ABSENT if score is None else format_score(report.metric, score.mean)
             size = None if cost is None else cost.size
             cpu_s = f"{cost.cpu_s:.1f}" if cost is not None and cost.cpu_s else ABSENT
-            times = format_ratios(together.size, size) if together is not None else []
+            times = format_ratios(together, size) if together is not None else []
             lines.append([arm.name, mean, *format_size(size), cpu_s, *times])
         for one in report.references:
-            times = format_ratios(together.size, one.size) if together is not None else []
+            times = format_ratios(together, one.size) if together is not None else []
             lines.append([one.name, self._reference_mean(one), *format_size(one.size), ABSENT, *times])
         return [*heads, *ratios], lines
 
@@ -211,7 +211,7 @@ class ComparisonTables:
             tables.append(
                 _fit(self.metric_cells(), baseline, ("Means over languages, as in the first table.",))
             )
-        beside = () if self.report.ensemble is None else (RATIO_REMARK,)
+        beside = () if self.report.together is None else (RATIO_REMARK,)
         tables.append(_fit(self.cost_cells(), baseline, beside))
         return tuple(tables)
 
@@ -225,7 +225,7 @@ class ComparisonTables:
         if self.report.classes:
             parts.append(render_markdown_table(*self.class_cells()))
         parts.append(render_markdown_table(*self.cost_cells()))
-        parts += [] if self.report.ensemble is None else [RATIO_REMARK]
+        parts += [] if self.report.together is None else [RATIO_REMARK]
         return "\n\n".join(parts) + "\n"
 
     def to_rows(self) -> list[Row]:

@@ -18,7 +18,9 @@ LEAST_LEAD = 0.03
 """A teacher that leads by less is called weak; a share, 3 points."""
 
 
-def describe_weak_teachers(report: ComparisonReport, plain: Collection[str]) -> list[str]:
+def describe_weak_teachers(
+    report: ComparisonReport, plain: Collection[str], partial: Collection[str] = ()
+) -> list[str]:
     """Return a note per arm without teachers, in which its weak teachers are named.
 
     A lead is the mean over the teacher's own languages of its score minus the arm's mean. There are no notes about
@@ -27,13 +29,19 @@ def describe_weak_teachers(report: ComparisonReport, plain: Collection[str]) -> 
     Args:
         report: The comparison, with the teachers among its references.
         plain: Names of the arms without teachers.
+        partial: Names of teachers that lack labels of the run: each is wrong at them whatever else it knows, so
+            that it is not judged.
     """
     if not is_rate(report.metric):
         return []
     notes = []
     for name in plain:
         leads = _compute_leads(report, name)
-        weak = [f"{teacher} ({format_signed(100 * x, 1)})" for teacher, x in leads.items() if x < LEAST_LEAD]
+        weak = [
+            f"{teacher} ({format_signed(100 * x, 1)})"
+            for teacher, x in leads.items()
+            if x < LEAST_LEAD and teacher not in partial
+        ]
         if weak:
             notes.append(
                 f"{', '.join(weak)}: less than {100 * LEAST_LEAD:g} points above {name} in their own languages; "

@@ -164,7 +164,7 @@ def _summarize_arms(folder: Path, name: str, report: ComparisonReport) -> list[R
                     name=f"{name}: {arm.name}", folder=folder, metric=report.metric, split=report.split,
                     scores={language: own for language, own in means.items() if language != MACRO},
                     means=means.get(MACRO, {}), seeds=len(arm.students), size=cost.size,
-                    together=None if report.ensemble is None else report.ensemble.size, cpu_s=cost.cpu_s,
+                    together=report.together, cpu_s=cost.cpu_s,
                     config=flatten_config(configs.get(arm.name, {})), rows=_read_rows(folder, ""),
                 )
             )  # fmt: skip
