@@ -15,7 +15,9 @@ import torch
 from numpy.typing import NDArray
 
 from raykd.distill.signals import UNLABELLED, Signals
-from raykd.distill.weighting import ByLanguage, Entropy, Uniform, Weighting
+from raykd.distill.weighting import Uniform, Weighting
+from raykd.distill.weightings.confidence import Entropy
+from raykd.distill.weightings.routing import ByLanguage
 from raykd.ensemble.units import LabelledUnits
 
 Case = Literal["useless", "corrupted", "copy", "one_language"]

@@ -55,6 +55,7 @@ class StudentUnits:
         visible_NC: False where the student has no logit for a choice; None where it has one for each.
         offsets_N: Over a vocabulary the character at which each unit's token begins.
         targets: Over a vocabulary the target of each row.
+        groups: Value of `data.columns.group` of each row; () where it is not read.
     """
 
     labels_N: torch.Tensor
@@ -66,11 +67,20 @@ class StudentUnits:
     offsets_N: NDArray[np.int64] | None = None
     targets: Sequence[str] = ()
     place: Place | None = None
+    groups: Sequence[str] = ()
 
     @property
     def unit_languages(self) -> tuple[str, ...]:
         """One code per unit."""
-        return tuple(np.repeat(np.asarray(self.languages, dtype=object), self.counts_B).tolist())
+        return self._repeat(self.languages)
+
+    @property
+    def unit_groups(self) -> tuple[str, ...]:
+        """One value per unit, or ()."""
+        return self._repeat(self.groups) if len(self.groups) else ()
+
+    def _repeat(self, values: Sequence[str]) -> tuple[str, ...]:
+        return tuple(np.repeat(np.asarray(values, dtype=object), self.counts_B).tolist())
 
 
 def lay_out_answers(
@@ -134,6 +144,7 @@ def _lay_out_labels(
         covered_MN=covered if units.seen_N is None else covered & units.seen_N,
         labels_N=units.labels_N,
         languages=units.unit_languages,
+        groups=units.unit_groups,
         columns_M=tuple(columns),
     ).to(device)
 
@@ -209,6 +220,7 @@ def _lay_out_tokens(
         covered_MN=torch.from_numpy(covered_MN),
         labels_N=units.labels_N,
         languages=units.unit_languages,
+        groups=units.unit_groups,
         vocabulary_M=tuple(signals),
     ).to(device)
 

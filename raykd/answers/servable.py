@@ -73,6 +73,14 @@ def check_servable(
             wanted="a divergence of single units",
             next_step="use forward_kl, reverse_kl, jensen_shannon or skewed_kl",
         )
+    if objective.weighting.reads_student:
+        raise ConfigError(
+            "this weighting reads all units of a micro-batch at once, and a language model's are computed a few at a "
+            "time",
+            got=f"objective.weighting: {objective.weighting.kind}",
+            wanted="a weighting of single units",
+            next_step="use by_language, by_column, uniform, entropy or loss_softmax",
+        )
     for divergence in (term.divergence for term in objective.terms):
         if not divergence.serves(support):
             raise ConfigError(

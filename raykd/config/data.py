@@ -29,6 +29,7 @@ ColumnKey = Literal[
     "target",
     "language",
     "source_language",
+    "group",
     "id",
 ]
 """The keys of `Columns`."""
@@ -161,13 +162,16 @@ class Columns(Spec):
     source_language: str | None = "src_lang"
     """Language of the source, by any name, for models that read it (mBART, NLLB, M2M-100); not read where it keeps its
     default and is not there."""
+    group: str | None = None
+    """A text by which rows can be weighted (`objective.weighting: by_column`), such as a domain. Unlabelled files may
+    lack it."""
     id: str | None = None
     """Name of a row in messages; without it rows are named by file and line."""
 
     @staticmethod
     def keys_of(form: RowForm) -> tuple[ColumnKey, ...]:
         """Return the keys that rows of this form may use."""
-        return (*_OF_FORM[form], "language", "id")
+        return (*_OF_FORM[form], "language", "group", "id")
 
 
 _OF_FORM: dict[RowForm, tuple[ColumnKey, ...]] = {

@@ -1,10 +1,13 @@
-"""Check an objective against the labels of a run."""
+"""Check an objective against the labels, teachers and rows of a run."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from raykd.config.data import DataConfig
+from raykd.config.teachers import TeacherBase
 from raykd.distill.objective import Objective
+from raykd.distill.weighting import Weighting
 
 
 def check_objective(
@@ -41,3 +44,28 @@ def check_objective(
                     f"objective.terms: {divergence.kind} needs {divergence.least_choices} labels or more, teacher "
                     f"{name} knows {known} of data.labels; choose another divergence, or leave the teacher out"
                 )
+
+
+def check_weighting(weighting: Weighting, teachers: Sequence[TeacherBase], data: DataConfig) -> None:
+    """Check that a weighting suits the teachers and rows of a run.
+
+    Raises:
+        ConfigError: It names a teacher or language that is not there.
+        ValueError: It reads a column that no key names.
+    """
+    if teachers:
+        spoken = [teacher.language_set for teacher in teachers]
+        weighting.check(
+            tuple(teacher.name for teacher in teachers), spoken, data.select_languages or data.languages
+        )
+    if weighting.reads_groups and data.columns.group is None:
+        raise ValueError(
+            f"objective.weighting {weighting.kind} reads the column `group`: name it, for example "
+            "data.columns.group=domain"
+        )
+
+
+def asks_others(weighting: Weighting, other: Weighting) -> bool:
+    """Return whether a weighting may ask other teachers for a row than another one does."""
+    routing = ("fixed", "by_column", "language_similarity")
+    return weighting.kind != other.kind or (weighting.kind in routing and weighting != other)

@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from raykd.config.data import Columns, DataConfig
 from raykd.config.later_keys import remove_unused_run_keys, remove_unused_teacher_keys, simplify_model
-from raykd.config.objective import check_objective
+from raykd.config.objective import asks_others, check_objective, check_weighting
 from raykd.config.overlay import check_name, overlay
 from raykd.config.teachers import (
     ServingConfig,
@@ -268,10 +268,7 @@ class RunConfig(RunBase):
             raise ValueError(
                 "no teachers, so there is nothing to distil: add teachers, or set objective.alpha: 1 for plain training"
             )
-        weighting = self.objective.weighting
-        check = getattr(weighting, "check", None)
-        if self.teachers and check is not None:
-            check(tuple(t.name for t in self.active_teachers))
+        check_weighting(self.objective.weighting, self.active_teachers, self.data)
         pieces = self.workers.num_workers * self.train.gradient_accumulation
         if self.train.batch_size < pieces:
             raise ValueError(
@@ -289,10 +286,7 @@ class RunConfig(RunBase):
             objective = self.at_progress(phase.at).objective
             self.task.check(self.data.labels, objective)
             check_objective(objective, self.data.labels, {t.name: t.missing for t in self.active_teachers})
-            weighting = objective.weighting
-            if weighting.kind != self.objective.weighting.kind or (
-                weighting.kind == "fixed" and weighting != self.objective.weighting
-            ):
+            if asks_others(objective.weighting, self.objective.weighting):
                 raise ValueError("phases may not change which teachers are asked (objective.weighting)")
         return self
 

@@ -103,6 +103,11 @@ class BulkParser:
         elif ids.null_count or not (pa.types.is_integer(ids.type) or pa.types.is_large_string(ids.type)):
             return None
         good = {"ids": ids.cast(pa.large_string()), **texts, "languages": languages}
+        if self._config.columns.group is not None:
+            groups = _read_groups(given.get("group"), len(kept))
+            if groups is None:
+                return None
+            good["groups"] = groups
         return BulkRows(good | {"labels_B": pa.array(labels_B[kept])}, len(lines), bare, left_out)
 
     def _judge_labels(self, column: pa.Array) -> tuple[np.ndarray, np.ndarray, dict[int, str]] | None:
@@ -154,6 +159,18 @@ def _find_kind(name: str, samples: Sequence[Record]) -> pa.DataType | None:
     found = next((r.values[name] for r in samples if r.values.get(name) is not None), "")
     kinds = {str: pa.large_string(), bool: pa.bool_(), int: pa.int64()}
     return kinds.get(type(found))
+
+
+def _read_groups(column: pa.Array | None, count: int) -> pa.Array | None:
+    """Return the groups of rows, "" where there is none; None where they are neither text nor whole numbers."""
+    if column is None:
+        column = pa.nulls(count, pa.large_string())
+    if not (pa.types.is_integer(column.type) or pa.types.is_large_string(column.type)):
+        return None
+    coded = column.cast(pa.string()).fill_null("").dictionary_encode()
+    if len(coded.dictionary) > np.iinfo(np.int16).max:
+        return None  # `TableWriter` says so
+    return pa.DictionaryArray.from_arrays(coded.indices.cast(pa.int16()), coded.dictionary)
 
 
 def _are_good_texts(column: pa.Array) -> bool:

@@ -110,6 +110,7 @@ def _select_names(
     default: dict[str, str] = {key: Columns.model_fields[key].default for key in keys}
     if not labelled:
         names.pop(_GOLD.get(form, ""), None)
+        names = {key: column for key, column in names.items() if key != "group" or column in there}
     _find_pairs(names, there, form, labelled)
     if form == "words":
         # Tokens where there are any; raw text where not, which has no tags.

@@ -8,7 +8,7 @@ off by one trains a wrong boundary and no loss curve shows it, so a wrong offset
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from raykd.config import DataConfig
 from raykd.data import cells
@@ -65,6 +65,7 @@ class RowParts:
     mode: Mode = ""
     source_language: str = ""
     values: tuple[float, ...] = ()
+    group: str = ""
 
 
 def parse_row(record: Record, wanted: WantedColumns, config: DataConfig) -> RowParts:
@@ -75,7 +76,15 @@ def parse_row(record: Record, wanted: WantedColumns, config: DataConfig) -> RowP
         NoLabelError: It has no gold.
         ExcludedLabelError: The label map leaves it out.
     """
-    return _READ[wanted.form](record, wanted, config)
+    parts = _READ[wanted.form](record, wanted, config)
+    if "group" not in wanted.names or record.values.get(wanted.names["group"]) is None:
+        return parts
+    group = record.values[wanted.names["group"]]
+    if not isinstance(group, str | int):
+        raise BadRowError(
+            f"column {wanted.names['group']!r}: got {show_cell(group)}, wanted a text or a number"
+        )
+    return replace(parts, group=str(group))
 
 
 def _parse_text_row(record: Record, wanted: WantedColumns, config: DataConfig) -> RowParts:

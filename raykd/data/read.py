@@ -293,7 +293,9 @@ class _Part:
             except BadRowError as error:
                 self.bad.add(record.place, error)
         self.mended += sum(parts.mended for _, _, parts in kept)
-        return convert_columns(_list_columns(kept, self.wanted))
+        return convert_columns(
+            _list_columns(kept, self.wanted, grouped=self.config.columns.group is not None)
+        )
 
     def judge(self, name: str) -> None:
         """Count what was left out and changed.
@@ -334,7 +336,9 @@ def _parse_record(
     return name.encode("utf-8", "backslashreplace").decode(), language, parts
 
 
-def _list_columns(kept: list[tuple[str, str, RowParts]], wanted: WantedColumns) -> dict[str, list[Any]]:
+def _list_columns(
+    kept: list[tuple[str, str, RowParts]], wanted: WantedColumns, *, grouped: bool
+) -> dict[str, list[Any]]:
     """Return the columns that rows of a form have, by their names in `TextBatch`."""
     form, parts = wanted.form, [row for _, _, row in kept]
     columns: dict[str, list[Any]] = {
@@ -354,6 +358,8 @@ def _list_columns(kept: list[tuple[str, str, RowParts]], wanted: WantedColumns) 
         columns["source_languages"] = [row.source_language for row in parts]
     if form in ("value", "sentences"):
         columns["values"] = [row.values for row in parts]
+    if grouped:
+        columns["groups"] = [row.group for row in parts]
     return columns
 
 

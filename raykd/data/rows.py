@@ -209,9 +209,10 @@ class Rows(TextBatch):
                 encoded = map(str.encode, piece)
                 digest.update(b"".join([b"%d:%b" % (len(value), value) for value in encoded]))
         digest.update(np.ascontiguousarray(self.labels_B, dtype="<i8").tobytes())
-        for name in ("words", "golds", "modes", "source_languages", "values"):
+        for name in ("words", "golds", "modes", "source_languages", "values", "groups"):
             # Rows without the column keep the fingerprint of older versions.
-            if name in own and (name != "source_languages" or own[name].to_codes()[0] not in ((), ("",))):
+            coded = name in ("source_languages", "groups")
+            if name in own and (not coded or own[name].to_codes()[0] not in ((), ("",))):
                 parts = (json.dumps(piece)[1:-1] for piece in own[name].iter_lists())
                 digest.update(f"[{', '.join(parts)}]".encode())
         return digest.hexdigest()

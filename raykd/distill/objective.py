@@ -36,7 +36,8 @@ from raykd.distill.schedules import Constant, Schedule
 from raykd.distill.shares import Counts, ObjectiveResult, Shares
 from raykd.distill.signals import UNLABELLED, Signals
 from raykd.distill.targets import Mixture
-from raykd.distill.weighting import ByLanguage, Weighting
+from raykd.distill.weighting import Weighting
+from raykd.distill.weightings.routing import ByLanguage
 from raykd.distill.wide.fused import is_fused
 from raykd.spec import Spec
 
@@ -285,7 +286,7 @@ class Objective(Spec):
             # Without a labelled unit the sum is 0 with its graph, and 0 / 1 is 0 where 0 / 0 is NaN.
             shares.append((hard, values.alpha / max(totals.hard, 1)))
         if signals is not None and values.alpha < 1.0:
-            weights_MN = self.weighting.weights(signals)
+            weights_MN = self.weighting.weights(signals, logits_NC.detach(), values.temperature)
             weights_M = weights_MN.sum(dim=1)
             parts = make_parts(logits_NC, signals, weights_MN, values.temperature, self.mixture)
             share = (1.0 - values.alpha) / max(totals.soft, 1)

@@ -88,6 +88,7 @@ class Signals:
         languages: One code per unit.
         columns_M: The columns that each teacher knows, or None for all; () where all know all.
         vocabulary_M: Each teacher's signal over a vocabulary, or None where its logits are in `logits_MNC`.
+        groups: Value of `data.columns.group` of each unit; () where no weighting reads it.
         eligible_MN: Among whom a unit's weight is spread (`Weighting.eligible`), once `Objective.prepare` has found
             out.
         host: The same on the host, where these are on another device; its logits are not read.
@@ -101,6 +102,7 @@ class Signals:
     languages: tuple[str, ...]
     columns_M: tuple[tuple[int, ...] | None, ...] = ()
     vocabulary_M: tuple[VocabularySignal | None, ...] = ()
+    groups: tuple[str, ...] = ()
     eligible_MN: torch.Tensor | None = None
     host: Signals | None = None
 
@@ -149,10 +151,22 @@ class Signals:
             covered_MN=self.covered_MN[:, begin:end],
             labels_N=self.labels_N[begin:end],
             languages=self.languages[begin:end],
+            groups=self.groups[begin:end],
             vocabulary_M=tuple(None if a is None else a.units(begin, end) for a in self.vocabulary_M),
             eligible_MN=None if self.eligible_MN is None else self.eligible_MN[:, begin:end],
             host=None if self.host is None else self.host.units(begin, end),
         )
+
+    def known_logits(self) -> torch.Tensor:
+        """Return float32 ``[M, N, C]`` over the student's columns; those that a teacher does not know are masked.
+
+        Raises:
+            ValueError: An answer has no logits over the student's vocabulary.
+        """
+        rows = [self._known_logits(m) for m in range(len(self.teachers))]
+        if any(row is None for row in rows):
+            raise ValueError("an answer has no logits over the student's vocabulary")
+        return torch.stack([row for row in rows if row is not None])
 
     def entropy(self) -> torch.Tensor:
         """Return ``H(p_m)`` at T = 1 over the columns that each teacher knows, as it was sent or from the logits.

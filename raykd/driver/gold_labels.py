@@ -16,9 +16,6 @@ from raykd.errors import ConfigError, DataError
 from raykd.point import Point
 from raykd.tasks.scores.metrics import name_agreement
 
-GOLD_READING = ("confidence", "loss_softmax")
-"""Weightings that read gold labels."""
-
 
 def check_gold_labels(config: RunConfig, data: Dataset, *, judged_elsewhere: bool = False) -> None:
     """Check that what reads gold labels finds some.
@@ -52,7 +49,7 @@ def check_gold_labels(config: RunConfig, data: Dataset, *, judged_elsewhere: boo
     wrong = []
     if highest := max(run.objective.alpha.bounds()[1] for run in phases):
         wrong.append((f"objective.alpha up to {highest:g}, the weight of gold labels", "objective.alpha=0"))
-    if config.objective.weighting.kind in GOLD_READING:
+    if config.objective.weighting.reads_gold:
         kind = config.objective.weighting.kind
         wrong.append(
             (f"objective.weighting {kind}, which reads gold labels", "objective.weighting=by_language")

@@ -1,7 +1,7 @@
 """Combine teachers, all or some of them, as the student is taught: the run's weighting and mixture at temperature 1.
 
 Decision record: gold labels are hidden (`Signals.labels_N` is `UNLABELLED`), because an ensemble must not know more
-than its teachers. A weighting that reads gold labels (confidence, loss_softmax) spreads evenly here.
+than its teachers. A weighting that reads gold labels, or the student, spreads evenly here.
 """
 
 from __future__ import annotations

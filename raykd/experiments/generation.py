@@ -140,13 +140,13 @@ def _each_teacher(base: Run) -> Iterator[GeneratedArm]:
 def _leave_one_out(base: Run) -> Iterator[GeneratedArm]:
     """Yield an arm per teacher that its task can do without."""
     for task, names in _require_teachers(base, 2, "leave_one_out").items():
-        weighting: Any = base.members[task].objective.weighting
+        weighting = base.members[task].objective.weighting
         for left in names:
             kept = [t.name for t in base.active_teachers if t.name != left]
             changes: JsonObject = {"select_teachers": kept}
-            if weighting.kind == "fixed":
-                rest = {name: weight for name, weight in weighting.by_teacher.items() if name != left}
-                changes |= _change_task(base, task, {"weighting": {"kind": "fixed", "by_teacher": rest}})
+            rest = weighting.without([left])
+            if rest != weighting:
+                changes |= _change_task(base, task, {"weighting": rest.model_dump(mode="json")})
             yield GeneratedArm(f"{LEFT_OUT}{left}", changes)
 
 

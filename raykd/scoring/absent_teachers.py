@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from raykd.config import RunConfig
-from raykd.distill.weighting import ByLanguage, Fixed
+from raykd.distill.weighting import Fixed
+from raykd.distill.weightings.routing import ByLanguage
 from raykd.point import Point
 from raykd.teachers.pools.attached_pool import SurvivingPool
 from raykd.teachers.pools.pool import TeacherPool
@@ -129,12 +130,7 @@ def leave_out_teachers(
         infos: What the teachers say of themselves, in the order of the pool.
         gone: Names of those that are left out; not of all.
     """
-    objective, weighting = config.objective, config.objective.weighting
-    if isinstance(weighting, Fixed):
-        # A fixed weighting names every teacher of its run, so it must not name the lost ones.
-        kept = {name: w for name, w in weighting.by_teacher.items() if name not in gone}
-        objective = objective.model_copy(
-            update={"weighting": weighting.model_copy(update={"by_teacher": kept})}
-        )
+    weighting = config.objective.weighting.without(gone)
+    objective = config.objective.model_copy(update={"weighting": weighting})
     left = config.model_copy(update={"objective": objective})
     return left, SurvivingPool(pool, infos, gone), [info for info in infos if info.name not in gone]

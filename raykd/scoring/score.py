@@ -164,7 +164,11 @@ def stack_signals(
     # Without gold labels: the ensemble must not know more than its teachers.
     hidden_N = torch.full((int(counts_B.sum()),), UNLABELLED, dtype=torch.int64)
     choices = config.task.count_choices(batch, config.data.labels)
-    return lay_out_answers(signals, languages, StudentUnits(hidden_N, counts_B, rows.languages, choices))
+    return lay_out_answers(
+        signals,
+        languages,
+        StudentUnits(hidden_N, counts_B, rows.languages, choices, groups=rows.groups or ()),
+    )
 
 
 def score_teachers(
@@ -267,7 +271,8 @@ def share_texts(
         spoken: The languages that each was declared for; None for any.
         rows: The rows.
     """
-    asked = [config.objective.weighting.may_need(x, tuple(names), tuple(spoken)) for x in rows.languages]
+    ask, groups = config.objective.weighting.may_need, rows.groups or (None,) * len(rows)
+    asked = [ask(x, tuple(names), tuple(spoken), g) for x, g in zip(rows.languages, groups, strict=True)]
     shares: list[float] = np.asarray(asked).mean(axis=0).tolist()
     return shares
 

@@ -22,7 +22,7 @@ from raykd.text.batch import TextBatch
 
 @dataclass
 class TeacherRouter:
-    """Names and languages of all teachers, and which of them are asked for a row of a language.
+    """Names and languages of all teachers, and which of them are asked for a row of a language (and of a group).
 
     Attributes:
         teachers: Names, in the order of M.
@@ -35,10 +35,14 @@ class TeacherRouter:
     teacher_languages: tuple[frozenset[str] | None, ...]
     weighting: Weighting | None = None
     lost: set[str] = field(default_factory=set)
-    _by_language: dict[str, tuple[bool, ...]] = field(default_factory=dict)
+    _asked: dict[tuple[str, str | None], tuple[bool, ...]] = field(default_factory=dict)
 
     def route(self, batch: TextBatch) -> NDArray[np.bool_]:
         """Return which teacher is asked for which row, ``[M, B]``."""
+        if self.weighting is not None and self.weighting.reads_groups:
+            groups = batch.groups or ("",) * len(batch)
+            asked = [self._choose(*pair) for pair in zip(batch.languages, groups, strict=True)]
+            return np.asarray(asked, dtype=bool).reshape(len(batch), len(self.teachers)).T
         names, codes_B = batch.code_languages()
         chosen = np.asarray([self._choose(name) for name in names], dtype=bool)
         return chosen.reshape(len(names), len(self.teachers))[codes_B].T
@@ -46,10 +50,10 @@ class TeacherRouter:
     def drop_teachers(self, names: Sequence[str]) -> None:
         """Ask these no more: they count as speaking no language, so a routing weighting turns to the next ones."""
         self.lost.update(names)
-        self._by_language.clear()
+        self._asked.clear()
 
-    def _choose(self, language: str) -> tuple[bool, ...]:
-        if language not in self._by_language:
+    def _choose(self, language: str, group: str | None = None) -> tuple[bool, ...]:
+        if (language, group) not in self._asked:
             spoken = [
                 frozenset[str]() if name in self.lost else declared
                 for name, declared in zip(self.teachers, self.teacher_languages, strict=True)
@@ -57,9 +61,9 @@ class TeacherRouter:
             if self.weighting is None:
                 asked = tuple(declared is None or language in declared for declared in spoken)
             else:
-                asked = self.weighting.may_need(language, self.teachers, spoken)
-            self._by_language[language] = asked
-        return self._by_language[language]
+                asked = self.weighting.may_need(language, self.teachers, spoken, group)
+            self._asked[language, group] = asked
+        return self._asked[language, group]
 
 
 @dataclass(frozen=True)

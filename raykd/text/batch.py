@@ -44,6 +44,8 @@ class TextBatch:
         source_languages: The language of each source, "" where it is not known; None of rows without sources.
         values: Gold numbers: a row's value, or the relevance of each of its candidates. Empty where the row is
             unlabelled. None for the other tasks.
+        groups: Value of the column `data.columns.group` (a domain, a source), "" of rows without one; None where no
+            such column is named.
     """
 
     ids: Sequence[str]
@@ -56,6 +58,7 @@ class TextBatch:
     modes: Sequence[Mode] | None = None
     source_languages: Sequence[str] | None = None
     values: Sequence[tuple[float, ...]] | None = None
+    groups: Sequence[str] | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -90,7 +93,7 @@ class TextBatch:
         for field in fields(cls):
             values = [getattr(part, field.name) for part in parts]
             known = any(value is not None for value in values)
-            if field.name in ("modes", "source_languages") and known:
+            if field.name in ("modes", "source_languages", "groups") and known:
                 # A part that says nothing says "" of each of its rows.
                 values = [value or ("",) * len(part) for value, part in zip(values, parts, strict=True)]
             if field.name == "labels_B":

@@ -16,7 +16,7 @@ from raykd.config import ActorConfig, FileTeacher, ServingConfig
 from raykd.config.loading import validate_run
 from raykd.data.rows import Rows
 from raykd.distill.signals import UNLABELLED
-from raykd.distill.weighting import ByLanguage
+from raykd.distill.weightings.routing import ByLanguage
 from raykd.driver.jobs import load_rows
 from raykd.driver.pool import make_placements
 from raykd.errors import ConfigError, TeacherError

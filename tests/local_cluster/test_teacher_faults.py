@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from raykd.config import ActorConfig, ServingConfig
-from raykd.distill.weighting import ByLanguage
+from raykd.distill.weightings.routing import ByLanguage
 from raykd.errors import TeacherLostError
 from raykd.tasks import Classification
 from raykd.teachers.pool_source import PoolSource

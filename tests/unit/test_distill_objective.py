@@ -16,7 +16,9 @@ from raykd.distill.schedules import Constant, Linear, Step, TeacherAnnealing, Wa
 from raykd.distill.shares import Counts, ObjectiveResult
 from raykd.distill.signals import UNLABELLED, Signals
 from raykd.distill.targets import combine_logits
-from raykd.distill.weighting import ByLanguage, Confidence, Entropy, Fixed, Uniform
+from raykd.distill.weighting import Fixed, Uniform
+from raykd.distill.weightings.confidence import Confidence, Entropy
+from raykd.distill.weightings.routing import ByLanguage
 
 N, C = 10, 4
 LABELS = torch.tensor([0, 1, UNLABELLED, 3, 2, UNLABELLED, 1, 0, UNLABELLED, 2])

@@ -28,7 +28,8 @@ from raykd.distill.schedules import Constant, Linear, Step
 from raykd.distill.signals import UNLABELLED, Signals, VocabularySignal
 from raykd.distill.targets import combine_logits
 from raykd.distill.vocabulary_signals import IdMap, TopKSignal
-from raykd.distill.weighting import Confidence, Entropy, Fixed, LossSoftmax, Uniform
+from raykd.distill.weighting import Fixed, Uniform
+from raykd.distill.weightings.confidence import Confidence, Entropy, LossSoftmax
 from raykd.errors import ConfigError
 
 N, V = 6, 40

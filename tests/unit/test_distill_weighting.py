@@ -13,16 +13,11 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from raykd.distill.signals import UNLABELLED, Signals
-from raykd.distill.weighting import (
-    ByLanguage,
-    Confidence,
-    Entropy,
-    Fixed,
-    LossSoftmax,
-    Uniform,
-    Weighting,
-    WeightingBase,
-)
+from raykd.distill.weighting import Fixed, Uniform, Weighting
+from raykd.distill.weightings.base import WeightingBase
+from raykd.distill.weightings.confidence import Confidence, Entropy, InverseLoss, LossSoftmax
+from raykd.distill.weightings.gradients import GradientAgreement
+from raykd.distill.weightings.routing import ByColumn, ByLanguage, LanguageSimilarity
 from raykd.errors import ConfigError
 
 ADAPTER: TypeAdapter[Any] = TypeAdapter(Weighting)
@@ -41,6 +36,11 @@ MEMBERS: list[WeightingBase] = [
     Confidence(),
     LossSoftmax(),
     LossSoftmax(tau=0.2),
+    InverseLoss(),
+    ByColumn(column="language", weights_of={"de": {"de": 2.0, "world": 1.0}}),
+    ByColumn(weights_of={"film": {"de": 2.0, "multi": 1.0}}, otherwise={"world": 1.0, "de": 1e-60}),
+    LanguageSimilarity(home={"world": ("nl",), "multi": ("de",)}),
+    GradientAgreement(),
 ]
 
 
@@ -78,6 +78,7 @@ def random_signals(seed: int) -> Signals:
         covered_MN=torch.rand(4, 12, generator=make) < 0.5,
         labels_N=torch.randint(0, 3, (12,), generator=make).where(torch.arange(12) % 3 > 0, UNLABELLED),
         languages=tuple("de" if i % 2 else "fr" for i in range(12)),
+        groups=tuple("film" if i % 4 else "" for i in range(12)),
     )
 
 
@@ -106,6 +107,7 @@ def test_teachers_and_units_may_stand_in_any_order(weighting: WeightingBase) -> 
         covered_MN=signals.covered_MN[order_M][:, order_N],
         labels_N=signals.labels_N[order_N],
         languages=tuple(signals.languages[i] for i in order_N),
+        groups=tuple(signals.groups[i] for i in order_N),
     )
     torch.testing.assert_close(weighting.weights(shuffled), weighting.weights(signals)[order_M][:, order_N])
 
@@ -144,20 +146,21 @@ def test_fixed_with_a_vanishing_weight_that_stands_alone() -> None:
 @pytest.mark.parametrize("teachers", [("a",), ("a", "b", "c"), ("a", "x")])
 def test_fixed_must_name_the_teachers(teachers: tuple[str, ...]) -> None:
     weighting = Fixed(by_teacher={"a": 1.0, "b": 1.0})
-    weighting.check(("b", "a"))
+    weighting.check(("b", "a"), (None, None), ("de",))
     with pytest.raises(ConfigError, match=r"(?s)name every teacher.*a, b"):
-        weighting.check(teachers)
+        weighting.check(teachers, (None,) * len(teachers), ("de",))
     with pytest.raises(ConfigError):
         weighting.may_need("de", teachers, (None,) * len(teachers))
 
 
 def test_other_weightings_serve_any_teachers() -> None:
-    others = [weighting for weighting in MEMBERS if not isinstance(weighting, Fixed)]
+    naming = (Fixed, ByColumn, LanguageSimilarity)
+    others = [weighting for weighting in MEMBERS if not isinstance(weighting, naming)]
     assert len(others) >= 5
     for weighting in others:
-        weighting.check(("whoever",))
+        weighting.check(("whoever",), (None,), ("de",))
     with pytest.raises(ConfigError):
-        Fixed(by_teacher={"somebody": 1.0}).check(("whoever",))
+        Fixed(by_teacher={"somebody": 1.0}).check(("whoever",), (None,), ("de",))
 
 
 def test_by_language_takes_the_first_class_that_covers() -> None:

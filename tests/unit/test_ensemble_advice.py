@@ -11,7 +11,8 @@ import torch
 from benchmarks.planted import give_advice, is_recognised
 from benchmarks.planted_parts.made_teachers import CASES, Case, make_ensemble
 from raykd.distill.signals import UNLABELLED, Signals
-from raykd.distill.weighting import ByLanguage, Uniform
+from raykd.distill.weighting import Uniform
+from raykd.distill.weightings.routing import ByLanguage
 from raykd.ensemble.advice import Advice, AdviceKind
 from raykd.ensemble.agreement import PairAgreement
 from raykd.ensemble.calibration import compute_gold_nll, fit_temperature

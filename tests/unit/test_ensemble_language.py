@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from raykd.answers.answer import TopKAnswer
 from raykd.answers.codec import encode_answer
 from raykd.answers.source import AnswerSlots
-from raykd.distill.weighting import ByLanguage, Uniform
+from raykd.distill.weighting import Uniform
+from raykd.distill.weightings.routing import ByLanguage
 from raykd.report.ensembles.report import EnsembleReport
 from raykd.report.ensembles.tables import build_sections
 from raykd.scoring.ensembles.language import measure_language_models

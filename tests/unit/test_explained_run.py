@@ -17,7 +17,7 @@ from raykd import models
 from raykd.cli.app import app
 from raykd.config.loading import dump_run, load_run
 from raykd.distill.signals import UNLABELLED
-from raykd.distill.weighting import Confidence
+from raykd.distill.weightings.confidence import Confidence
 from raykd.driver.jobs import load_rows
 from raykd.driver.pool import make_teacher_spec
 from raykd.errors import ConfigError, DataError, TeacherError

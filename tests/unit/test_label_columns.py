@@ -17,7 +17,9 @@ from raykd.data.rows import Rows
 from raykd.distill.losses import Divergence
 from raykd.distill.objective import Objective
 from raykd.distill.signals import MASKED
-from raykd.distill.weighting import ByLanguage, Confidence, Entropy, Fixed, LossSoftmax, Uniform
+from raykd.distill.weighting import Fixed, Uniform
+from raykd.distill.weightings.confidence import Confidence, Entropy, LossSoftmax
+from raykd.distill.weightings.routing import ByLanguage
 from raykd.ensemble.mixing import mix_coalition
 from raykd.ensemble.units import WORST_NLL, LabelledUnits
 from raykd.errors import LabelMismatchError

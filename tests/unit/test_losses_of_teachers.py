@@ -11,7 +11,8 @@ import torch
 
 from raykd.config import ServingConfig
 from raykd.distill.signals import Signals
-from raykd.distill.weighting import ByLanguage, Fixed, Uniform
+from raykd.distill.weighting import Fixed, Uniform
+from raykd.distill.weightings.routing import ByLanguage
 from raykd.point import Point
 from raykd.scoring.absent_teachers import describe_lost_teachers, drop_lost_teachers, find_loss_steps
 from raykd.student.meter import Meter

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.gpu_parts.counting import Operators
-from raykd.distill.weighting import ByLanguage
+from raykd.distill.weightings.routing import ByLanguage
 from raykd.errors import TrainingError
 from raykd.student import torch_step
 from raykd.student.loop import TrainingLoop

@@ -208,7 +208,8 @@ def test_who_decides_himself_whom_to_ask_has_the_loss_as_an_error() -> None:
 
 
 def test_after_a_loss_routing_turns_to_the_next_class_of_teachers() -> None:
-    from raykd.distill.weighting import ByLanguage, Fixed
+    from raykd.distill.weighting import Fixed
+    from raykd.distill.weightings.routing import ByLanguage
 
     batch = text_batch(["a", "b"], ["zh", "en"])
     for weighting, before, after in (

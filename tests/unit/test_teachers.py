@@ -16,7 +16,7 @@ import torch
 from raykd import models
 from raykd.answers.source import AnswerSlots
 from raykd.config import ActorConfig, ModelTeacher, TrainedTeacher
-from raykd.distill.weighting import ByLanguage
+from raykd.distill.weightings.routing import ByLanguage
 from raykd.errors import LabelMismatchError, ModelError, NonFiniteError, TeacherError
 from raykd.tasks import Classification
 from raykd.tasks.label_columns import map_label_columns

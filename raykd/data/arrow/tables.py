@@ -28,7 +28,7 @@ T = TypeVar("T")
 Index = NDArray[np.int32]
 PIECE = 1 << 13
 """Rows that are decoded at once where all are gone through."""
-CODED = ("languages", "modes", "source_languages")
+CODED = ("languages", "modes", "source_languages", "groups")
 """Columns of few different texts, which are held as numbers and a list."""
 _MOST_ROWS = 2**31 - 1
 _FEW = 256

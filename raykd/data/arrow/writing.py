@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from raykd.cache import find_cache_folder
 from raykd.data.arrow.tables import CODED, Table, find_arrow_types, open_table
-from raykd.errors import ResourceError
+from raykd.errors import DataError, ResourceError
 
 KIND = "rows"
 """Their folder in the cache."""
@@ -31,6 +31,8 @@ SMALL = 32 << 20
 MOST_BYTES = 50 * 10**9
 """Bound on the files of all sources together."""
 _BATCH_ROWS, _BATCH_BYTES = 1 << 16, 1 << 26
+_MOST_VALUES = 2**15 - 1
+"""Different texts of a column that is held as numbers."""
 
 
 def find_table(key: str) -> Table | None:
@@ -60,8 +62,10 @@ class TableWriter:
 
         Raises:
             ResourceError: The disk is full.
+            DataError: A column of few texts has many.
         """
-        batch = pa.record_batch({name: self._encode(name, column) for name, column in columns.items()})
+        # In one order, because blocks are read in two ways.
+        batch = pa.record_batch({name: self._encode(name, columns[name]) for name in sorted(columns)})
         self._waiting.append(batch)
         self._rows, self._bytes = self._rows + len(batch), self._bytes + batch.nbytes
         if self._rows >= _BATCH_ROWS or self._bytes >= _BATCH_BYTES:
@@ -72,6 +76,13 @@ class TableWriter:
         if name not in CODED:
             return column
         own, names = column.dictionary.to_pylist(), self._names[name]
+        if len(names.keys() | set(own)) > _MOST_VALUES:
+            raise DataError(
+                f"data.columns: the column of {name} has more than {_MOST_VALUES:,} different values",
+                got=", ".join(map(repr, list(names)[:3])) + ", ...",
+                wanted="a column of few values, such as a domain or a language",
+                next_step="name another column",
+            )
         codes = pa.array([names.setdefault(value, len(names)) for value in own], pa.int16())
         return pa.DictionaryArray.from_arrays(codes.take(column.indices), pa.array(list(names), pa.string()))
 

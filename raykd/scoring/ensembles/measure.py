@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from raykd.config import RunConfig
 from raykd.data.rows import Rows
 from raykd.distill.signals import Signals
-from raykd.driver.gold_labels import GOLD_READING
 from raykd.ensemble.advice import advise
 from raykd.ensemble.agreement import compare_pairs
 from raykd.ensemble.calibration import Calibration, measure_calibration
@@ -54,10 +53,12 @@ def make_ensemble_report(inputs: EnsembleInputs) -> EnsembleReport:
     )
     if not config.task.labelled:
         return _measure_unlabelled_task(report, inputs)
-    if config.objective.weighting.kind in GOLD_READING:
+    weighting = config.objective.weighting
+    if weighting.reads_gold or weighting.reads_student:
+        what = "gold labels" if weighting.reads_gold else "the student"
         evenly = (
-            f"the weighting {config.objective.weighting.kind} reads gold labels; here, as in the table of results, "
-            "teachers are combined evenly, since an ensemble must not know more than its teachers"
+            f"the weighting {weighting.kind} reads {what}; here, as in the table of results, teachers are combined "
+            "evenly, since an ensemble must not know more than its teachers"
         )
         report = replace(report, missing=(*report.missing, evenly))
     signals = stack_signals(config, inputs.answers, inputs.languages, rows)

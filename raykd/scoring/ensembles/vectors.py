@@ -65,7 +65,12 @@ def _weigh(
     counts_B = config.task.count_units(rows)
     hidden_N = torch.full((int(counts_B.sum()),), UNLABELLED, dtype=torch.int64)
     units = StudentUnits(
-        hidden_N, counts_B, rows.languages, choices=len(hidden_N), place=config.task.place_answers
+        hidden_N,
+        counts_B,
+        rows.languages,
+        choices=len(hidden_N),
+        place=config.task.place_answers,
+        groups=rows.groups or (),
     )
     weights_MN = config.objective.weighting.weights(lay_out_answers(signals, languages, units))
     found: NDArray[np.float32] = weights_MN.numpy()

@@ -1,0 +1,132 @@
+"""Define what a weighting is: how much each teacher counts for each unit.
+
+Decision record: weights are non-negative and sum to 1 over a unit's eligible teachers, whatever the weighting, so
+comparing two weightings never compares two strengths of distillation. `eligible` is separate from `weights` because the
+objective counts units before it has seen a student's output, and counting needs no logits. What a weighting reads
+(gold labels, the student, a column of the rows) is said by class variables, so that a run that lacks it is refused
+before it starts.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Collection, Sequence
+from typing import ClassVar
+
+import torch
+
+from raykd.distill.signals import Signals
+from raykd.spec import Spec
+
+Languages = frozenset[str] | None
+"""The languages a teacher was declared for; None for any."""
+
+
+class WeightingBase(Spec):
+    """Base of all weightings; a subclass says how weight is spread over the eligible teachers."""
+
+    needs_probabilities: ClassVar[bool] = False
+    """Whether it reads how sure the teachers are, so that it has no meaning for answers that are numbers."""
+    reads_gold: ClassVar[bool] = False
+    """Whether it reads gold labels, so that it has nothing to go by where no row has one."""
+    reads_student: ClassVar[bool] = False
+    """Whether it reads the student's logits of all units of a micro-batch at once. Without a student it is uniform."""
+    reads_groups: ClassVar[bool] = False
+    """Whether it reads the column `data.columns.group`."""
+    kind: str
+
+    def check(
+        self, teachers: Sequence[str], teacher_languages: Sequence[Languages], languages: Sequence[str]
+    ) -> None:
+        """Refuse teachers or languages that this weighting cannot serve.
+
+        Args:
+            teachers: Names of the run's teachers.
+            teacher_languages: The languages that each was declared for.
+            languages: Languages of the run's rows.
+
+        Raises:
+            ConfigError: A name is missing or unknown.
+        """
+
+    def may_need(
+        self,
+        language: str,
+        teachers: Sequence[str],
+        teacher_languages: Sequence[Languages],
+        group: str | None = None,
+    ) -> tuple[bool, ...]:
+        """Return, per teacher, whether a row could give it a positive weight.
+
+        Rows are sent only to these teachers, so an answer of False saves a forward pass.
+
+        Args:
+            language: Of the row.
+            teachers: Names of the run's teachers.
+            teacher_languages: The languages that each was declared for.
+            group: The row's value in the column `data.columns.group`; None for a row of any group.
+        """
+        return tuple(speaks(declared, language) for declared in teacher_languages)
+
+    def without(self, gone: Collection[str]) -> WeightingBase:
+        """Return the weighting of a run that has not these teachers; it names none of them."""
+        return self
+
+    def eligible(self, signals: Signals) -> torch.Tensor:
+        """Return the covering teachers among whom a unit's weight is spread, bool ``[M, N]``; needs no logits."""
+        return signals.covered_MN
+
+    def weights(
+        self, signals: Signals, student_NC: torch.Tensor | None = None, temperature: float = 1.0
+    ) -> torch.Tensor:
+        """Return the teacher weights per unit.
+
+        Args:
+            signals: The teachers' answers.
+            student_NC: The student's logits; None where there is no student, as when teachers are scored together.
+            temperature: T of the run's divergences.
+
+        Returns:
+            float32 ``[M, N]``, no gradient. Each column sums to 1, or to 0 where no teacher is eligible.
+        """
+        with torch.no_grad():
+            known_MN = signals.eligible_MN
+            eligible_MN = self.eligible(signals) if known_MN is None else known_MN
+            if not self.reads_student:
+                return self._spread(signals, eligible_MN)
+            if student_NC is None:
+                return spread_evenly(eligible_MN)
+            return self._spread_for_student(signals, eligible_MN, student_NC.float(), temperature)
+
+    @abstractmethod
+    def _spread(self, signals: Signals, eligible_MN: torch.Tensor) -> torch.Tensor:
+        """Spread the weight of each unit over its eligible teachers, ``[M, N]``."""
+
+    def _spread_for_student(
+        self, signals: Signals, eligible_MN: torch.Tensor, student_NC: torch.Tensor, temperature: float
+    ) -> torch.Tensor:
+        """Spread it where `reads_student`."""
+        return self._spread(signals, eligible_MN)
+
+
+def speaks(declared: Languages, language: str) -> bool:
+    """Return whether a teacher was declared for a language."""
+    return declared is None or language in declared
+
+
+def spread_evenly(eligible_MN: torch.Tensor) -> torch.Tensor:
+    """Return equal weights over the eligible teachers of each unit, ``[M, N]``."""
+    return eligible_MN.float() / eligible_MN.sum(dim=0, keepdim=True).clamp_min(1)
+
+
+def normalise(weight_MN: torch.Tensor, eligible_MN: torch.Tensor) -> torch.Tensor:
+    """Return weights >= 0 scaled to sum to 1 over the eligible teachers of each unit, ``[M, N]``, float32."""
+    weight_MN = torch.where(eligible_MN, weight_MN, 0.0)
+    return torch.where(eligible_MN, weight_MN / weight_MN.sum(dim=0, keepdim=True), 0.0).float()
+
+
+def softmax_over_teachers(score_MN: torch.Tensor, eligible_MN: torch.Tensor) -> torch.Tensor:
+    """Return the softmax of scores over the eligible teachers of each unit, ``[M, N]``."""
+    # A column without an eligible teacher is all -inf and its softmax NaN; the second mask makes it 0.
+    weight_MN = score_MN.masked_fill(~eligible_MN, -torch.inf).softmax(dim=0)
+    return torch.where(eligible_MN, weight_MN, 0.0)
