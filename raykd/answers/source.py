@@ -7,7 +7,7 @@ store keeps, so stored answers, those of a replica and those of a teacher in thi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self
 
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raykd.answers.vocabularies import TeacherVocabulary
+from raykd.distill.features.states import FeatureRequest
 from raykd.text.batch import TextBatch
 
 NO_ANSWER = b""
@@ -105,8 +106,13 @@ class SignalSource(Protocol):
     @property
     def teacher_languages(self) -> tuple[frozenset[str] | None, ...]: ...
 
-    def submit(self, batch: TextBatch) -> PendingBatch:
-        """Send a batch and return at once."""
+    def submit(self, batch: TextBatch, *, features: Sequence[FeatureRequest] = ()) -> PendingBatch:
+        """Send a batch and return at once.
 
-    def vocabularies(self) -> list[TeacherVocabulary]:
-        """Return the vocabulary of each language teacher; called once per run."""
+        Args:
+            batch: B rows.
+            features: What each teacher is asked for beside its answers (`raykd.answers.features`); () is nothing.
+        """
+
+    def vocabularies(self, teachers: Collection[str] | None = None) -> list[TeacherVocabulary]:
+        """Return what these teachers bring beside their answers, in the source's order; called once per run."""

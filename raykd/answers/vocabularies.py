@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -26,7 +26,7 @@ VocabularyKind = Literal["same", "inside", "overlap", "own"]
 
 @dataclass(frozen=True)
 class VocabularyMatch:
-    """Maps one teacher's vocabulary onto the student's. Built once per run by `raykd.student.vocabulary_matching`.
+    """Maps one teacher's vocabulary onto the student's. Built once per run by `raykd.student.matching.vocabularies`.
 
     Read by `raykd.answers.layout`, which aligns the teacher's units with the student's.
 
@@ -52,18 +52,20 @@ class VocabularyMatch:
 
 @dataclass(frozen=True)
 class TeacherVocabulary:
-    """What a language teacher brings once, beside its answers.
+    """What a teacher brings once, beside its answers.
 
-    Written by teachers, read by `raykd.student.vocabulary_matching`.
+    Written by teachers, read by `raykd.student.matching.vocabularies` and `raykd.student.matching`.
 
     Attributes:
         tokenizer: Its own.
         weight_VD: Its output head, float32, where it answers with hidden states.
         bias_V: Of that head.
         after: What it does to the product of hidden states and head.
+        config: Its config.json.
     """
 
     tokenizer: Tokenizer
     weight_VD: NDArray[np.float32] | None = None
     bias_V: NDArray[np.float32] | None = None
     after: LogitMap = PLAIN
+    config: Mapping[str, object] = field(default_factory=dict)

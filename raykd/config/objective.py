@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from raykd.config.data import DataConfig
 from raykd.config.teachers import TeacherBase
+from raykd.distill.features.states import Position
 from raykd.distill.objective import Objective
 from raykd.distill.weighting import Weighting
 
@@ -69,3 +70,35 @@ def asks_others(weighting: Weighting, other: Weighting) -> bool:
     """Return whether a weighting may ask other teachers for a row than another one does."""
     routing = ("fixed", "by_column", "language_similarity")
     return weighting.kind != other.kind or (weighting.kind in routing and weighting != other)
+
+
+def check_features(
+    objective: Objective, positions: Collection[Position], teachers: Sequence[TeacherBase]
+) -> None:
+    """Check that a run's task and teachers have what its feature terms compare.
+
+    Args:
+        objective: The objective.
+        positions: Where states of the task's rows may be compared.
+        teachers: The run's.
+
+    Raises:
+        ValueError: The task or a teacher rules a term out.
+    """
+    for term in objective.features:
+        where = f"objective.features: {term.kind}"
+        if not positions:
+            raise ValueError(f"{where} plays no part in this task; leave it out")
+        if term.where not in positions:
+            raise ValueError(
+                f"{where}: position {term.where} is none of this task's: {', '.join(sorted(positions))}"
+            )
+        names = [teacher.name for teacher in teachers]
+        if unknown := sorted(set(term.teachers or ()) - set(names)):
+            raise ValueError(f"{where}: teachers names {unknown[0]}, which is none of {', '.join(names)}")
+        for teacher in teachers:
+            if term.uses(teacher.name) and teacher.kind not in ("model", "trained"):
+                raise ValueError(
+                    f"{where} reads states of an encoder, and teacher {teacher.name} of kind {teacher.kind} has none; "
+                    "name in `teachers` those of kind model or trained"
+                )

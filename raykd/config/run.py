@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from raykd.config.data import Columns, DataConfig
 from raykd.config.later_keys import remove_unused_run_keys, remove_unused_teacher_keys, simplify_model
-from raykd.config.objective import asks_others, check_objective, check_weighting
+from raykd.config.objective import asks_others, check_features, check_objective, check_weighting
 from raykd.config.overlay import check_name, overlay
 from raykd.config.teachers import (
     ServingConfig,
@@ -269,6 +269,7 @@ class RunConfig(RunBase):
                 "no teachers, so there is nothing to distil: add teachers, or set objective.alpha: 1 for plain training"
             )
         check_weighting(self.objective.weighting, self.active_teachers, self.data)
+        check_features(self.objective, self.task.feature_positions, self.active_teachers)
         pieces = self.workers.num_workers * self.train.gradient_accumulation
         if self.train.batch_size < pieces:
             raise ValueError(

@@ -368,6 +368,9 @@ class ServingConfig(Spec):
     to 1, as for a text in a language that it lacks, and curves, notes and tags say since when."""
     store: str | None = "store"
     """Folder for the answers, below `output` or absolute; null stores none."""
+    store_features: bool = False
+    """Keep also the states that `objective.features` asks teachers for, which take many times the place of an answer.
+    What is not kept is computed again in every epoch."""
     store_limit_gb: float = Field(20.0, gt=0.0)
     """Bound on all stores of that folder together, in 10^9 bytes. Answers that were removed are computed again."""
 

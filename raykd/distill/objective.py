@@ -16,13 +16,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from pydantic import Field, field_validator, model_validator
 
 from raykd.devices import copy_to_device
+from raykd.distill.features.sums import FeatureBatch, sum_feature
+from raykd.distill.features.terms import Feature
 from raykd.distill.losses import (
     ClassWeights,
     Divergence,
@@ -32,7 +34,7 @@ from raykd.distill.losses import (
     write_labels_as_texts,
 )
 from raykd.distill.parts import TargetPart, make_parts, sum_over_parts
-from raykd.distill.schedules import Constant, Schedule
+from raykd.distill.schedules import Constant, Schedule, check_range
 from raykd.distill.shares import Counts, ObjectiveResult, Shares
 from raykd.distill.signals import UNLABELLED, Signals
 from raykd.distill.targets import Mixture
@@ -49,21 +51,12 @@ class ScheduleValues:
     Attributes:
         alpha: Weight of the gold label.
         temperature: T.
-        lambdas: One per term, under the kind of its divergence.
+        lambdas: One per term, under the kind of its divergence or feature.
     """
 
     alpha: float
     temperature: float
     lambdas: Mapping[str, float]
-
-
-def _within(schedule: Schedule, name: str, low: float, high: float = float("inf")) -> Schedule:
-    smallest, largest = schedule.bounds()
-    if smallest < low or largest > high:
-        raise ValueError(
-            f"{name} must stay in [{low}, {high}], the schedule runs from {smallest} to {largest}"
-        )
-    return schedule
 
 
 class Term(Spec):
@@ -76,7 +69,7 @@ class Term(Spec):
     @field_validator("lambda_schedule")
     @classmethod
     def _not_negative(cls, value: Schedule) -> Schedule:
-        return _within(value, "lambda", low=0.0)
+        return check_range(value, "lambda", low=0.0)
 
 
 class Objective(Spec):
@@ -87,6 +80,9 @@ class Objective(Spec):
     temperature: Schedule = Constant(value=2.0)
     """Softens teachers and student alike; > 0."""
     terms: tuple[Term, ...] = Field(default=(Term(),), min_length=1)
+    features: tuple[Feature, ...] = ()
+    """Terms that compare states of the student's encoder with its teachers', beside `terms`. Each follows its own
+    schedule, whatever `anneal_on` says."""
     weighting: Weighting = ByLanguage()
     mixture: Mixture = "arithmetic"
     """How several teachers become one target: the mean of their probabilities (arithmetic) or of their
@@ -107,7 +103,7 @@ class Objective(Spec):
     @field_validator("alpha")
     @classmethod
     def _alpha_is_a_share(cls, value: Schedule) -> Schedule:
-        return _within(value, "alpha", low=0.0, high=1.0)
+        return check_range(value, "alpha", low=0.0, high=1.0)
 
     @field_validator("temperature")
     @classmethod
@@ -116,12 +112,12 @@ class Objective(Spec):
             raise ValueError(f"temperature must stay above 0, the schedule goes down to {value.bounds()[0]}")
         return value
 
-    @field_validator("terms")
+    @field_validator("terms", "features")
     @classmethod
-    def _no_kind_twice(cls, value: tuple[Term, ...]) -> tuple[Term, ...]:
-        kinds = [term.divergence.kind for term in value]
+    def _no_kind_twice(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
+        kinds = [term.divergence.kind if isinstance(term, Term) else term.kind for term in value]
         if len(set(kinds)) != len(kinds):
-            raise ValueError(f"each divergence may stand in one term only, got {kinds}")
+            raise ValueError(f"each kind may stand in one term only, got {kinds}")
         return value
 
     @field_validator("class_weights", mode="before")
@@ -153,7 +149,20 @@ class Objective(Spec):
         return ScheduleValues(
             alpha=self.alpha.value_at(progress),
             temperature=self.temperature.value_at(progress),
-            lambdas={t.divergence.kind: t.lambda_schedule.value_at(progress) for t in self.terms},
+            lambdas={
+                kind: schedule.value_at(progress)
+                for kind, schedule in (
+                    *((t.divergence.kind, t.lambda_schedule) for t in self.terms),
+                    *((f.kind, f.lambda_schedule) for f in self.features),
+                )
+            },
+        )
+
+    def wants_features(self, progress: float) -> bool:
+        """Return whether some feature term has weight at this progress."""
+        values = self.values_at(progress) if self.features else None
+        return (
+            values is not None and values.alpha < 1.0 and any(values.lambdas[f.kind] for f in self.features)
         )
 
     def prepare(self, signals: Signals) -> Signals:
@@ -210,6 +219,7 @@ class Objective(Spec):
         own: Counts | None = None,
         class_weights_C: torch.Tensor | None = None,
         values_N: torch.Tensor | None = None,
+        features: FeatureBatch | None = None,
     ) -> ObjectiveResult:
         """Compute this micro-batch's share of the loss; arguments and errors are those of `compute_shares`."""
         return self.compute_shares(
@@ -222,6 +232,7 @@ class Objective(Spec):
             own=own,
             class_weights_C=class_weights_C,
             values_N=values_N,
+            features=features,
         ).join()
 
     def compute_shares(
@@ -236,6 +247,7 @@ class Objective(Spec):
         own: Counts | None = None,
         class_weights_C: torch.Tensor | None = None,
         values_N: torch.Tensor | None = None,
+        features: FeatureBatch | None = None,
     ) -> Shares:
         """Compute what units contribute to the loss, not added up yet.
 
@@ -249,6 +261,7 @@ class Objective(Spec):
             own: This micro-batch's own counts; None counts them, which reads `labels_N` back from a device.
             class_weights_C: From `compute_class_weights`, where the objective has `class_weights`.
             values_N: Gold values of units whose answer is a number; None where gold is a choice.
+            features: States of student and teachers; None where no feature term has weight (`wants_features`).
 
         Raises:
             ValueError: Shapes disagree, totals are smaller than this micro-batch's own counts, or `signals` or
@@ -292,6 +305,7 @@ class Objective(Spec):
             share = (1.0 - values.alpha) / max(totals.soft, 1)
             fallback_N = compute_gold_losses(logits_NC, labels_N, values_N) if counts.uncovered else 0.0
             soft = self._soft(fallback_N, labels_N, parts, values, sums, counts)
+            soft += self._compare_features(features, weights_MN, values, sums)
             shares += [(value, factor * share) for value, factor in soft]
         return Shares(
             values=tuple(value for value, _ in shares),
@@ -324,4 +338,21 @@ class Objective(Spec):
             else:
                 annealed_N = torch.where(labels_N == UNLABELLED, loss_N, factor * loss_N)
                 shares.append((annealed_N.sum(), 1.0))
+        return shares
+
+    def _compare_features(
+        self,
+        batch: FeatureBatch | None,
+        weights_MN: torch.Tensor,
+        values: ScheduleValues,
+        sums: dict[str, torch.Tensor],
+    ) -> list[tuple[torch.Tensor, float]]:
+        """Compute each feature term that has weight, and its factor; write the sums under "soft/<kind>"."""
+        shares: list[tuple[torch.Tensor, float]] = []
+        for term in self.features:
+            if batch is None or not values.lambdas[term.kind]:
+                continue
+            total = sum_feature(term, batch, weights_MN)
+            sums[f"soft/{term.kind}"] = total.detach()
+            shares.append((total, values.lambdas[term.kind]))
         return shares

@@ -220,3 +220,17 @@ Schedule = Annotated[
     BeforeValidator(_number_is_constant),
 ]
 """Any schedule; a number stands for `Constant`."""
+
+
+def check_range(schedule: Schedule, name: str, low: float, high: float = float("inf")) -> Schedule:
+    """Return a schedule that stays in a range.
+
+    Raises:
+        ValueError: It leaves the range.
+    """
+    smallest, largest = schedule.bounds()
+    if smallest < low or largest > high:
+        raise ValueError(
+            f"{name} must stay in [{low}, {high}], the schedule runs from {smallest} to {largest}"
+        )
+    return schedule

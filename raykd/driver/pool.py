@@ -66,6 +66,7 @@ def make_teacher_spec(config: RunConfig, teacher: TeacherConfig, trained: Mappin
         max_tokens=serving.max_tokens,
         store=store,
         store_limit_gb=serving.store_limit_gb,
+        store_features=serving.store_features,
         source=_read_source(teacher),
     )
 

@@ -229,9 +229,13 @@ class ExperimentPlan:
                 if key not in known:
                     known[key] = load_data(member.data, Path.cwd(), member.form)
                 names = tuple(teacher.name for teacher in member.active_teachers)
+                states = bool(member.objective.features)
                 needed = NeededAnswers(known[key].train, member.objective.weighting, names)
-                if not any(needed.is_same(other) for other in found.setdefault(task, [])):
-                    found[task].append(needed)
+                parts = found.setdefault(task, [])
+                at = next((i for i, other in enumerate(parts) if needed.is_same(other)), len(parts))
+                parts[at : at + 1] = [
+                    replace(needed, states=states or any(o.states for o in parts[at : at + 1]))
+                ]
         return found
 
     @cached_property

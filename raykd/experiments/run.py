@@ -294,6 +294,13 @@ def check_arms(experiment: ExperimentPlan, data: Mapping[str, object]) -> None:
     Raises:
         ConfigError: Some arms cannot be trained. Names each with the reason.
     """
+    states = [a.name for a in experiment.arms if any(m.objective.features for m in a.run.members.values())]
+    if states and experiment.label == "ahead":
+        raise ConfigError(
+            "objective.features asks teachers for states while students train, and here they answer ahead",
+            got=f"label: ahead; arms with features: {', '.join(states)}",
+            wanted="label: on_demand",
+        )
     check = TrialCheck(experiment, experiment.base, data)  # type: ignore[arg-type]
     wrong = []
     first_seed: list[Sample] = [{"arm": arm.name, "seed": experiment.seeds[0]} for arm in experiment.arms]

@@ -37,6 +37,7 @@ from raykd.errors import RaykdError, prefix_errors
 from raykd.folders.places import check_places
 from raykd.preflight.combinations import check_combinations
 from raykd.preflight.disk import check_disk, compute_disk
+from raykd.preflight.features_check import say_states
 from raykd.preflight.finding import Finding, find
 from raykd.preflight.folder_check import describe_folder
 from raykd.preflight.label_words_check import check_phrases, look_at_label_words
@@ -251,6 +252,8 @@ def _look_at_rows(config: Run, job: Job, look: Callable[[str, Callable[[], str]]
     for name, member in config.members.items():
         rows = job.tasks[name].data.train
         look(f"rows {name}".rstrip(), partial(_say_signs, member, rows))
+        if member.objective.features:
+            look(f"states {name}".rstrip(), partial(say_states, member, rows))
         if untold := describe_untold_models(member, rows):
             look(f"languages {name}".rstrip(), partial(str, NOTE + untold))
 

@@ -10,6 +10,7 @@ from raykd.answers.servable import check_servable
 from raykd.cache import load_or_compute
 from raykd.config import HttpTeacher, RunConfig, TrainConfig, WorkersConfig
 from raykd.errors import ConfigError, prefix_errors
+from raykd.preflight.features_check import check_encoders
 from raykd.preflight.model_check import append_notes
 from raykd.student.overrides import find_overruled_keys
 from raykd.student.settings import read_deepspeed_keys
@@ -56,6 +57,7 @@ def check_combinations(config: RunConfig) -> str:
     languages = set(config.data.select_languages or config.data.languages)
     spoken = [t.language_set for t in config.active_teachers]
     silent = sorted(lang for lang in languages if spoken and not any(s is None or lang in s for s in spoken))
+    check_encoders(config)
     notes = _check_deepspeed(config)
     if silent:
         told = f"no teacher speaks {', '.join(silent)}: those rows learn from gold labels alone"

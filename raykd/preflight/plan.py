@@ -22,6 +22,7 @@ from raykd.driver.pool import make_teacher_spec
 from raykd.errors import RaykdError
 from raykd.preflight.check import available_here, check_resources, list_replica_groups
 from raykd.preflight.disk import Disk, check_disk, compute_disk, format_bytes
+from raykd.preflight.features_check import describe_state_bytes
 from raykd.preflight.finding import Finding, find
 from raykd.preflight.model_check import measure_vocabulary
 from raykd.teachers.backends.backend import make_backend
@@ -50,8 +51,20 @@ def plan_run(config: Run) -> list[Finding]:
         *describe_token_costs(
             config, disk, {name: task.data.train for name, task in students[-1].tasks.items()}
         ),
+        *describe_states(config, {name: task.data.train for name, task in students[-1].tasks.items()}),
         estimate_duration(config, students[-1]),
     ]
+
+
+def describe_states(config: Run, rows: Mapping[str, Rows]) -> list[Finding]:
+    """Describe what teachers send for `objective.features` beside their answers.
+
+    Args:
+        config: The run.
+        rows: The training rows of each task.
+    """
+    found = {task: describe_state_bytes(member, rows[task]) for task, member in config.members.items()}
+    return [Finding(f"states of {name}", detail) for told in found.values() for name, detail in told.items()]
 
 
 def describe_resources(config: Run, *, together: bool = True) -> list[Finding]:

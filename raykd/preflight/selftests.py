@@ -130,8 +130,8 @@ def check_student_answers(student: PretrainedStudent, config: RunConfig, rows: R
 
     def test() -> PaddingFinding:
         from raykd.driver.loop import make_task_model
+        from raykd.student.padding import run_padding_test
         from raykd.student.prepare import fit_tokenizer
-        from raykd.student.task_trainer import run_padding_test
 
         tokenizer = fit_tokenizer(student, [(config.task, rows)])
         return run_padding_test(config, rows, make_task_model(config, tokenizer))

@@ -137,4 +137,5 @@ def list_needed_answers(task: TaskJob, routed: bool) -> list[NeededAnswers]:
     """
     weighting = task.config.objective.weighting if routed else None
     scored = [NeededAnswers(rows) for rows in (task.data.validation, task.data.test) if rows is not None]
-    return [NeededAnswers(task.data.train, weighting), *scored]
+    states = bool(task.config.objective.features)
+    return [NeededAnswers(task.data.train, weighting, states=states), *scored]

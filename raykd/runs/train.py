@@ -32,6 +32,7 @@ from raykd.folders.earlier_start import EarlierStart
 from raykd.folders.folder import RESULTS, RunFolder, check_rows, find_run_path
 from raykd.point import Point
 from raykd.preflight.check import preflight
+from raykd.preflight.features_check import describe_state_bytes
 from raykd.preflight.model_check import sign_notes
 from raykd.runs.single_worker import ReadyWorker
 from raykd.runs.stages import train_students, train_teachers
@@ -107,6 +108,7 @@ class TrainCommand(Command[Outcome]):
             log.info("data read: %s: %s", task.name, task.data.train.summary())
         for task in self.students[-1].tasks.values():
             console.print(_describe_rows(task), highlight=False)
+            describe_state_bytes(task.config, task.data.train)  # refuses what is too much
             for note in sign_notes(task.config, task.data.train):
                 log.warning("%s", note)
         for note in describe_overruled_keys(self.config.train):

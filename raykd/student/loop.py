@@ -27,7 +27,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +44,7 @@ from raykd.point import Point
 from raykd.student.engine import Engine
 from raykd.student.evaluate import combine_task_scores, gather_ranks, prefix_with_task
 from raykd.student.loop_state import LoopState
+from raykd.student.matching.features import drop_projections
 from raykd.student.meter import LOGGED_WINDOWS, list_numbers, reduce_sum, split_numbers
 from raykd.student.nonfinite import describe_nonfinite, guard_loss, make_nonfinite_error
 from raykd.student.prefetch import PendingStep, Prefetcher, StepWork
@@ -146,16 +146,17 @@ class TrainingLoop:
         answers: Sequence[list[AnswerSlots] | None] = work.answers or [None] * len(work.rows)
         with step_part("rows and answers"):
             micros = [
-                trainer.make_micro_batch(rows, own) for rows, own in zip(work.rows, answers, strict=True)
+                trainer.make_micro_batch(rows, own, progress)
+                for rows, own in zip(work.rows, answers, strict=True)
             ]
             totals = self._global_counts(micros)
         self._rate = self.engine.learning_rate()
         results: list[ObjectiveResult] = []
         for micro in micros:
             with step_part("forward"):
-                outputs = micro.encoded.run(partial(self.engine.forward, trainer.name))
+                outputs, features = trainer.forward(self.engine, micro)
             with step_part("objective"):
-                results.append(trainer.evaluate(self.engine, outputs, micro, progress, totals))
+                results.append(trainer.evaluate(self.engine, outputs, micro, progress, totals, features))
             with step_part("backward"):
                 self.engine.backward(guard_loss(results[-1]))
             with step_part("update"):
@@ -329,7 +330,7 @@ class TrainingLoop:
         if state.best is None or found < build_rank_key(state.best, state.best_nll, higher_is_better=higher):
             state.best, state.best_step, state.stale = score, state.step, 0
             state.best_nll = nll
-            self.best_weights = self.engine.weights()
+            self.best_weights = drop_projections(self.engine.weights())
         else:
             state.stale += 1
         state.stopped = train.patience is not None and state.stale >= train.patience

@@ -23,9 +23,9 @@ from raykd.answers.layout import StudentUnits, lay_out_answers
 from raykd.answers.source import AnswerSlots, SignalSource
 from raykd.answers.vocabularies import VocabularyMatch
 from raykd.config import MultiRun, Run, RunConfig
-from raykd.data.rows import Rows
 from raykd.data.stream import BatchStream
 from raykd.distill.chunks import evaluate_hidden
+from raykd.distill.features.sums import FeatureBatch
 from raykd.distill.losses import compute_class_weights
 from raykd.distill.shares import Counts, ObjectiveResult
 from raykd.distill.signals import Signals
@@ -33,17 +33,16 @@ from raykd.errors import ModelError
 from raykd.models.bases import set_start
 from raykd.models.lm import Headless
 from raykd.models.multi import MultiModel
-from raykd.prediction.probes import PROBED_ROWS
-from raykd.prediction.selftest import PaddingFinding, find_padding
 from raykd.student.engine import Engine
 from raykd.student.evaluate import answer_rows, compute_language_scores, gather_ranks, join_system_answers
+from raykd.student.matching.features import FeatureMatcher, States
+from raykd.student.matching.vocabularies import match_vocabularies
 from raykd.student.meter import Meter
+from raykd.student.padding import find_student_padding
 from raykd.student.prefetch import PendingStep
-from raykd.student.prepare import PreparedRows, get_language_codes
-from raykd.student.vocabulary_matching import match_vocabularies
+from raykd.student.prepare import PreparedRows
 from raykd.tasks import EncodedBatch
 from raykd.text.buckets import MOST_SHAPES
-from raykd.text.padding import Padding
 from raykd.text.shapes import FittedShapes, fit_shapes
 
 log = logging.getLogger("raykd.student")
@@ -58,12 +57,14 @@ class MicroBatch:
         signals: The teachers' answers for its units; None in plain training.
         rows: Which of the training rows it holds.
         counts: Its units.
+        states: The teachers' states for it; None where no feature term has weight.
     """
 
     encoded: EncodedBatch
     signals: Signals | None
     rows: NDArray[np.int64]
     counts: Counts
+    states: States | None = None
 
 
 class TaskTrainer:
@@ -120,8 +121,12 @@ class TaskTrainer:
         if self.task.language and self.source is not None:
             teachers, theirs = self.source.teachers, self.source.vocabularies()
             self._matches = match_vocabularies(config, teachers, theirs, student.tokenizer, device)
+        self._matcher: FeatureMatcher | None = None
+        if self.objective.features and self.source is not None:
+            self._matcher = FeatureMatcher(config, student, self.source, self.padding)
+        self._total_steps = 1
         names = () if self.source is None else self.source.teachers
-        kinds = [t.divergence.kind for t in self.objective.terms] if self.source is not None else []
+        kinds = list(self.objective.values_at(0.0).lambdas) if self.source is not None else []
         self.meter = Meter(kinds, names)
         self.phases: dict[int, RunConfig] = {}
         """The run from each step on at which a phase begins."""
@@ -160,17 +165,34 @@ class TaskTrainer:
             self._shapes = fit_shapes(self.tokens, pieces, self._trained_shapes)
         if self.source is None:
             return PendingStep(rows, None)
-        return PendingStep(rows, [self.source.submit(self.rows.take(part.tolist())) for part in rows])
+        options: dict[str, Any] = {}
+        if self._matcher is not None and self.objective.wants_features(step / self._total_steps):
+            options["features"] = self._matcher.requests
+        return PendingStep(
+            rows, [self.source.submit(self.rows.take(part.tolist()), **options) for part in rows]
+        )
 
-    def make_micro_batch(self, rows: NDArray[np.int64], answers: list[AnswerSlots] | None) -> MicroBatch:
+    def make_micro_batch(
+        self, rows: NDArray[np.int64], answers: list[AnswerSlots] | None, progress: float = 0.0
+    ) -> MicroBatch:
         """Put a micro-batch on the device, with the teachers' answers laid out over its units."""
         padding = self.padding if self._shapes is None else self._shapes.find(rows).apply(self.padding)
         encoded, signals = self.task.collate(self.tokens, rows.tolist(), padding), None
+        states: States | None = None
+        if answers is not None and self._matcher is not None and self.objective.wants_features(progress):
+            answers, states = self._matcher.lay_out(answers, encoded, self.device)
         if answers is not None:
             signals = self.objective.prepare(self.signals(answers, encoded, rows.tolist()))
             self.meter.add_signals(answers, signals, encoded)
         counts = self.objective.counts(encoded.labels_N, signals)
-        return MicroBatch(encoded.to(self.device), signals, rows, counts)
+        return MicroBatch(encoded.to(self.device), signals, rows, counts, states)
+
+    def forward(self, engine: Engine, micro: MicroBatch) -> tuple[Any, FeatureBatch | None]:
+        """Return the model's outputs for a micro-batch, and the states that feature terms compare."""
+        run = partial(engine.forward, self.name)
+        if self._matcher is None or micro.states is None:
+            return micro.encoded.run(run), None
+        return self._matcher.forward(engine.module, run, micro.encoded, micro.states)
 
     def signals(self, answers: Sequence[AnswerSlots], encoded: EncodedBatch, rows: Sequence[int]) -> Signals:
         """Lay the teachers' answers to a micro-batch out over its units.
@@ -204,6 +226,7 @@ class TaskTrainer:
         micro: MicroBatch,
         progress: float,
         totals: Counts,
+        features: FeatureBatch | None = None,
     ) -> ObjectiveResult:
         """Compute this micro-batch's share of the loss.
 
@@ -213,6 +236,7 @@ class TaskTrainer:
             micro: The micro-batch.
             progress: Step / total steps, in [0, 1].
             totals: Units of the optimizer step over all ranks and micro-batches.
+            features: States of student and teachers, from `forward`.
         """
         encoded, signals = micro.encoded, micro.signals
         units = self.task.gather(outputs, encoded)
@@ -228,6 +252,7 @@ class TaskTrainer:
                 own=micro.counts,
                 class_weights_C=self._class_weights_C,
                 values_N=None if values_N is None else values_N / self._unit,
+                features=features,
             )
         module: Any = engine.module
         head, size = module.head, int(encoded.host["vocabulary"])
@@ -250,6 +275,7 @@ class TaskTrainer:
 
     def plan_phases(self, total_steps: int) -> None:
         """Lay the run's phases, which begin at shares of it, out over its steps."""
+        self._total_steps = total_steps
         self.phases = {round(p.at * total_steps): self.config.at_progress(p.at) for p in self.config.phases}
 
     def enter_phase(self, step: int) -> RunConfig | None:
@@ -315,38 +341,6 @@ class TaskTrainer:
         order = np.concatenate([np.asarray(picked, dtype=np.int64) for picked, _ in parts])
         joined = join_system_answers([part for _, part in parts])
         return compute_language_scores(self.task, joined, rows.select(order), self.config.data.labels)
-
-
-_TESTED: dict[str, PaddingFinding] = {}
-"""Findings of this process, keyed by what the student starts from: trials of a sweep mostly start alike."""
-
-
-def find_student_padding(config: RunConfig, rows: Rows, student: models.TextModel) -> Padding:
-    """Find how a student's batches are padded.
-
-    raykd's own architectures are known. A checkpoint of another family is tested as teachers are, because with some
-    families the loss of a row would depend on the rows beside it.
-
-    Raises:
-        ModelError: The model answers the same text differently when it is asked twice.
-    """
-    if config.student.kind != "pretrained" or not len(rows):
-        return student.padding
-    key = f"{config.student.model_dump_json()} {config.task.model_dump_json()}"
-    if key not in _TESTED:
-        _TESTED[key] = run_padding_test(config, rows, student)
-        if _TESTED[key].shapes != "longest":
-            log.warning("student %s: %s", config.name, _TESTED[key].describe())
-    return _TESTED[key].of(student.padding)
-
-
-def run_padding_test(config: RunConfig, rows: Rows, student: models.TextModel) -> PaddingFinding:
-    """Test with some of the run's rows how a student's rows may share a forward pass."""
-    sample = rows.take(range(0, len(rows), max(1, len(rows) // PROBED_ROWS))).with_codes(
-        get_language_codes(config)
-    )
-    module = Headless(student.model) if config.task.language else None
-    return find_padding(student, config.task, sample, module=module)
 
 
 def check_one_pass(trainers: Mapping[str, TaskTrainer]) -> None:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from raykd.answers.answer import DenseAnswer
 from raykd.answers.codec import encode_rows
 from raykd.devices import without_gradients
+from raykd.distill.features.states import Position
 from raykd.distill.objective import Objective
 from raykd.head import Head, TaskSettings
 from raykd.spec import Spec
@@ -124,6 +125,8 @@ class TaskBase(Spec):
     """Whether a student may have the union of its teachers' vocabularies."""
     is_tuned: ClassVar[bool] = False
     """Whether something is chosen after the training on the validation rows (`tune`)."""
+    feature_positions: ClassVar[frozenset[Position]] = frozenset()
+    """Where states of an encoder may be compared; empty where a row is not one sequence."""
     has_scale: ClassVar[bool] = False
     """Whether answers are numbers on a scale, which a teacher may have another one of."""
     kind: str

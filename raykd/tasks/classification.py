@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
+from raykd.distill.features.states import Position
 from raykd.head import Head
 from raykd.tasks.base import SystemAnswers, TaskBase
 from raykd.tasks.forms import RowForm
@@ -31,6 +32,7 @@ class Classification(TaskBase):
     head: ClassVar[Head] = "classification"
     metric_names: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1", "nll", "ece")
     labelled: ClassVar[bool] = True
+    feature_positions: ClassVar[frozenset[Position]] = frozenset({"cls", "mean", "sequence"})
     kind: Literal["classification"] = "classification"
     max_length: int = Field(128, ge=1)
     """Longest text in tokens, special tokens included; what is longer is truncated."""

@@ -20,6 +20,7 @@ from pydantic import Field
 
 from raykd.answers.answer import DenseAnswer
 from raykd.answers.codec import encode_rows
+from raykd.distill.features.states import Position
 from raykd.distill.objective import Objective
 from raykd.distill.signals import UNLABELLED
 from raykd.head import Head, TaskSettings
@@ -49,6 +50,7 @@ class MultiLabel(TaskBase):
     head: ClassVar[Head] = "multi_label"
     metric_names: ClassVar[tuple[str, ...]] = ("micro_f1", "macro_f1", "exact_match", "nll", "ece")
     labelled: ClassVar[bool] = True
+    feature_positions: ClassVar[frozenset[Position]] = frozenset({"cls", "mean", "sequence"})
     least_labels: ClassVar[int] = 1
     is_tuned: ClassVar[bool] = True
     kind: Literal["multi_label"] = "multi_label"

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
+from raykd.distill.features.states import Position
 from raykd.distill.objective import Objective
 from raykd.distill.signals import UNLABELLED
 from raykd.head import Head
@@ -44,6 +45,7 @@ class Regression(TaskBase):
     head: ClassVar[Head] = "regression"
     metric_names: ClassVar[tuple[str, ...]] = ("mse", "mae", "pearson", "spearman")
     labelled: ClassVar[bool] = False
+    feature_positions: ClassVar[frozenset[Position]] = frozenset({"cls", "mean", "sequence"})
     has_scale: ClassVar[bool] = True
     kind: Literal["regression"] = "regression"
     max_length: int = Field(128, ge=1)

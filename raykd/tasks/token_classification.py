@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
+from raykd.distill.features.states import Position
 from raykd.distill.objective import Objective
 from raykd.distill.signals import UNLABELLED
 from raykd.head import Head
@@ -52,6 +53,7 @@ class TokenClassification(TaskBase):
     head: ClassVar[Head] = "token_classification"
     metric_names: ClassVar[tuple[str, ...]] = ("f1", "precision", "recall", "accuracy", "nll")
     labelled: ClassVar[bool] = True
+    feature_positions: ClassVar[frozenset[Position]] = frozenset({"cls", "mean", "words", "sequence"})
     kind: Literal["token_classification"] = "token_classification"
     max_length: int = Field(128, ge=1)
     """Longest text in tokens, special tokens included; words beyond it are not covered."""

@@ -131,7 +131,7 @@ class Coalescer:
 def _can_merge(a: GroupRequest, b: GroupRequest) -> bool:
     one, two = a.batch, b.batch
     same_columns = (one.pairs is None) == (two.pairs is None) and (one.words is None) == (two.words is None)
-    return same_columns and a.halved == b.halved
+    return same_columns and (a.halved, a.features) == (b.halved, b.features)
 
 
 def _merge(requests: Sequence[GroupRequest]) -> GroupRequest:
@@ -141,6 +141,7 @@ def _merge(requests: Sequence[GroupRequest]) -> GroupRequest:
         batch=TextBatch.concat([r.batch for r in requests]),
         asked_MB=np.concatenate([r.asked_MB for r in requests], axis=1),
         halved=requests[0].halved,
+        features=requests[0].features,
     )
 
 
@@ -213,9 +214,10 @@ class TeacherActor:
             for teacher in teachers:
                 teacher.halve()
         keys = make_text_keys(request.batch) if self._is_stored else None
+        features = request.features or ((),) * len(teachers)
         return [
-            teacher.answer(request.batch, asked_B, keys)
-            for teacher, asked_B in zip(teachers, request.asked_MB, strict=True)
+            teacher.answer(request.batch, asked_B, keys, own)
+            for teacher, asked_B, own in zip(teachers, request.asked_MB, features, strict=True)
         ]
 
     def answer(self, request: GroupRequest) -> list[AnswerSlots]:

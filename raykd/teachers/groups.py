@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from raykd.distill.features.states import FeatureRequest
 from raykd.teachers.spec import TeacherSpec
 
 
@@ -56,6 +57,19 @@ class Group:
         wide_mB = np.zeros((self.width or 0, asked_MB.shape[1]), dtype=bool)
         wide_mB[list(self.rows)] = own_mB
         return wide_mB
+
+    def place_features(self, wanted: Mapping[int, FeatureRequest]) -> tuple[FeatureRequest, ...]:
+        """Return what each teacher of the process is asked for beside its answers; () where none is asked.
+
+        Args:
+            wanted: By position among all teachers of the run.
+        """
+        if not any(wanted.get(m) for m in self.members):
+            return ()
+        placed: list[FeatureRequest] = [()] * (self.width or len(self.members))
+        for m, place in zip(self.members, self.places, strict=True):
+            placed[place] = wanted.get(m, ())
+        return tuple(placed)
 
     def find_taken(self, place: Mapping[int, int]) -> list[int]:
         """Return which of its members a run takes.

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,8 +24,10 @@ import ray
 from numpy.typing import NDArray
 from ray.actor import ActorHandle
 
+from raykd.answers.features import name_feature_store
 from raykd.answers.source import AnswerSlots, PendingBatch
 from raykd.answers.vocabularies import TeacherVocabulary
+from raykd.distill.features.states import FeatureRequest
 from raykd.distill.weighting import Weighting
 from raykd.errors import TeacherError, TeacherLostError
 from raykd.teachers.call import Call
@@ -75,15 +77,23 @@ class PoolSource(RoutedSource):
         self.replicas = ReplicaSet(handle, rank, idle_threads)
         self.answered_rows = [0] * len(self.members)
         self.direct_rows = [0] * len(self.members)
+        self._feature_stores: dict[tuple[int, FeatureRequest], SignalStore] = {}
         self._stores = _open_local_stores(handle, self.members) if direct and handle.nodes else {}
         self._homes = [sorted(set(nodes)) for nodes in handle.nodes] or [[] for _ in handle.groups]
 
-    def submit(self, batch: TextBatch, asked_MB: NDArray[np.bool_] | None = None) -> PendingBatch:
+    def submit(
+        self,
+        batch: TextBatch,
+        asked_MB: NDArray[np.bool_] | None = None,
+        *,
+        features: Sequence[FeatureRequest] = (),
+    ) -> PendingBatch:
         """Read what is stored here, send the rest to the groups that are asked for a row, and return at once.
 
         Args:
             batch: B rows.
             asked_MB: Which teacher is asked for which row; None leaves it to the weighting.
+            features: What each teacher is asked for beside its answers; () is nothing.
         """
         rerouted = batch if asked_MB is None else None
         asked_MB = self.router.route(batch) if asked_MB is None else asked_MB.copy()
@@ -92,21 +102,29 @@ class PoolSource(RoutedSource):
         lost = self.router.lost
         answers = [AnswerSlots.empty(name, len(batch), lost=name in lost) for name in self.teachers]
         for at, slots in enumerate(answers):
-            self._read(at, slots, asked_MB[at], keys)
+            self._read(at, slots, asked_MB[at], keys, features[at] if features else ())
         if not asked_MB.any():
             return ReadyBatch(answers)
         pool_asked_MB = np.zeros((len(self.handle.teachers), len(batch)), dtype=bool)
         pool_asked_MB[self.members] = asked_MB
+        wanted = dict(zip(self.members, features, strict=True)) if features else {}
         calls: list[Call] = []
         for index in range(len(self.handle.groups)):
-            calls += self._send(index, batch, pool_asked_MB, keys)
-        return PendingPoolBatch(self, calls, answers, rerouted)
+            calls += self._send(index, batch, pool_asked_MB, keys, wanted)
+        return PendingPoolBatch(self, calls, answers, rerouted, features)
 
-    def _read(self, at: int, slots: AnswerSlots, asked_B: NDArray[np.bool_], keys: Sequence[bytes]) -> None:
+    def _read(
+        self,
+        at: int,
+        slots: AnswerSlots,
+        asked_B: NDArray[np.bool_],
+        keys: Sequence[bytes],
+        wanted: FeatureRequest,
+    ) -> None:
         """Take a teacher's answers from this node's store, and those rows out of `asked_B`."""
         rows = np.flatnonzero(asked_B)
         self.answered_rows[at] += len(rows)
-        store = self._stores.get(self.members[at])
+        store = self._find_store(self.members[at], wanted)
         if store is None or not len(rows):
             return
         begun = time.perf_counter()
@@ -118,8 +136,23 @@ class PoolSource(RoutedSource):
         self.direct_rows[at] += len(found)
         slots.latency_s += time.perf_counter() - begun
 
+    def _find_store(self, m: int, wanted: FeatureRequest) -> SignalStore | None:
+        """Return this node's store of a teacher's answers with the states that are wanted; None where it has none."""
+        if not wanted or m not in self._stores:
+            return self._stores.get(m)
+        if (m, wanted) not in self._feature_stores:
+            own = self._stores[m]
+            name = name_feature_store(own.fingerprint, wanted)
+            self._feature_stores[m, wanted] = SignalStore(own.path.parent, name, read_only=True)
+        return self._feature_stores[m, wanted]
+
     def _send(
-        self, index: int, batch: TextBatch, asked_MB: NDArray[np.bool_], keys: Sequence[bytes]
+        self,
+        index: int,
+        batch: TextBatch,
+        asked_MB: NDArray[np.bool_],
+        keys: Sequence[bytes],
+        wanted: Mapping[int, FeatureRequest],
     ) -> list[Call]:
         """Ask a group for its rows: one call, or one per home where the group is on several nodes."""
         asked_mB = self.handle.groups[index].select_rows(asked_MB)
@@ -130,22 +163,30 @@ class PoolSource(RoutedSource):
         if len(nodes) > 1:
             homes = np.asarray([self.find_home(index, keys[i]) for i in rows.tolist()])
             parts = {node: rows[homes == node] for node in nodes}
+        own = self.handle.groups[index].place_features(wanted)
         calls = []
         for node, part in parts.items():
             if len(part):
                 texts = unlabelled if len(part) == len(batch) else unlabelled.take(part.tolist())
                 asked = np.ascontiguousarray(asked_mB[:, part])
-                request = GroupRequest(texts, asked, token=self.replicas.make_token())
+                token = self.replicas.make_token()
+                request = GroupRequest(texts, asked, token=token, features=own)
                 calls.append(Call(self.replicas, index, request, part, node))
         return calls
 
-    def vocabularies(self) -> list[TeacherVocabulary]:
-        """Return what each teacher brings beside its answers; one call per teacher.
+    def vocabularies(self, teachers: Collection[str] | None = None) -> list[TeacherVocabulary]:
+        """Return what these teachers bring beside their answers; one call per teacher.
+
+        Args:
+            teachers: Names; None is all.
 
         Raises:
             TeacherError: A teacher has no replica left.
         """
-        return [self._fetch_vocabulary(m, name) for m, name in zip(self.members, self.teachers, strict=True)]
+        members = zip(self.members, self.teachers, strict=True)
+        return [
+            self._fetch_vocabulary(m, name) for m, name in members if teachers is None or name in teachers
+        ]
 
     def _fetch_vocabulary(self, m: int, name: str) -> TeacherVocabulary:
         failure: Exception | None = None
@@ -218,12 +259,14 @@ class PendingPoolBatch:
         answers: One entry per teacher, filled with what was stored.
         batch: The rows, where the source decided who is asked, so that it can decide anew when a teacher is lost; None
             where the caller decided, who then gets the loss as an error.
+        features: What each teacher was asked for beside its answers.
     """
 
     source: PoolSource
     calls: list[Call]
     answers: list[AnswerSlots]
     batch: TextBatch | None = None
+    features: Sequence[FeatureRequest] = ()
 
     def __post_init__(self) -> None:
         self._lost = set(self.source.router.lost)
@@ -267,7 +310,7 @@ class PendingPoolBatch:
         self.calls = []
         if self.batch is not None and self.source.router.lost != self._lost:
             # The whole batch is asked again: other answers are stored, and teachers that stand in are asked now.
-            return self.source.submit(self.batch).result(timeout)
+            return self.source.submit(self.batch, features=self.features).result(timeout)
         return self.answers
 
 

@@ -7,7 +7,7 @@ teachers alike, so that both give the same signals.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from raykd.answers.source import AnswerSlots, PendingBatch
 from raykd.answers.vocabularies import TeacherVocabulary
+from raykd.distill.features.states import FeatureRequest
 from raykd.distill.weighting import Weighting
 from raykd.teachers.teacher import Teacher
 from raykd.text.batch import TextBatch
@@ -102,12 +103,15 @@ class LocalSource(RoutedSource):
             tuple(t.name for t in teachers), tuple(t.spec.languages for t in teachers), weighting
         )
 
-    def submit(self, batch: TextBatch) -> PendingBatch:
+    def submit(self, batch: TextBatch, *, features: Sequence[FeatureRequest] = ()) -> PendingBatch:
         """Answer at once."""
         asked_MB = self.router.route(batch)
         unlabelled = batch.without_labels()
-        return ReadyBatch([t.answer(unlabelled, asked_MB[m]) for m, t in enumerate(self._teachers)])
+        wanted = features or ((),) * len(self._teachers)
+        return ReadyBatch(
+            [t.answer(unlabelled, asked_MB[m], None, wanted[m]) for m, t in enumerate(self._teachers)]
+        )
 
-    def vocabularies(self) -> list[TeacherVocabulary]:
-        """Return what each teacher brings beside its answers."""
-        return [teacher.vocabulary() for teacher in self._teachers]
+    def vocabularies(self, teachers: Collection[str] | None = None) -> list[TeacherVocabulary]:
+        """Return what these teachers bring beside their answers; None is all."""
+        return [t.vocabulary() for t in self._teachers if teachers is None or t.name in teachers]

@@ -57,6 +57,7 @@ class TeacherSpec:
         device: Name of torch's.
         store: Folder of all stores; None keeps nothing.
         store_limit_gb: Bound on all of them together.
+        store_features: Whether states that are asked for beside answers are stored.
         parked: What the teacher said of itself before it was parked; None for one that is not parked.
         source: Content of the file that its function stands in, since the node that serves it may lack the file; None
             where it has none.
@@ -70,6 +71,7 @@ class TeacherSpec:
     device: str = "cpu"
     store: str | None = None
     store_limit_gb: float = _SERVING.store_limit_gb
+    store_features: bool = False
     parked: TeacherInfo | None = None
     source: bytes | None = None
 

@@ -19,8 +19,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from raykd.answers.features import name_feature_store
 from raykd.answers.source import AnswerSlots
 from raykd.answers.vocabularies import TeacherVocabulary
+from raykd.distill.features.states import FeatureRequest
 from raykd.errors import TeacherError
 from raykd.prediction.selftest import PaddingFinding
 from raykd.teachers.backends.backend import make_backend
@@ -63,8 +65,9 @@ class Teacher:
         self.answered_rows = 0
         self.computed_while_parked = 0
         self._lock, self._turn = threading.RLock(), threading.Lock()
-        self._computing: dict[bytes, Future[dict[bytes, bytes]]] = {}
-        """Of each text that a thread computes now, the answers that it will have."""
+        self._feature_stores: dict[FeatureRequest, SignalStore] = {}
+        self._computing: dict[FeatureRequest, dict[bytes, Future[dict[bytes, bytes]]]] = {}
+        """Of each text that a thread computes now with some states, the answers that it will have."""
 
     def open(self) -> TeacherInfo:
         """Open the store and return what the teacher is; loads no weights.
@@ -139,6 +142,7 @@ class Teacher:
         batch: TextBatch,
         asked_B: NDArray[np.bool_] | None = None,
         keys: Sequence[bytes] | None = None,
+        features: FeatureRequest = (),
     ) -> AnswerSlots:
         """Answer the rows asked for that are in one of this teacher's languages.
 
@@ -146,6 +150,7 @@ class Teacher:
             batch: B rows.
             asked_B: The rows asked for; None asks for all.
             keys: Of the rows in the store, where the caller has them already.
+            features: States that come with each answer (`raykd.answers.features`); () for none.
 
         Raises:
             NonFiniteError: A logit is NaN or infinite; names the teacher and the rows.
@@ -165,38 +170,41 @@ class Teacher:
             self.answered_rows += len(rows)
         slots = AnswerSlots.empty(self.name, len(batch))
         if rows:
-            bodies, slots.forwarded = self._look_up(asked, keys)
+            bodies, slots.forwarded = self._look_up(asked, keys, features)
             slots.fill(rows, bodies)
         slots.latency_s = time.perf_counter() - begun
         return slots
 
-    def _look_up(self, batch: TextBatch, keys: Sequence[bytes] | None) -> tuple[list[bytes], int]:
+    def _look_up(
+        self, batch: TextBatch, keys: Sequence[bytes] | None, features: FeatureRequest
+    ) -> tuple[list[bytes], int]:
         """Return the answer to each row, stored or computed, and how many were computed."""
         self.open()
-        if self._store is None or keys is None:
-            return self._compute(batch), len(batch)
+        store = self._find_store(features)
+        if store is None or keys is None:
+            return self._compute(batch, features), len(batch)
+        computing = self._computing.setdefault(features, {})
         begun: Future[dict[bytes, bytes]] = Future()
         with self._lock:
-            found = self._store.get(keys)
+            found = store.get(keys)
             missing = [i for i, body in enumerate(found) if body is None]
             if not missing:
                 return [body for body in found if body is not None], 0
             # Backwards, so that of equal texts the first one stays: each is computed once.
             first = {keys[i]: i for i in reversed(missing)}
-            elsewhere = {key: self._computing[key] for key in first if key in self._computing}
+            elsewhere = {key: computing[key] for key in first if key in computing}
             own = [key for key in first if key not in elsewhere]
-            self._computing.update(dict.fromkeys(own, begun))
+            computing.update(dict.fromkeys(own, begun))
         fresh: dict[bytes, bytes] = {}
         try:
             at_once = self.backend.rows_at_once or len(own)
             for begin in range(0, len(own), max(1, at_once)):
                 part = own[begin : begin + at_once]
-                found_now = dict(
-                    zip(part, self._compute(batch.take([first[key] for key in part])), strict=True)
-                )
+                rows = batch.take([first[key] for key in part])
+                found_now = dict(zip(part, self._compute(rows, features), strict=True))
                 kept = {key: body for key, body in found_now.items() if body or self.backend.keeps_gaps}
                 with self._lock:
-                    self._store.put(list(kept), list(kept.values()))
+                    store.put(list(kept), list(kept.values()))
                 fresh |= found_now
             begun.set_result(fresh)
         except BaseException as error:
@@ -205,17 +213,35 @@ class Teacher:
         finally:
             with self._lock:
                 for key in own:
-                    del self._computing[key]
+                    del computing[key]
         # Only now, so that two threads never wait for each other.
         failed = [key for key, other in elsewhere.items() if other.exception() is not None]
         taken = {key: other.result()[key] for key, other in elsewhere.items() if key not in failed}
         if failed:  # perhaps for another text of that request
-            taken |= zip(failed, self._compute(batch.take([first[key] for key in failed])), strict=True)
+            rows = batch.take([first[key] for key in failed])
+            taken |= zip(failed, self._compute(rows, features), strict=True)
         fresh |= taken
         answers = [fresh[key] if body is None else body for key, body in zip(keys, found, strict=True)]
         return answers, len(own) + len(failed)
 
-    def _compute(self, batch: TextBatch) -> list[bytes]:
+    def _find_store(self, features: FeatureRequest) -> SignalStore | None:
+        """Return the store of answers that come with these states; None where they are not kept."""
+        if not features or self._store is None:
+            return self._store
+        if not self.spec.store_features:
+            return None
+        with self._lock:
+            if features not in self._feature_stores:
+                own = self._store
+                self._feature_stores[features] = SignalStore(
+                    own.path.parent,
+                    name_feature_store(own.fingerprint, features),
+                    limit_gb=self.spec.store_limit_gb,
+                    teacher=self.name,
+                )
+            return self._feature_stores[features]
+
+    def _compute(self, batch: TextBatch, features: FeatureRequest) -> list[bytes]:
         """Compute answers. A parked teacher may, with a warning, if it has the kind of device that it had before."""
         parked = self.spec.parked
         if parked is not None and self.backend.keeps_gaps:  # else looking up what is not kept is no work
@@ -233,7 +259,7 @@ class Teacher:
                 self.name, len(batch), self.computed_while_parked,
             )  # fmt: skip
         with contextlib.nullcontext() if self.backend.is_concurrent else self._turn:
-            return self.backend.compute(batch)
+            return self.backend.compute_features(batch, features) if features else self.backend.compute(batch)
 
     def measure_time(self, batch: TextBatch) -> Timing | None:
         """Measure what a text takes, or read what was measured under conditions like those of this process.
@@ -270,5 +296,6 @@ class Teacher:
 
     def close(self) -> None:
         """Flush the store."""
-        if self._store is not None:
-            self._store.close()
+        for store in (self._store, *self._feature_stores.values()):
+            if store is not None:
+                store.close()

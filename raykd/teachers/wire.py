@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from raykd.distill.features.states import FeatureRequest
 from raykd.distill.signals import UNLABELLED
 from raykd.text.batch import TextBatch
 
@@ -32,6 +33,7 @@ class GroupRequest:
         batch: B rows without labels.
         asked_MB: Which teacher of the process is asked for which row.
         halved: Whether to compute in forward passes of half the size, because the whole did not fit into memory.
+        features: Of each teacher of the process, the states that it is asked for beside answers; () asks for none.
         token: Names the request to a process that may be lent threads meanwhile (`raykd.teachers.threads`); b"" where
             the sender lends none.
     """
@@ -40,17 +42,24 @@ class GroupRequest:
     asked_MB: NDArray[np.bool_]
     halved: bool = False
     token: bytes = b""
+    features: tuple[FeatureRequest, ...] = ()
 
     def __reduce__(self) -> tuple[Callable[..., GroupRequest], tuple[object, ...]]:
         # Plain tuples and bytes: small numpy arrays cost Ray more than their content (0.3 ms of a call).
         asked = self.asked_MB.tobytes(), len(self.asked_MB)
-        return _rebuild, (_read_columns(self.batch), *asked, self.halved, self.token)
+        return _rebuild, (_read_columns(self.batch), *asked, self.halved, self.token, self.features)
 
 
 def _rebuild(
-    columns: tuple[Any, ...], asked: bytes, teachers: int, halved: bool, token: bytes
+    columns: tuple[Any, ...],
+    asked: bytes,
+    teachers: int,
+    halved: bool,
+    token: bytes,
+    features: tuple[FeatureRequest, ...],
 ) -> GroupRequest:
     named = dict(zip(_COLUMNS, columns, strict=True))
     rows = len(named["texts"])
     batch = TextBatch(labels_B=np.full(rows, UNLABELLED, dtype=np.int64), **named)
-    return GroupRequest(batch, np.frombuffer(asked, dtype=bool).reshape(teachers, rows), halved, token)
+    asked_MB = np.frombuffer(asked, dtype=bool).reshape(teachers, rows)
+    return GroupRequest(batch, asked_MB, halved, token, features)

@@ -29,6 +29,7 @@ from raykd.folders.folder import RunFolder
 from raykd.preflight.check import preflight
 from raykd.spaces.search import LATEST_SCORE, SCORE
 from raykd.teachers.pools.stored_pool import NeededAnswers
+from raykd.tuning.checks.refusals import has_features
 from raykd.tuning.checks.resume import compare_sweep, explain_sweep
 from raykd.tuning.checks.trials import check_known_trials, check_trial_resources
 from raykd.tuning.config import Sweep, dump_sweep
@@ -115,8 +116,9 @@ class SweepCommand(Command[SweepOutcome]):
         """Let the teachers answer, run the trials, and write the table, the page and the best run."""
         plan, folder = self.plan, session.folder
         weightings = find_shared_weightings(plan.base, sorted(plan.space.searched))
+        states = has_features(plan)
         needed = {
-            task: [NeededAnswers(self.student.data[task].train, weighting)]
+            task: [NeededAnswers(self.student.data[task].train, weighting, states=states)]
             for task, weighting in weightings.items()
         }
         driver = SweepDriver(plan.base, self.teachers, self.student, session, plan.config.label, needed)

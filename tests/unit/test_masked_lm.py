@@ -32,8 +32,8 @@ from raykd.models import DecoderStudent, PretrainedStudent, TransformerStudent
 from raykd.models.identity import describe_tokenizer
 from raykd.models.lm import Headless
 from raykd.student.loop import TrainingLoop
+from raykd.student.matching.vocabularies import match_vocabularies
 from raykd.student.prepare import fit_tokenizer, prepare_rows
-from raykd.student.vocabulary_matching import match_vocabularies
 from raykd.tasks import CausalLM, Classification, MaskedLM
 from raykd.tasks.answer_forms import HiddenAnswers, SampledAnswers, TopKAnswers
 from raykd.teachers.source import LocalSource

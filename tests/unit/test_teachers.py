@@ -285,7 +285,7 @@ def test_local_source_hides_gold_labels(directory: Path) -> None:
     seen = []
     teacher = Teacher(spec(directory))
     answer = teacher.answer
-    teacher.answer = lambda batch, asked=None: (seen.append(batch.labels_B.tolist()), answer(batch, asked))[1]  # type: ignore[method-assign,assignment,return-value,func-returns-value]
+    teacher.answer = lambda batch, *rest: (seen.append(batch.labels_B.tolist()), answer(batch, *rest))[1]  # type: ignore[method-assign,assignment,return-value,func-returns-value]
     LocalSource([teacher]).submit(text_batch(["good", "bad"], labels=[1, 0])).result()
     assert seen == [[-100, -100]]
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from raykd.answers.codec import VERSION
 from raykd.answers.vocabularies import TeacherVocabulary
 from raykd.config import TeacherBase
+from raykd.distill.features.states import FeatureRequest
 from raykd.errors import NonFiniteError, TeacherError
 from raykd.teachers.backends.self_test import compare_answers
 from raykd.teachers.spec import TeacherInfo, TeacherSpec
@@ -88,6 +89,18 @@ class BackendBase(ABC, Generic[T]):
         Raises:
             NonFiniteError: An answer holds NaN or infinity.
         """
+
+    def compute_features(self, batch: TextBatch, features: FeatureRequest) -> list[bytes]:
+        """Answer every row as `compute` does, with states behind each answer (`raykd.answers.features`).
+
+        Raises:
+            TeacherError: The kind has no states.
+        """
+        raise TeacherError(
+            f"teacher {self.spec.name} has no hidden states",
+            got=f"kind {self.teacher.kind}",
+            wanted="a teacher that is a model of transformers",
+        )
 
     def build_info(
         self,

@@ -25,6 +25,7 @@ from raykd import models
 from raykd.answers.vocabularies import TeacherVocabulary
 from raykd.config import SavedModelTeacher
 from raykd.devices import leave_out_cudnn_attention
+from raykd.distill.features.states import FeatureRequest
 from raykd.errors import ModelError, TeacherError, prefix_errors
 from raykd.head import Head
 from raykd.models.activations import fuse_activations
@@ -39,6 +40,7 @@ from raykd.tasks.base import PendingRows
 from raykd.tasks.language import LanguageTask
 from raykd.teachers.backends.base import BackendBase
 from raykd.teachers.backends.copies import start_copies
+from raykd.teachers.backends.features import start_answers
 from raykd.teachers.backends.graphs import GraphedModule
 from raykd.teachers.backends.modules import ModulePool
 from raykd.teachers.backends.precision import choose_precision
@@ -180,8 +182,17 @@ class ModelBackend(BackendBase[SavedModelTeacher]):
         Raises:
             NonFiniteError: A logit is NaN or infinite; names the teacher and the rows.
         """
+        return self.compute_features(batch, ())
+
+    def compute_features(self, batch: TextBatch, features: FeatureRequest) -> list[bytes]:
+        """Answer every row, with states behind each answer; see `BackendBase`.
+
+        Raises:
+            NonFiniteError: A logit or a state is NaN or infinite; names the teacher and the rows.
+            ModelError: Texts of several lengths cannot share a pass, and states are read of whole passes.
+        """
         padding = self._find_padding(batch)
-        answers, real, computed = self._pass(batch, padding)
+        answers, real, computed = self._pass(batch, padding, features)
         with self._lock:
             self._real_tokens += real
             self._computed_tokens += computed
@@ -194,7 +205,9 @@ class ModelBackend(BackendBase[SavedModelTeacher]):
         with self._lock:  # further threads wait for the weights and the test
             return self._padding or self.test(batch).of(self.load().padding)
 
-    def _pass(self, batch: TextBatch, padding: Padding) -> tuple[list[bytes | None], int, int]:
+    def _pass(
+        self, batch: TextBatch, padding: Padding, features: FeatureRequest = ()
+    ) -> tuple[list[bytes | None], int, int]:
         """Return the answer to every row (None where it is not finite), and tokens before and after padding."""
         model, info, batch = self.load(), self.describe(), batch.with_codes(self.teacher.language_codes)
         task = self._task()
@@ -205,11 +218,12 @@ class ModelBackend(BackendBase[SavedModelTeacher]):
         # All passes are queued before the first result is copied: each copy would wait for the device.
         with torch.inference_mode(), self._get_modules(model).borrow() as module:
             self._warm(module, encoded, padding)
-            run = self._get_runner(module)
+            # A graph replays kernels and calls no hook, by which states are read.
+            run = module if features else self._get_runner(module)
             for picked, own in self._plan(encoded, padding):
                 padded = task.collate(encoded, picked, own)
                 self.shapes.add(tuple(tuple(each.shape) for each in padded.inputs.values()))
-                queued.append((picked, task.start_answers(run, padded.to(device), info.columns)))
+                queued.append((picked, start_answers(task, run, padded.to(device), info.columns, features)))
                 real += padded.real_tokens
                 computed += padded.computed_tokens
             fetch = start_copies([pending.tensors for _, pending in queued], device)
@@ -327,7 +341,9 @@ class ModelBackend(BackendBase[SavedModelTeacher]):
         spec = self.spec
         if not isinstance(spec.task, LanguageTask) or spec.task.answers.kind != "hidden":
             trusted = self.teacher.trust_remote_code
-            return TeacherVocabulary(models.load_tokenizer(self._find_folder(), trust_remote_code=trusted))
+            folder = self._find_folder()
+            tokenizer = models.load_tokenizer(folder, trust_remote_code=trusted)
+            return TeacherVocabulary(tokenizer, config=read_config(folder))
         model = self.load()
         head = self._get_headless(model).head
         bias_V = None if head.bias_V is None else head.bias_V.detach().float().cpu().numpy()

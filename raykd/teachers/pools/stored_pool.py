@@ -45,11 +45,13 @@ class NeededAnswers:
         rows: The rows.
         weighting: Decides which teachers are asked for a row; None asks all that speak its language.
         teachers: Names of those that take part; None is all.
+        states: Whether states of encoders are asked for beside answers, which teachers compute in their own processes.
     """
 
     rows: Rows
     weighting: Weighting | None = None
     teachers: tuple[str, ...] | None = None
+    states: bool = False
 
     def route(self, teachers: Sequence[str], languages: Sequence[frozenset[str] | None]) -> NDArray[np.bool_]:
         """Return which teacher is asked about which row, ``[M, N]``.
@@ -68,7 +70,7 @@ class NeededAnswers:
         return asked_MN
 
     def is_same(self, other: NeededAnswers) -> bool:
-        """Return whether both ask the same teachers about the same rows in the same way."""
+        """Return whether both ask the same teachers about the same rows, whatever comes with the answers."""
         return self.rows is other.rows and (self.weighting, self.teachers) == (
             other.weighting,
             other.teachers,
@@ -158,6 +160,8 @@ def open_stored_pool(
     """
     node = ray.get_runtime_context().get_node_id()
     nodes = [found["NodeID"] for found in ray.nodes() if found["Alive"]]
+    if any(part.states for part in needed):
+        return None
     if nodes != [node] or not all(_is_asked_for_answers_alone(p.spec) for p in placements):
         return None
     teachers = [

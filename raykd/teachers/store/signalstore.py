@@ -60,7 +60,7 @@ class SignalStore:
     ) -> None:
         self.path = root / fingerprint[:32]
         self.unkept = 0
-        self._fingerprint, self._teacher = fingerprint, teacher
+        self.fingerprint, self._teacher = fingerprint, teacher
         self._read_only, self._warned = read_only, False
         self._full = False
         self._again_at = 0.0
@@ -90,7 +90,7 @@ class SignalStore:
             self._again_at = time.monotonic() + _PAUSE_S
             return None
         if not self._read_only:
-            write_note(self.path, self._teacher, self._fingerprint)
+            write_note(self.path, self._teacher, self.fingerprint)
             with contextlib.suppress(StoreBusyError, StoreDamagedError, StoreUnwritableError):
                 self._bound.keep(self.path, self._opened.store)
         return self._opened.store

@@ -276,6 +276,13 @@ def _check_pairs(sweep: Sweep, origin: str) -> None:
         )
 
 
+def has_features(sweep: Sweep) -> bool:
+    """Return whether trials of a sweep may have feature terms."""
+    return _mentions(sweep.space.keys, "objective.features") or any(
+        member.objective.features for member in sweep.base.members.values()
+    )
+
+
 def _check_keys(sweep: Sweep, origin: str) -> None:
     space = sweep.space
     if not space.domains:
@@ -307,6 +314,12 @@ def _check_keys(sweep: Sweep, origin: str) -> None:
                 got="label: ahead",
                 wanted="label: on_demand",
             )
+    if sweep.config.label == "ahead" and has_features(sweep):
+        raise ConfigError(
+            f"{origin}: objective.features asks teachers for states while students train, and here they answer ahead",
+            got="label: ahead",
+            wanted="label: on_demand",
+        )
     own = [t.name for t in sweep.base.trained_teachers if t.training.labelled == "student"]
     if own and _mentions(space.keys, "data"):
         raise ConfigError(

@@ -1,0 +1,1 @@
+"""Match what teachers answer with the student: vocabularies, and states of encoders."""
