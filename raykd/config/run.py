@@ -191,10 +191,10 @@ class RunConfig(RunBase):
                 f"train.metric {self.train.metric} is none of {self.task.kind}: "
                 f"wanted one of {', '.join(self.task.metric_names)}"
             )
-        students = [("student", self.student)]
-        students += [
-            (f"teacher {t.name}", t.training.model) for t in self.teachers if isinstance(t, TrainedTeacher)
-        ]
+        if self.student.kind == "pretrained":
+            object.__setattr__(self, "student", self.student.start_from(self.active_teachers))
+        made = [t for t in self.teachers if isinstance(t, TrainedTeacher)]
+        students = [("student", self.student), *((f"teacher {t.name}", t.training.model) for t in made)]
         for name, student in students:
             if self.task.head not in student.tasks:
                 raise ValueError(

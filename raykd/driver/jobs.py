@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar, cast
 
 from raykd.config import Run, RunConfig, TrainedTeacher, overlay
 from raykd.config.loading import validate_run
@@ -30,6 +30,7 @@ from raykd.point import Point
 from raykd.student.prepare import check_long_rows
 
 Role = Literal["teacher", "baseline", "student"]
+R = TypeVar("R", bound=Run)
 
 
 @dataclass(frozen=True)
@@ -219,6 +220,15 @@ def make_teacher_jobs(config: Run) -> list[Job]:
     ]
 
 
+def start_from_jobs(config: R, jobs: Sequence[Job]) -> R:
+    """Return a run whose student starts from the folder of a teacher that is trained first, if it names one."""
+    student = config.student
+    if student.kind != "pretrained" or student.teacher is None:
+        return config
+    folder = next(job.output for job in jobs if job.name == f"teacher-{student.teacher}")
+    return cast(R, config.model_copy(update={"student": student.model_copy(update={"path": str(folder)})}))
+
+
 def find_trained_teachers(config: Run, next_step: str) -> dict[str, Path]:
     """Return the folders of the teachers that were trained before, by the names of their jobs.
 
@@ -265,6 +275,7 @@ def make_jobs(config: Run, run_dir: Path) -> tuple[list[Job], list[Job]]:
         DataError, ConfigError: Files, columns, labels or sizes are wrong.
     """
     teachers, data = make_teacher_jobs(config), load_rows(config)
+    config = start_from_jobs(config, teachers)
     students = [Job("student", "student", config, data, run_dir / "student")]
     for job in [*teachers, *students]:
         job.check_gold_labels()

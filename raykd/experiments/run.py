@@ -21,6 +21,7 @@ from raykd.config.home import ARMS, EXPERIMENT
 from raykd.config.loading import dump_run, flatten_run
 from raykd.config.pinning import pin_revisions
 from raykd.driver.command import Command, FolderContents, TrackedRun, run_command
+from raykd.driver.jobs import start_from_jobs
 from raykd.driver.session import Session
 from raykd.errors import ConfigError, RaykdError, SweepError
 from raykd.experiments.arms import ExperimentPlan, PairSampler
@@ -127,6 +128,10 @@ class CompareCommand(Command[ComparisonOutcome]):
             files[EXPERIMENT] = self.experiment.yaml
         self.experiment = self.experiment.fix_steps(self.student.steps)
         check_arms(self.experiment, self.student.data)
+        start = partial(start_from_jobs, jobs=self.teachers)
+        arms = tuple(arm.change_runs(start) for arm in self.experiment.arms)
+        self.base = start(self.base)
+        self.experiment = replace(self.experiment, base=self.base, arms=arms)
         return FolderContents(self.student.fingerprints(), files)
 
     def introduce(self, folder: RunFolder, console: Console) -> None:

@@ -6,8 +6,9 @@ student, applied in one order by `build`. `raykd.models.bases` tries the same co
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -23,13 +24,18 @@ if TYPE_CHECKING:
     from raykd.text.tokens import Tokenizer
 
 
+TEACHER = "teacher:"
+"""How the path of a student begins that starts from one of the run's teachers."""
+
+
 class PretrainedStudent(Spec):
     """A checkpoint; `layers` starts a student as DistilBERT did (arXiv:1910.01108), `vocabulary` trims its table."""
 
     tasks: ClassVar[frozenset[Head]] = HEADS
     kind: Literal["pretrained"] = "pretrained"
     path: str = Field(min_length=1)
-    """A local directory or a hub name; weights must be safetensors."""
+    """A local directory or a hub name; weights must be safetensors. `teacher:NAME` is the model of one of the run's
+    teachers, also of one that the run trains first."""
     revision: str | None = None
     """Branch, tag or commit of a hub model."""
     trust_remote_code: bool = False
@@ -65,6 +71,40 @@ class PretrainedStudent(Spec):
                 "set tuning.merged: true, or leave one of them out"
             )
         return self
+
+    @property
+    def teacher(self) -> str | None:
+        """The teacher that the path names; None where it names a checkpoint."""
+        return self.path.removeprefix(TEACHER) if self.path.startswith(TEACHER) else None
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether the checkpoint is that of a teacher which is still to be trained."""
+        return self.teacher is not None or (os.path.isabs(self.path) and not os.path.exists(self.path))
+
+    def start_from(self, teachers: Sequence[Any]) -> PretrainedStudent:
+        """Return the student with its teacher's checkpoint as its path; a teacher that is trained first stays named.
+
+        Args:
+            teachers: Those of the run.
+
+        Raises:
+            ValueError: None of them has the name, or it is no model that a student can start from.
+        """
+        if self.teacher is None:
+            return self
+        found = {teacher.name: teacher for teacher in teachers}.get(self.teacher)
+        if found is None or found.kind not in ("model", "trained"):
+            fitting = [teacher.name for teacher in teachers if teacher.kind in ("model", "trained")]
+            raise ValueError(
+                f"path {self.path}: a student starts from a teacher that is a model; "
+                f"of this run's that is {', '.join(fitting) or 'none'}"
+            )
+        if found.kind == "trained":
+            return self
+        own = {key: getattr(found, key) for key in ("path", "revision", "trust_remote_code")}
+        codes = {"language_codes": self.language_codes or found.language_codes}
+        return self.model_copy(update=own | codes)
 
     def fit_tokenizer(self, texts: Iterable[str]) -> Tokenizer:
         """Load the checkpoint's own tokenizer, and trim it to the texts if the vocabulary is trimmed.

@@ -190,6 +190,8 @@ def check_made(model: models.Student, config: RunConfig, key: str) -> tuple[str,
         if getattr(model, "vocabulary", "own") == "own":
             check_room("task.max_length", task.max_length, special, task, pairs=has_pairs(config))
         return "", ()
+    if model.teacher is not None:
+        return f"starts from the teacher {model.teacher}, which is trained first", ()
     with prefix_errors(key, RaykdError):
         folder = preview_source(model, key)
     with prefix_errors(key if "." in key else f"the {key}", RaykdError):
@@ -297,7 +299,7 @@ def measure_vocabulary(config: Run, data: Mapping[str, Dataset]) -> TrimmedVocab
         data: Data sets by task.
     """
     source = find_base_checkpoint(config.student)
-    if source is None or source.vocabulary != "trimmed":
+    if source is None or source.vocabulary != "trimmed" or source.is_awaited:
         return None
     parts = [(config.members[task].task, own.train) for task, own in data.items()]
     tokenizer, whole = fit_tokenizer(config.student, parts), source.load_tokenizer()
@@ -335,7 +337,7 @@ def sign_notes(config: RunConfig, rows: Rows) -> list[str]:
                 _signs_in(rows, task, f"teacher {teacher.name}", looked.tokenizer.signs, looked.rowless)
             )
     student = config.student
-    if student.kind == "pretrained":
+    if student.kind == "pretrained" and not student.is_awaited:
         signs = inspect_pretrained(student, config.data.labels, task.head).tokenizer.signs
         found.append(_signs_in(rows, task, "the student", signs, ()))
     return [note for note in found if note]

@@ -245,7 +245,7 @@ def check_long_rows(parts: Sequence[tuple[RunConfig, Rows]]) -> None:
         DataError: As `prepare_rows`.
     """
     student = parts[0][0].student
-    if getattr(student, "vocabulary", "own") == "union":
+    if getattr(student, "vocabulary", "own") == "union" or getattr(student, "is_awaited", False):
         return  # the tokenizer is not here yet
     strict = [(config, rows) for config, rows in parts if config.data.on_long_row != "truncate"]
     tokenizer = fit_tokenizer(student, [(config.task, rows) for config, rows in parts]) if strict else None

@@ -65,6 +65,13 @@ def refuse_sweep(sweep: Sweep, origin: str) -> None:
         ConfigError: Names the key, and what is possible instead.
     """
     _check_keys(sweep, origin)
+    if getattr(sweep.base.student, "teacher", None) is not None:
+        raise ConfigError(
+            f"{origin}: the student of a sweep cannot start from a teacher that the sweep trains",
+            got=f"student.path {getattr(sweep.base.student, 'path')}",  # noqa: B009
+            wanted="a folder",
+            next_step="train the base once (raykd train) and name the teacher's folder, output/teachers/NAME-...",
+        )
     _check_packages(sweep, origin)
     _check_pairs(sweep, origin)
     sweep.config.scheduler.check(sweep.base, sweep.space, sweep.config.search.kind, sweep.trials, origin)

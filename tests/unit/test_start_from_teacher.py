@@ -1,0 +1,62 @@
+"""A student that starts from one of the run's own teachers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from raykd import models
+from raykd.config import RunConfig
+from raykd.driver.jobs import Job, start_from_jobs
+from raykd.models import PretrainedStudent
+from tests.fakes import LABELS, save_transformer
+from tests.worlds import TEACHERS, run_config
+
+TRAINED = {"name": "small", "languages": "all", "training": {"model": {"kind": "transformer"}}}
+
+
+def starting(path: str, *more: dict[str, Any]) -> RunConfig:
+    tree = run_config().model_dump(mode="json")
+    tree |= {"student": {"kind": "pretrained", "path": path}, "teachers": [*TEACHERS, *more]}
+    return RunConfig.model_validate(tree)
+
+
+def test_a_teacher_that_exists_gives_its_path_revision_and_codes() -> None:
+    hub = {
+        "name": "hub",
+        "languages": "all",
+        "path": "who/knows",
+        "revision": "v1",
+        "language_codes": {"en": "en_XX"},
+    }
+    student = starting("teacher:hub", hub).student
+    assert student == PretrainedStudent(path="who/knows", revision="v1", language_codes={"en": "en_XX"})
+
+
+def test_a_teacher_that_is_trained_first_gives_its_folder_once_the_jobs_are_known(tmp_path: Path) -> None:
+    config = starting("teacher:small", TRAINED)
+    assert isinstance(config.student, PretrainedStudent) and config.student.teacher == "small"
+    job = Job("teacher", "teacher-small", config, {}, tmp_path / "teachers" / "small-0123")
+    begun = start_from_jobs(config, [job]).student
+    assert isinstance(begun, PretrainedStudent) and begun.path == str(job.output) and begun.is_awaited
+    plain = run_config()
+    assert start_from_jobs(plain, [job]) is plain
+
+
+def test_a_name_that_is_no_model_of_the_run_is_refused_with_those_that_are() -> None:
+    with pytest.raises(ValidationError, match="of this run's that is en, zh, multi"):
+        starting("teacher:fr")
+
+
+def test_before_training_the_student_answers_as_its_teacher(tmp_path: Path) -> None:
+    folder = save_transformer(tmp_path / "teacher", layers=2)
+    student = PretrainedStudent(path=str(folder))
+    model = student.build(student.load_tokenizer(), LABELS, 0).eval()
+    teacher = models.load_model(folder).model
+    inputs = {"input_ids": torch.tensor([[2, 9, 30, 31, 3]])}
+    with torch.no_grad():
+        assert torch.equal(model(**inputs).logits, teacher(**inputs).logits)
