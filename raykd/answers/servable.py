@@ -73,7 +73,7 @@ def check_servable(
             wanted="a divergence of single units",
             next_step="use forward_kl, reverse_kl, jensen_shannon or skewed_kl",
         )
-    if objective.weighting.reads_student:
+    if objective.weighting.inner.reads_student:
         raise ConfigError(
             "this weighting reads all units of a micro-batch at once, and a language model's are computed a few at a "
             "time",

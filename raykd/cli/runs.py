@@ -42,6 +42,14 @@ def run_train(
     overwrite: Overwrite = False,
     smoke: Smoke = False,
     profile: Profile = False,
+    earlier: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="FOLDER",
+            help="Go on from the student of an earlier run, with these rows, labels and teachers; says what it forgot.",
+        ),
+    ] = None,
     seeds: Annotated[
         int | None,
         typer.Option(min=2, help="Train with seeds 1 to N, and report mean and interval: output/NAME-seeds."),
@@ -62,6 +70,8 @@ def run_train(
     Exit codes: 0 done, 2 configuration, 3 data or model, 4 a training of --seeds failed, 5 infrastructure,
     130 interrupted.
     """
+    if earlier is not None:
+        overrides = [*(overrides or []), f"from_run={json.dumps(str(earlier.expanduser().resolve()))}"]
     if seeds is not None:
         _train_seeds(
             run, overrides or [], seeds, resume=resume, overwrite=overwrite, smoke=smoke, profile=profile

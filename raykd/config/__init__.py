@@ -5,7 +5,7 @@ configuration is the tree that holds them, so a YAML key, a Python attribute and
 unknown key is an error that names its path, the value and what is allowed.
 """
 
-from raykd.config.data import Columns, DataConfig, Embedded, Files, Hub, Source
+from raykd.config.data import Columns, DataConfig, Embedded, Files, Hub, Replay, Source
 from raykd.config.kinds.http import HttpTeacher
 from raykd.config.kinds.label_words import LabelWords
 from raykd.config.multi import MultiRun, Run
@@ -43,6 +43,7 @@ __all__ = [
     "MultiRun",
     "Phase",
     "RayConfig",
+    "Replay",
     "Run",
     "RunConfig",
     "SavedModelTeacher",

@@ -188,6 +188,17 @@ _OF_FORM: dict[RowForm, tuple[ColumnKey, ...]] = {
 }
 
 
+class Replay(Spec):
+    """Training rows of an earlier run, mixed in (experience replay). `from_run` writes it."""
+
+    data: DataConfig
+    """What the earlier run read, with the labels of this one."""
+    share: float = Field(0.2, ge=0.0, le=1.0)
+    """Share of its training rows, of each language and label alike; 0 learns none again."""
+    seed: int = Field(0, ge=0)
+    """Seed of their choice."""
+
+
 class DataConfig(Spec):
     """What is read, and how it is sampled."""
 
@@ -197,6 +208,8 @@ class DataConfig(Spec):
     unlabeled: Source | None = None
     """Texts without labels, added to the training rows. The hard term never sees them."""
     columns: Columns = Columns()
+    replay: Replay | None = None
+    """Rows of an earlier run that are learnt again, with their labels, so that they are not forgotten."""
     labels: tuple[str, ...] = ()
     """The run's label list (of token classification: the tags); its order is the order of all logits. Only tasks that
     choose among labels have one."""

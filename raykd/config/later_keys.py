@@ -39,6 +39,9 @@ def remove_unused_run_keys(run: JsonObject, columns: Mapping[str, object]) -> No
     _remove(run["train"], _TRAIN)
     later = {key: value for key, value in columns.items() if key not in _FIRST_COLUMNS}
     _remove(run["data"]["columns"], later)
+    replay = run["data"].pop("replay")
+    if replay is not None:  # its rows, like all, have a fingerprint of their own
+        run["data"]["replay"] = {key: replay[key] for key in ("share", "seed")}
     for source in run["data"].values():
         if isinstance(source, dict) and source.get("kind") == "embedded":
             _remove(source, _EMBEDDED)

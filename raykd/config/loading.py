@@ -21,6 +21,7 @@ from raykd.config import MultiRun, Run, RunConfig, overlay
 from raykd.config.dsfile import check_switches, read_deepspeed
 from raykd.config.explain import KindFinder, explain_errors
 from raykd.config.home import find_config_file, relocate_tree
+from raykd.config.rewriting.continuing import continue_run, find_earlier_run
 from raykd.errors import ConfigError
 from raykd.parse import (
     MAX_DEPTH,
@@ -123,7 +124,7 @@ def validate_run(tree: JsonObject, origin: str) -> RunConfig:
             wanted="a run of one task",
             next_step="raykd train and raykd check take it; give its tasks runs of their own for the rest",
         )
-    return validate_model(RunConfig, tree, origin)
+    return validate_model(RunConfig, _complete(tree), origin)
 
 
 def validate_any_run(tree: JsonObject, origin: str) -> Run:
@@ -131,8 +132,16 @@ def validate_any_run(tree: JsonObject, origin: str) -> Run:
     return (
         validate_model(MultiRun, tree, origin)
         if has_several_tasks(tree)
-        else validate_model(RunConfig, tree, origin)
+        else validate_model(RunConfig, _complete(tree), origin)
     )
+
+
+def _complete(tree: JsonObject) -> JsonObject:
+    """Return the tree; that of a run which goes on from another one with all that this means."""
+    if tree.get("from_run") is None:
+        return tree
+    folder = find_earlier_run(str(tree["from_run"]))
+    return continue_run(tree, load_run(folder), folder)
 
 
 def is_sweep(tree: Mapping[str, object]) -> bool:

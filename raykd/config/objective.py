@@ -59,7 +59,7 @@ def check_weighting(weighting: Weighting, teachers: Sequence[TeacherBase], data:
         weighting.check(
             tuple(teacher.name for teacher in teachers), spoken, data.select_languages or data.languages
         )
-    if weighting.reads_groups and data.columns.group is None:
+    if weighting.inner.reads_groups and data.columns.group is None:
         raise ValueError(
             f"objective.weighting {weighting.kind} reads the column `group`: name it, for example "
             "data.columns.group=domain"

@@ -141,6 +141,8 @@ class RunConfig(RunBase):
     task: Task = Classification()
     data: DataConfig
     student: Student
+    from_run: str | None = None
+    """Folder of an earlier run, whose student goes on with these rows and teachers (see docs/running.md)."""
     teachers: tuple[TeacherConfig, ...] = ()
     teacher_defaults: JsonObject = {}
     """Keys for every teacher that does not set them. A key that only one kind has (`training`) goes to teachers of
@@ -371,7 +373,8 @@ class RunConfig(RunBase):
 
 
 _CHANGE_NOTHING = {
-    *("name", "output", "ray", "tracking", "report", "workers", "serving", "teacher_defaults", "smoke")
+    *("name", "output", "ray", "tracking", "report", "workers", "serving", "teacher_defaults", "smoke"),
+    "from_run",
 }
 _EMPTY_TEACHER_KEYS = {"path": None, "revision": None, "trust_remote_code": False, "training": None}
 

@@ -20,12 +20,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from raykd.config import DataConfig, Embedded, Source
+from raykd.config import DataConfig, Embedded, Replay, Source
 from raykd.data.overlap import WITH_TARGETS, HeldOut
 from raykd.data.read import Tally, read_rows
-from raykd.data.rows import Rows
+from raykd.data.rows import Rows, draw_share, stratified_order
 from raykd.data.summary import summarize_rows
 from raykd.errors import DataError
 from raykd.tasks.forms import LABELLED_FORMS, RowForm
@@ -154,6 +153,8 @@ def load_data(
         if targets_needed and form in WITH_TARGETS:
             _check_targets(unlabelled)
         parts.append(_not_held_out(unlabelled, held_out, left_out))
+    if config.replay is not None and config.replay.share:
+        parts.append(_read_replayed(config.replay, base_dir, form, held_out, left_out))
     _check_pairs(parts)
     if not any(map(len, parts)):
         raise DataError(
@@ -164,6 +165,19 @@ def load_data(
         )
     judged = tuple(name for name in ("validation", "test") if name in read and not read[name].labelled.any())
     return Dataset(Rows.concat(parts), validation, test, left_out, form, tuple(notes), judged)
+
+
+def _read_replayed(
+    config: Replay, base_dir: Path, form: RowForm, held_out: HeldOut, left_out: dict[str, int]
+) -> Rows:
+    """Return the rows of an earlier run that are learnt again; none that this run is evaluated on."""
+    rows = load_data(config.data, base_dir, form).train
+    drawn = draw_share(rows, config.share, config.seed)
+    kept = drawn.select(~held_out.find(drawn))
+    left_out["train: of the earlier run, learnt again (data.replay)"] = len(kept)
+    left_out["train: of the earlier run, not drawn again"] = len(rows) - len(drawn)
+    left_out["train: of the earlier run, also in validation or test"] = len(drawn) - len(kept)
+    return kept
 
 
 def _not_held_out(rows: Rows, held_out: HeldOut, left_out: dict[str, int]) -> Rows:
@@ -316,7 +330,7 @@ def _draw_labelled(rows: Rows, config: DataConfig, left_out: dict[str, int]) -> 
         # Where gold is not one label all rows are of one label here: the order is plainly random.
         # The language is in the seed by name, so that selecting other languages does not change this one's rows.
         seed = [config.labelled_seed & (2**64 - 1), zlib.crc32(language.encode())]
-        order = _stratified_order(rows.labels_B[members], np.random.default_rng(seed))
+        order = stratified_order(rows.labels_B[members], np.random.default_rng(seed))
         picked.append(members[order[:wanted]])
     chosen = np.sort(np.concatenate(picked))
     rest = np.setdiff1d(np.arange(len(rows)), chosen)
@@ -325,19 +339,6 @@ def _draw_labelled(rows: Rows, config: DataConfig, left_out: dict[str, int]) -> 
         used = "used as text without labels" if kept else "left out"
         left_out[f"train: labelled rows beyond data.labelled_per_language, {used}"] = len(rest)
     return rows.select(chosen), rows.select(rest if kept else [])
-
-
-def _stratified_order(labels_B: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.int64]:
-    """Return a random order in which every beginning holds labels in proportion, to a row per label.
-
-    Row k of a label's n rows (shuffled) stands at (k + u) / n, with one u for each label.
-    """
-    place_B = np.empty(len(labels_B), dtype=np.float64)
-    for label in np.unique(labels_B):
-        members = generator.permutation(np.flatnonzero(labels_B == label))
-        place_B[members] = (np.arange(len(members)) + generator.uniform(0.25, 0.75)) / len(members)
-    order: NDArray[np.int64] = np.argsort(place_B, kind="stable")
-    return order
 
 
 def _check_targets(rows: Rows) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -240,3 +242,33 @@ class Rows(TextBatch):
 
 def _hash(numbers: NDArray[Any]) -> str:
     return hashlib.sha256(np.ascontiguousarray(numbers).tobytes()).hexdigest()
+
+
+def draw_share(rows: Rows, share: float, seed: int) -> Rows:
+    """Return a share of the rows of each language, with its labels in proportion, in their order.
+
+    Args:
+        rows: What is drawn from.
+        share: Of it, in [0, 1]; at least a row of each language is drawn.
+        seed: Of the choice. Rows of a smaller share are among those of a larger one.
+    """
+    picked = []
+    for language in rows.list_languages():
+        members = np.flatnonzero(rows.is_in_language(language))
+        generator = np.random.default_rng([seed, zlib.crc32(language.encode())])
+        order = stratified_order(rows.labels_B[members], generator)
+        picked.append(members[order[: math.ceil(share * len(members))]])
+    return rows.select(np.sort(np.concatenate(picked)))
+
+
+def stratified_order(labels_B: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.int64]:
+    """Return a random order in which every beginning holds labels in proportion, to a row per label.
+
+    Row k of a label's n rows (shuffled) stands at (k + u) / n, with one u for each label.
+    """
+    place_B = np.empty(len(labels_B), dtype=np.float64)
+    for label in np.unique(labels_B):
+        members = generator.permutation(np.flatnonzero(labels_B == label))
+        place_B[members] = (np.arange(len(members)) + generator.uniform(0.25, 0.75)) / len(members)
+    order: NDArray[np.int64] = np.argsort(place_B, kind="stable")
+    return order

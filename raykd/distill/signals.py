@@ -9,9 +9,9 @@ divergence act at the student and nothing that is searched crosses the wire.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self, TypeVar
 
 import torch
 
@@ -22,6 +22,7 @@ UNLABELLED = -100
 MASKED = -1e4
 """The logit of a choice that a unit does not have: its probability is 0 in float32, and nothing becomes NaN."""
 
+T = TypeVar("T")
 Support = Literal["whole", "tail", "draws", "own"]
 """Over what a target and the student are compared.
 
@@ -167,6 +168,25 @@ class Signals:
         if any(row is None for row in rows):
             raise ValueError("an answer has no logits over the student's vocabulary")
         return torch.stack([row for row in rows if row is not None])
+
+    def of_teachers(self, numbers: Sequence[int]) -> Signals:
+        """Return the answers of some teachers, by their numbers."""
+
+        def pick(values: tuple[T, ...]) -> tuple[T, ...]:
+            return tuple(values[m] for m in numbers) if values else ()
+
+        at = list(numbers)
+        return replace(
+            self,
+            teachers=pick(self.teachers),
+            teacher_languages=pick(self.teacher_languages),
+            logits_MNC=self.logits_MNC[at],
+            covered_MN=self.covered_MN[at],
+            columns_M=pick(self.columns_M),
+            vocabulary_M=pick(self.vocabulary_M),
+            eligible_MN=None if self.eligible_MN is None else self.eligible_MN[at],
+            host=None if self.host is None else self.host.of_teachers(numbers),
+        )
 
     def entropy(self) -> torch.Tensor:
         """Return ``H(p_m)`` at T = 1 over the columns that each teacher knows, as it was sent or from the logits.

@@ -7,6 +7,7 @@ not trust confidence. What a weighting is stands in `raykd.distill.weightings.ba
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import torch
@@ -88,7 +89,7 @@ class Fixed(WeightingBase):
         )
 
 
-Weighting = Annotated[
+PlainWeighting = Annotated[
     Uniform
     | Fixed
     | ByLanguage
@@ -99,6 +100,104 @@ Weighting = Annotated[
     | LossSoftmax
     | InverseLoss
     | GradientAgreement,
+    Field(discriminator="kind"),
+]
+"""Any weighting that holds no other."""
+
+
+class Anchored(WeightingBase):
+    """``w_anchor = share``, and ``1 - share`` is spread over the other teachers by `among`.
+
+    Keeps a student that goes on learning near what it was (learning without forgetting, arXiv:1606.09282). A unit that
+    only one side covers is that side's alone.
+    """
+
+    kind: Literal["anchored"] = "anchored"
+    teacher: str
+    """Name of the teacher that is the anchor."""
+    share: float = Field(0.5, gt=0.0, lt=1.0)
+    """The anchor's weight."""
+    among: PlainWeighting = ByLanguage()
+    """How the other teachers share the rest."""
+
+    @property
+    def inner(self) -> WeightingBase:
+        """How the other teachers share the rest."""
+        return self.among
+
+    def check(
+        self, teachers: Sequence[str], teacher_languages: Sequence[Languages], languages: Sequence[str]
+    ) -> None:
+        others = self._list_others(teachers)
+        if others:
+            self.among.check([teachers[m] for m in others], [teacher_languages[m] for m in others], languages)
+
+    def may_need(
+        self,
+        language: str,
+        teachers: Sequence[str],
+        teacher_languages: Sequence[Languages],
+        group: str | None = None,
+    ) -> tuple[bool, ...]:
+        needed = list(super().may_need(language, teachers, teacher_languages))
+        if others := self._list_others(teachers):
+            names, declared = [teachers[m] for m in others], [teacher_languages[m] for m in others]
+            for m, is_needed in zip(
+                others, self.among.may_need(language, names, declared, group), strict=True
+            ):
+                needed[m] = is_needed
+        return tuple(needed)
+
+    def without(self, gone: Collection[str]) -> WeightingBase:
+        among = self.among.without(gone)
+        return among if self.teacher in gone else self.model_copy(update={"among": among})
+
+    def eligible(self, signals: Signals) -> torch.Tensor:
+        eligible_MN, others = signals.covered_MN.clone(), self._list_others(signals.teachers)
+        if others:
+            eligible_MN[others] = self.among.eligible(signals.of_teachers(others))
+        return eligible_MN
+
+    def weights(
+        self, signals: Signals, student_NC: torch.Tensor | None = None, temperature: float = 1.0
+    ) -> torch.Tensor:
+        known_MN = signals.eligible_MN
+        eligible_MN = self.eligible(signals) if known_MN is None else known_MN
+        weight_MN = self._spread(signals, eligible_MN)
+        if others := self._list_others(signals.teachers):
+            rest = replace(signals, eligible_MN=eligible_MN).of_teachers(others)
+            left_1N = 1.0 - weight_MN.sum(dim=0, keepdim=True)
+            weight_MN[others] = left_1N * self.among.weights(rest, student_NC, temperature)
+        return weight_MN
+
+    def _spread(self, signals: Signals, eligible_MN: torch.Tensor) -> torch.Tensor:
+        """Return the anchor's weight, and 0 for the others."""
+        at, others = signals.teachers.index(self.teacher), self._list_others(signals.teachers)
+        covered_N, rest_N = eligible_MN[at], eligible_MN[others].any(dim=0)
+        weight_MN = torch.zeros_like(eligible_MN, dtype=torch.float32)
+        weight_MN[at] = torch.where(covered_N & rest_N, self.share, covered_N.float())
+        return weight_MN
+
+    def _list_others(self, teachers: Sequence[str]) -> list[int]:
+        if self.teacher not in teachers:
+            raise ConfigError(
+                "weighting anchored names no teacher of the run", got=self.teacher, wanted=", ".join(teachers)
+            )
+        return [m for m, name in enumerate(teachers) if name != self.teacher]
+
+
+Weighting = Annotated[
+    Uniform
+    | Fixed
+    | ByLanguage
+    | ByColumn
+    | LanguageSimilarity
+    | Entropy
+    | Confidence
+    | LossSoftmax
+    | InverseLoss
+    | GradientAgreement
+    | Anchored,
     Field(discriminator="kind"),
 ]
 """Any weighting."""

@@ -49,7 +49,7 @@ def check_gold_labels(config: RunConfig, data: Dataset, *, judged_elsewhere: boo
     wrong = []
     if highest := max(run.objective.alpha.bounds()[1] for run in phases):
         wrong.append((f"objective.alpha up to {highest:g}, the weight of gold labels", "objective.alpha=0"))
-    if config.objective.weighting.reads_gold:
+    if config.objective.weighting.inner.reads_gold:
         kind = config.objective.weighting.kind
         wrong.append(
             (f"objective.weighting {kind}, which reads gold labels", "objective.weighting=by_language")

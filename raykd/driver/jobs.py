@@ -175,6 +175,7 @@ def make_teacher_run(config: RunConfig, teacher: TrainedTeacher) -> RunConfig:
         "labelled_share": None,
         "empty_label": "drop" if config.data.empty_label == "unlabeled" else config.data.empty_label,
         "unlabeled": None,
+        "replay": None,
         "test": None,
     }
     data = overlay({**tree, **own}, training.data)

@@ -18,7 +18,7 @@ import ray
 from raykd.cluster.connection import POOL, Demand, check_fits, demands_of, pool_demand, workers_demand
 from raykd.cluster.wait import wait_for_resources
 from raykd.config import CallableTeacher, Run, RunConfig, TeacherConfig
-from raykd.config.pinning import pin_teacher
+from raykd.config.rewriting.pinning import pin_teacher
 from raykd.driver.jobs import Job, check_trained
 from raykd.errors import TeacherError
 from raykd.teachers.backends.backend import describe_teacher

@@ -19,7 +19,7 @@ from rich.console import Console, RenderableType
 from raykd.config import Run
 from raykd.config.home import ARMS, EXPERIMENT
 from raykd.config.loading import dump_run, flatten_run
-from raykd.config.pinning import pin_revisions
+from raykd.config.rewriting.pinning import pin_revisions
 from raykd.driver.command import Command, FolderContents, TrackedRun, run_command
 from raykd.driver.jobs import start_from_jobs
 from raykd.driver.session import Session

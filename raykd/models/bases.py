@@ -1,9 +1,9 @@
 """Build a student for its task, from random weights or from a checkpoint.
 
-Decision record: a student keeps the encoder of a checkpoint. It also keeps the head, if that serves the same task with
-the same labels in the same order. Before a run starts, the code that does this is tried on torch's meta device, so a
-checkpoint that passes the check also starts the student. What this found is cached by content, as an inspection is
-(`raykd.models.inspection`).
+Decision record: a student keeps the encoder of a checkpoint. It also keeps the head, if that serves the same task, as
+far as it knows the run's labels by name (`raykd.models.starts.label_rows`). Before a run starts, the code that does
+this is tried on torch's meta device, so a checkpoint that passes the check also starts the student. What this found is
+cached by content, as an inspection is (`raykd.models.inspection`).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from raykd.errors import ModelError
 from raykd.head import Head
 from raykd.models.embeddings import count_row_weights
 from raykd.models.loading import load_sentence_modules, read_model
+from raykd.models.starts.label_rows import carry_label_rows, find_known_labels, find_label_weights
 from raykd.models.textmodel import TextModel, count_parameters
 from raykd.models.tuning import Tuning, is_adapted, merge_adapters
 from raykd.networks.depth import keep_layers
@@ -148,6 +149,9 @@ def _inspect_base(
     with raise_as_model_error(f"the model {folder} cannot be loaded"):
         model = build_empty(folder, head, trust_remote_code=trust_remote_code, **settings)
         missing, _ = find_missing_weights(model, stored)
+        if find_known_labels(folder, labels, head):
+            carried = find_label_weights(folder, labels, head, trust_remote_code=trust_remote_code)
+            missing = [name for name in missing if name not in carried]
     fit_to_task(model, missing, folder, labels, head, layers)
     tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
     check_words(tokenizer, str(folder))
@@ -230,6 +234,11 @@ def load_for_training(
     model, missing = read_model(
         folder, head, trust_remote_code, dtype=torch.float32, ignore_mismatched_sizes=True, **settings
     )
+    if own := find_known_labels(folder, labels, head):
+        old, _ = read_model(folder, head, trust_remote_code, dtype=torch.float32)
+        carried = find_label_weights(folder, labels, head, trust_remote_code=trust_remote_code)
+        carry_label_rows(model, old, own, labels, carried)
+        missing = [name for name in missing if name not in carried]
     fit_to_task(model, missing, folder, labels, head, layers)
     return load_sentence_modules(model, folder) if head == "embedding" else model, missing
 
@@ -285,10 +294,11 @@ def fit_to_task(
             got=f"missing or of another shape: {', '.join(missing[:8])}",
             wanted=f"a checkpoint with a {head} head"
             if head in LANGUAGE
-            else "a checkpoint of this encoder; of a linear model, one with the same labels",
+            else "a checkpoint of this encoder; of a linear model, one with some of the labels",
         )
     # The head of another task is no start for this one's, even if its labels have the run's names.
-    if head in LABELLED and (own, own_head or head) != (labels, head) and not outside:
+    known = find_known_labels(folder, labels, head)
+    if head in LABELLED and (own, own_head or head) != (labels, head) and not (outside or known):
         _new_head(model, folder)
     if layers is not None:
         keep_layers(model, layers, folder)

@@ -85,7 +85,7 @@ def _check_http(teacher: HttpTeacher, config: RunConfig) -> None:
     for objective in (
         config.at_progress(at).objective for at in (0.0, *(phase.at for phase in config.phases))
     ):
-        if not objective.plain and objective.weighting.kind == "entropy":
+        if not objective.plain and objective.weighting.inner.kind == "entropy":
             raise ConfigError(
                 f"teacher {teacher.name} does not say the entropy of its answers: a server names some tokens only",
                 got="objective.weighting: entropy",

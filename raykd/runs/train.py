@@ -19,7 +19,7 @@ from rich.console import Console
 from raykd.checkpoint.curves import FILE, Curves
 from raykd.config import Run
 from raykd.config.loading import dump_run, flatten_run
-from raykd.config.pinning import pin_revisions
+from raykd.config.rewriting.pinning import pin_revisions
 from raykd.driver.command import Command, FolderContents, TrackedRun, run_command
 from raykd.driver.gold_labels import describe_judged
 from raykd.driver.growth import plan_growth

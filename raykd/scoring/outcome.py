@@ -27,6 +27,7 @@ from raykd.report.costs import CostTable
 from raykd.report.ensembles.page import FILE as ENSEMBLE_FILE
 from raykd.report.ensembles.page import write_ensemble_page
 from raykd.report.fitted_table import FittedTable
+from raykd.report.forgetting import ForgettingTable
 from raykd.report.plots import collect_curves
 from raykd.report.results import build_calibration_curve, compute_agreement
 from raykd.report.runs.page import write_run_page
@@ -34,6 +35,7 @@ from raykd.report.runs.report import RunReport
 from raykd.report.table import ResultTable, format_system
 from raykd.report.time_bar import make_time_bar
 from raykd.scoring.ensembles.agreement import name_score
+from raykd.scoring.evaluation.forgetting import measure_forgetting
 from raykd.scoring.notes import collect_notes
 from raykd.scoring.score import System, score_student
 from raykd.scoring.teacher_results import Counters, TeacherResults, collect_teacher_results
@@ -62,6 +64,7 @@ class Outcome:
         parts: What each task made, in a run of several tasks.
         of_teachers: Those of the notes that are about single teachers.
         costs: The student beside its teachers; None without any.
+        forgetting: What a student that went on from an earlier run has forgotten; None of any other.
     """
 
     table: ResultTable
@@ -74,12 +77,13 @@ class Outcome:
     parts: Mapping[str, Outcome] = field(default_factory=dict)
     of_teachers: tuple[str, ...] = ()
     costs: CostTable | None = None
+    forgetting: ForgettingTable | None = None
 
     def to_markdown(self) -> str:
         """Return the table as it is written into the run's folder, one per task."""
         if not self.parts:
-            costs = "" if self.costs is None else f"\n{self.costs.to_markdown()}"
-            return "".join([self.table.to_markdown(), costs, *(f"\n{note}\n" for note in self.of_teachers)])
+            more = [f"\n{one.to_markdown()}" for one in (self.costs, self.forgetting) if one is not None]
+            return "".join([self.table.to_markdown(), *more, *(f"\n{note}\n" for note in self.of_teachers)])
         return "\n".join(f"## {task}\n\n{part.to_markdown()}" for task, part in self.parts.items())
 
     def macro(self, role: str) -> Mapping[str, float]:
@@ -127,11 +131,14 @@ def conclude_task(
     if student.data.held_out in student.data.judged:
         systems = [(predictions, name_score(scores)) for predictions, scores in systems]
     report = _make_report(student, tuple(systems), teachers, curve, ending, tracker)
+    report = replace(report, forgetting=measure_forgetting(student))
     page = write_run_page(report, folder.path / "report.html")
     if report.ensemble is not None:
         tracker.log_file(write_ensemble_page(report.ensemble, folder.path), task or None)
     last_step = max((p.step for p in curve), default=0)
     metrics = {**teachers.to_metrics(), **_list_table_metrics(report.table)}
+    if report.forgetting is not None:
+        metrics |= report.forgetting.to_metrics()
     tracker.log_points([Point(last_step, metrics).with_task(task)])
     _set_tags(tracker, task, student, teachers)
     _record(tracker, task, student, report, page)
@@ -139,7 +146,9 @@ def conclude_task(
     places = [f"student  {student.output}"]
     return Outcome(
         table=report.table,
-        tables=(report.table.to_rich(), *(() if report.costs is None else (report.costs.to_rich(),))),
+        tables=tuple(
+            one.to_rich() for one in (report.table, report.costs, report.forgetting) if one is not None
+        ),
         lines=describe_results(report.notes, page, tracker, folder, logged=logged, places=places),
         student=student.output,
         report=page,
@@ -147,6 +156,7 @@ def conclude_task(
         notes=report.notes,
         of_teachers=teachers.notes,
         costs=report.costs,
+        forgetting=report.forgetting,
     )
 
 
@@ -240,14 +250,15 @@ def _record(
     report: RunReport,
     page: Path,
 ) -> None:
-    rows, costs = report.table.to_rows(), report.costs
-    markdown = report.table.to_markdown() + ("" if costs is None else f"\n{costs.to_markdown()}")
+    rows, costs, forgetting = report.table.to_rows(), report.costs, report.forgetting
+    markdown = "\n".join(one.to_markdown() for one in (report.table, costs, forgetting) if one is not None)
     record_report(
         tracker,
         page,
         tables={
             "results.json": rows if costs is None else costs.merge_into(rows),
             **_list_class_tables(report),
+            **({} if forgetting is None else {"forgetting.json": forgetting.to_rows()}),
         },
         texts={"results.md": markdown, "run.yaml": dump_run(student.config), **_dump_ensemble(report)},
         environment=report.environment,

@@ -208,7 +208,7 @@ class TaskTrainer:
             encoded.labels_N,
             encoded.counts_B,
             [names[code] for code in codes_B[rows].tolist()],
-            groups=self.rows.take(rows).groups or () if self.objective.weighting.reads_groups else (),
+            groups=self.rows.take(rows).groups or () if self.objective.weighting.inner.reads_groups else (),
             choices=self._choices if encoded.choices is None else encoded.choices,
             seen_N=encoded.seen_N,
             visible_NC=encoded.extra.get("visible_NC"),

@@ -65,9 +65,9 @@ class Regression(TaskBase):
                     f"objective.terms: {term.divergence.kind} compares probabilities, and a regression has one number: "
                     "write terms: [{divergence: {kind: logit_mse}}], the squared difference to the teachers' mean"
                 )
-        if objective.weighting.needs_probabilities:
+        if objective.weighting.inner.needs_probabilities:
             raise ValueError(
-                f"objective.weighting {objective.weighting.kind} reads how sure teachers are, which one number "
+                f"objective.weighting {objective.weighting.inner.kind} reads how sure teachers are, which one number "
                 "does not say: write weighting: {kind: by_language}, uniform or fixed"
             )
         for key in _IDLE:

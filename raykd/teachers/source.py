@@ -40,7 +40,7 @@ class TeacherRouter:
 
     def route(self, batch: TextBatch) -> NDArray[np.bool_]:
         """Return which teacher is asked for which row, ``[M, B]``."""
-        if self.weighting is not None and self.weighting.reads_groups:
+        if self.weighting is not None and self.weighting.inner.reads_groups:
             groups = batch.groups or ("",) * len(batch)
             asked = [self._choose(*pair) for pair in zip(batch.languages, groups, strict=True)]
             return np.asarray(asked, dtype=bool).reshape(len(batch), len(self.teachers)).T

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from raykd.config import Run
 from raykd.config.loading import dump_run, flatten_run
-from raykd.config.pinning import pin_revisions
+from raykd.config.rewriting.pinning import pin_revisions
 from raykd.driver.command import Command, FolderContents, TrackedRun, run_command
 from raykd.driver.session import Session
 from raykd.errors import ConfigError

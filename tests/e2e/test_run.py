@@ -258,3 +258,36 @@ def test_a_teacher_may_be_trained_on_all_cpus_of_the_cluster(first: Outcome, wor
     assert run_training(config).student.is_dir()
     ray.util.remove_placement_group(other)
     assert still_held() == []
+
+
+def test_a_run_goes_on_from_another_and_says_what_it_forgot(first: Outcome, world: World) -> None:
+    """With French rows, a label more and no teacher but the old student; the student learns only the new label."""
+    source = {"kind": "files", "paths": ["fr-train.jsonl"]}
+    held_out = {"kind": "files", "paths": ["fr-validation.jsonl"]}
+    labels = ["neither", *LABELS]
+    data = {"train": source, "validation": held_out, "labels": labels, "languages": ["fr"]}
+    config = world.config(
+        "further",
+        from_run=str(world.run("first")),
+        data=data,
+        teachers=[],
+        baseline=False,
+        train={"steps": 20, "batch_size": 16, "learning_rate": 0.002, "evaluations": 2},
+    )
+    assert [t.name for t in config.teachers] == ["old_student"] and config.student.kind == "pretrained"
+    outcome = run_training(config)
+    assert outcome.forgetting is not None and outcome.forgetting.replayed == 16, (
+        "a fifth of 40 rows a language"
+    )
+    lines = {line.what: line for line in outcome.forgetting.lines}
+    assert list(lines)[:2] == ["en", "fr"] and lines["en"].rows == 80
+    before = next(s for p, s in first.table.systems if p.role == "student")
+    assert lines["en"].before == before.by_language["en"]["accuracy"], (
+        "the old student, as its own table has it"
+    )
+    assert abs(lines["en"].change) < 0.1 and lines["en"].low is not None
+    written = (world.run("further") / "results.md").read_text(encoding="utf-8")
+    page = (world.run("further") / "report.html").read_text(encoding="utf-8")
+    assert "What the old student knew" in written and 'id="forgetting"' in page
+    student = models.load_model(world.run("further") / "student")
+    assert student.labels == tuple(labels)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from raykd.distill.signals import UNLABELLED, Signals
-from raykd.distill.weighting import Fixed, Uniform, Weighting
+from raykd.distill.weighting import Anchored, Fixed, Uniform, Weighting
 from raykd.distill.weightings.base import WeightingBase
 from raykd.distill.weightings.confidence import Confidence, Entropy, InverseLoss, LossSoftmax
 from raykd.distill.weightings.gradients import GradientAgreement
@@ -41,6 +41,8 @@ MEMBERS: list[WeightingBase] = [
     ByColumn(weights_of={"film": {"de": 2.0, "multi": 1.0}}, otherwise={"world": 1.0, "de": 1e-60}),
     LanguageSimilarity(home={"world": ("nl",), "multi": ("de",)}),
     GradientAgreement(),
+    Anchored(teacher="multi", share=0.3),
+    Anchored(teacher="de", among=Entropy()),
 ]
 
 
@@ -154,7 +156,7 @@ def test_fixed_must_name_the_teachers(teachers: tuple[str, ...]) -> None:
 
 
 def test_other_weightings_serve_any_teachers() -> None:
-    naming = (Fixed, ByColumn, LanguageSimilarity)
+    naming = (Fixed, ByColumn, LanguageSimilarity, Anchored)
     others = [weighting for weighting in MEMBERS if not isinstance(weighting, naming)]
     assert len(others) >= 5
     for weighting in others:

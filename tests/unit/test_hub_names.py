@@ -17,7 +17,7 @@ import torch
 from raykd import models
 from raykd.config import RunConfig
 from raykd.config.loading import dump_run, flatten_run, validate_run
-from raykd.config.pinning import pin_revisions
+from raykd.config.rewriting.pinning import pin_revisions
 from raykd.driver.pool import make_teacher_spec
 from raykd.errors import ModelError, RaykdError
 from raykd.folders.changes import Changes

@@ -14,6 +14,7 @@ from raykd.report.classes import (
 )
 from raykd.report.costs import COST_TITLE
 from raykd.report.ensembles.page import build_page_values
+from raykd.report.forgetting import FORGETTING_TITLE
 from raykd.report.formats import ABSENT, format_count, format_metric, format_metric_name
 from raykd.report.html import write_html
 from raykd.report.plots import (
@@ -85,6 +86,7 @@ def write_run_page(report: RunReport, path: Path) -> Path:
         headline=summarize_run(table),
         table=table,
         costs_title=COST_TITLE,
+        forgetting_title=FORGETTING_TITLE,
         times_title=TIME_TITLE,
         ensemble=None
         if report.ensemble is None

@@ -21,6 +21,7 @@ from raykd.parse import JsonObject
 from raykd.report.costs import CostTable, TeacherCost
 from raykd.report.ensembles.page import FILE as ENSEMBLE_FILE
 from raykd.report.ensembles.report import EnsembleReport, read_ensemble_report
+from raykd.report.forgetting import ForgettingTable
 from raykd.report.plots import History
 from raykd.report.record import RUN, read_record
 from raykd.report.results import Agreement, CalibrationCurve, Predictions, Role, Score
@@ -73,6 +74,7 @@ class RunReport:
         notes: What a reader must know, for example uncovered units or skipped rows.
         metric: The metric by which the run is judged.
         costs: The student beside its teachers; None in a run without teachers.
+        forgetting: What a student that went on from an earlier run has forgotten; None of any other.
         times: Where the time went; None where it was not recorded.
         ensemble: What each teacher adds; None where it was not measured.
         agreement: How often two systems choose the same label; None without labels to choose from.
@@ -92,6 +94,7 @@ class RunReport:
     created: str = ""
     metric: str | None = None
     costs: CostTable | None = None
+    forgetting: ForgettingTable | None = None
     times: TimeBar | None = None
     ensemble: EnsembleReport | None = None
     agreement: Agreement | None = None
@@ -153,7 +156,7 @@ def _build_report(tree: JsonObject) -> RunReport:
     """Return the report of what `RunReport.to_json` gave; an older one lacks what it did not know."""
     hints = get_type_hints(RunReport)
     plain = ("title", "summary", "teachers", "data", "config", "environment", "facts", "notes", "created", "metric",
-             "times", "calibration")  # fmt: skip
+             "times", "calibration", "forgetting")  # fmt: skip
     values: dict[str, Any] = {
         name: TypeAdapter(hints[name]).validate_python(tree[name]) for name in plain if name in tree
     }

@@ -54,8 +54,8 @@ def make_ensemble_report(inputs: EnsembleInputs) -> EnsembleReport:
     if not config.task.labelled:
         return _measure_unlabelled_task(report, inputs)
     weighting = config.objective.weighting
-    if weighting.reads_gold or weighting.reads_student:
-        what = "gold labels" if weighting.reads_gold else "the student"
+    if weighting.inner.reads_gold or weighting.inner.reads_student:
+        what = "gold labels" if weighting.inner.reads_gold else "the student"
         evenly = (
             f"the weighting {weighting.kind} reads {what}; here, as in the table of results, teachers are combined "
             "evenly, since an ensemble must not know more than its teachers"

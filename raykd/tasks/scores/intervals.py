@@ -73,6 +73,37 @@ def compute_bootstrap_interval(shares: RowShares) -> Interval | None:
     return None if found.low == found.high else Interval(float(found.low), float(found.high))
 
 
+def compute_change_interval(before: RowShares, after: RowShares) -> Interval | None:
+    """Return the interval of the second ratio minus the first, both over the same rows (`compute_bootstrap_interval`).
+
+    Args:
+        before: Of one system.
+        after: Of another one, for the same rows in the same order.
+    """
+    from scipy.stats import bootstrap
+
+    rows = len(before.numerator_B)
+    if rows < 2:
+        return None
+
+    def change(*parts: NDArray[np.float64], axis: int = -1) -> NDArray[np.float64]:
+        old_top, old_bottom, top, bottom = parts
+        return _divide_sums(top, bottom, axis) - _divide_sums(old_top, old_bottom, axis)
+
+    found = bootstrap(
+        (before.numerator_B, before.denominator_B, after.numerator_B, after.denominator_B),
+        change,
+        paired=True,
+        vectorized=True,
+        n_resamples=RESAMPLES,
+        batch=max(1, _DRAWN_AT_ONCE // rows),
+        confidence_level=LEVEL,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    return Interval(float(found.low), float(found.high))
+
+
 def _divide_sums(
     numerator: NDArray[np.float64], denominator: NDArray[np.float64], axis: int = -1
 ) -> NDArray[np.float64]:

@@ -1,0 +1,1 @@
+"""What a student takes over from the checkpoint that it starts from."""
