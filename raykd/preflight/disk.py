@@ -27,6 +27,7 @@ from raykd.preflight.sizes import (
     estimate_checkpoint_bytes,
     estimate_model_bytes,
     estimate_store_sizes,
+    estimate_token_bytes,
     read_free_bytes,
 )
 
@@ -51,6 +52,7 @@ class Disk:
         teachers: Bytes of checkpoints and models of the teachers that the run trains.
         models: Bytes of saved students, in the run's folder and in MLflow.
         records: Bytes of MLflow's database, pages and curves.
+        tokens: Bytes of the student's tokens of many rows. They lie in raykd's cache, mostly on the same disk.
     """
 
     output: Path
@@ -65,6 +67,7 @@ class Disk:
     teachers: int = 0
     models: int = 0
     records: int = 0
+    tokens: int = 0
 
     @property
     def answers(self) -> int:
@@ -74,7 +77,7 @@ class Disk:
     @property
     def needed(self) -> int:
         """Bytes of everything that a run keeps."""
-        kept = self.teachers + self.models + self.records
+        kept = self.teachers + self.models + self.records + self.tokens
         return self.copies * (self.checkpoint or 0) + kept + self.answers
 
     def arithmetic(self) -> str:
@@ -82,7 +85,12 @@ class Disk:
         parts = ["checkpoints of unknown size"]
         if self.checkpoint is not None:
             parts = [f"{self.copies} x {format_bytes(self.checkpoint)} checkpoints"]
-        others = {"trained teachers": self.teachers, "models": self.models, "records": self.records}
+        others = {
+            "trained teachers": self.teachers,
+            "models": self.models,
+            "records": self.records,
+            "cached tokens": self.tokens,
+        }
         parts += [f"{format_bytes(size)} {what}" for what, size in others.items() if size]
         parts += [f"{format_bytes(self.answers)} answers"] if self.store else []
         return f"{' + '.join(parts)} = {format_bytes(self.needed)}"
@@ -138,6 +146,11 @@ def compute_disk(
         teachers=teachers,
         models=saved * estimate_model_bytes(config.student, largest),
         records=records + recorded,
+        tokens=sum(
+            estimate_token_bytes(members[task].task.max_length, rows)
+            for task, own in (data or {}).items()
+            for rows in (own.train, own.validation)
+        ),
     )
 
 

@@ -28,6 +28,7 @@ from raykd.models import PretrainedStudent, Student, count_parameters, preview_m
 from raykd.models.bases import BaseInspection, build_student, inspect_base
 from raykd.pretrained import files
 from raykd.student.meter import LOGGED_WINDOWS
+from raykd.student.tokens.cache import IN_MEMORY
 from raykd.tasks import Task
 from raykd.teachers.source import TeacherRouter
 from raykd.teachers.store.sqlite import estimate_stored_bytes
@@ -54,6 +55,8 @@ COPIES = 3
 DATABASE, PAGES, WINDOW = 1_050_000, 1_100_000, 5_000
 """Measured bytes (runs of three tasks): of MLflow's empty database, of a run's page with its plots and their copies in
 MLflow, and of one logged step in the database, the curves and the checkpoints."""
+CACHED_TOKEN, CACHED_ROW = 4, 60
+"""Bytes of a token in the cache (id, mask and type), and of a row beside its tokens."""
 TOKEN = 60
 """Bytes of a piece in a tokenizer's file."""
 
@@ -270,6 +273,21 @@ def estimate_store_sizes(config: RunConfig, data: Dataset) -> list[StoreSize]:
             total += len(chosen) * estimate_stored_bytes(int(np.ceil(mean or 0.0)))
         found.append(StoreSize(teacher.name, pairs, total if known else None, about))
     return found
+
+
+def estimate_token_bytes(max_length: int, rows: Rows) -> int:
+    """Estimate the bytes of a student's tokens in raykd's cache; 0 for rows that are tokenised at each start.
+
+    Args:
+        max_length: Tokens after which a text is cut.
+        rows: The rows; a thousand of them are looked at.
+    """
+    if len(rows) <= IN_MEMORY:
+        return 0
+    some = rows.select(np.linspace(0, len(rows) - 1, 1000).astype(np.int64))
+    texts = zip(some.texts, some.pairs or ("",) * len(some), strict=True)
+    lengths = [min(max_length, len((text + other).encode()) / BYTES_A_TOKEN) for text, other in texts]
+    return int(len(rows) * (CACHED_TOKEN * np.mean(lengths) + CACHED_ROW))
 
 
 def _select_unseen(rows: Rows, seen: NDArray[np.int64]) -> tuple[Rows, NDArray[np.int64]]:

@@ -37,6 +37,7 @@ class TeacherCost:
         megabytes: Of the teacher's weights on disk; None is not known.
         timed_on: Threads and device of `ms`, in words; None is not known.
         earlier: When and on what that run took it, in words; empty for a time of this run.
+        tokens: Mean tokens of a text that this run sent to it or had from it; None where it sent none.
     """
 
     teacher: str
@@ -50,6 +51,7 @@ class TeacherCost:
     megabytes: float | None = None
     timed_on: str | None = None
     earlier: str = ""
+    tokens: float | None = None
 
     @property
     def size(self) -> Size:

@@ -45,6 +45,11 @@ class Size:
     timed_on: str | None = None
 
     @property
+    def is_known(self) -> bool:
+        """Whether something can be set beside it: functions and files have neither weights nor times."""
+        return bool(self.parameters or self.ms)
+
+    @property
     def texts_s(self) -> float | None:
         """Texts a second."""
         return 1e3 / self.ms if self.ms else None

@@ -144,8 +144,9 @@ class ResultTable:
 
     @property
     def reference(self) -> Size | None:
-        """What sizes and speeds are set beside: the teachers together; None in a run without teachers."""
-        return next((p.size for p, _ in self.systems if p.role == "ensemble"), self.together)
+        """What sizes and speeds are set beside: the teachers together; None without teachers that have any."""
+        size = next((p.size for p, _ in self.systems if p.role == "ensemble"), self.together)
+        return size if size is not None and size.is_known else None
 
     @property
     def gap(self) -> Gap | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from raykd.config import RunConfig
 from raykd.data.rows import Rows
@@ -65,6 +66,7 @@ def make_cost_table(
     trained: Rows,
     held_out: Rows,
     megabytes: Mapping[str, float | None],
+    tokens: Mapping[str, float] = MappingProxyType({}),
 ) -> CostTable:
     """Return the table that shows the student beside its teachers.
 
@@ -77,6 +79,7 @@ def make_cost_table(
         trained: The training rows.
         held_out: The rows over which the teachers share the texts, where they are one system.
         megabytes: Of each teacher's weights on disk, by name; None is not known.
+        tokens: Mean tokens of a text that each teacher was asked in this run, by name.
     """
     taught = list_taught_languages(config, pool, trained)
     texts = Counter(trained.languages)
@@ -97,6 +100,7 @@ def make_cost_table(
                 megabytes=megabytes.get(info.name),
                 timed_on=None if teacher_time is None else teacher_time.place,
                 earlier=_describe_earlier(teacher_time),
+                tokens=tokens.get(info.name),
             )
         )
     names, spoken = pool.handle.teachers, pool.handle.teacher_languages
@@ -132,6 +136,7 @@ def list_system_sizes(costs: CostTable, config: RunConfig) -> tuple[SystemSize, 
     found = []
     for t in costs.teachers:
         seconds, price = None if t.ms is None else t.ms * t.texts / 1e3, prices.get(t.teacher)
+        read = None if t.tokens is None else t.tokens * t.texts
         found.append(
             SystemSize(
                 system=t.teacher,
@@ -143,7 +148,7 @@ def list_system_sizes(costs: CostTable, config: RunConfig) -> tuple[SystemSize, 
                 timed_on=t.timed_on,
                 texts=t.texts,
                 seconds=seconds,
-                price=None if price is None else price.charge(t.texts, seconds),
+                price=None if price is None else price.charge(t.texts, seconds, read),
             )
         )
     if costs.together is not None:

@@ -195,12 +195,19 @@ def score_teachers(
         else collect_unit_answers(config, s, rows)
         for m, s in enumerate(signals)
     ]
-    return [
-        measure_system(
+    found = []
+    for a, s, i in zip(answers, signals, infos, strict=True):
+        predictions, score = measure_system(
             s.teacher, "teacher", config, a, s.answered_B, rows, i.parameters, (times or {}).get(s.teacher)
         )
-        for a, s, i in zip(answers, signals, infos, strict=True)
-    ]
+        unknown = {
+            label for label, columns in zip(config.data.labels, i.columns, strict=False) if not columns
+        }
+        if predictions.classes is not None and unknown:
+            classes = predictions.classes.leave_out(unknown, config.data.labels)
+            predictions = replace(predictions, classes=classes)
+        found.append((predictions, score))
+    return found
 
 
 def score_ensemble(

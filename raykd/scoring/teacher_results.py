@@ -138,7 +138,12 @@ def collect_teacher_results(
     ]
     counters = {name: values for name, values in read_counters().items() if name in names}
     prices = {teacher.name: teacher.price for teacher in config.active_teachers}
-    costs = make_cost_table(config, pool, infos, times, size, student.data.train, held_out, megabytes)
+    tokens = {
+        name: own["real_tokens"] / own["forwarded"]
+        for name, own in counters.items()
+        if own.get("forwarded") and own.get("real_tokens")
+    }
+    costs = make_cost_table(config, pool, infos, times, size, student.data.train, held_out, megabytes, tokens)
     return TeacherResults(
         infos=infos,
         systems=found.systems,

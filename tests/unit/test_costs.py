@@ -203,6 +203,11 @@ def test_what_a_point_costs_in_money() -> None:
     sizes = list_system_sizes(costs, told)
     # 4,000 texts of 5 ms are 20 s of 7.2 an hour; 3,000 answers at 0.5 per 1,000, whose time nobody needs to know.
     assert [s.price for s in sizes] == [pytest.approx(0.04), pytest.approx(1.5), None, None]
+    # 30 tokens a text, 4,000 texts, 2 for a million tokens; unknown where all answers came from an earlier run.
+    served = told.teachers[0].model_copy(update={"price": Price(per_million_tokens=2.0)})
+    for tokens, price in ((30.0, pytest.approx(0.24)), (None, None)):
+        asked = replace(costs, teachers=(replace(costs.teachers[0], tokens=tokens), *costs.teachers[1:]))
+        assert list_system_sizes(asked, told.model_copy(update={"teachers": (served,)}))[0].price == price
     gains = [
         Contribution(name, "mean", "", value, value - 0.01, value + 0.01, None, 0.0, 9)
         for name, value in (("zh", 0.02), ("en", 0.005), ("multi", 0.1))

@@ -30,7 +30,7 @@ from raykd.student.loop import TrainingLoop
 from raykd.student.prepare import prepare_rows
 from raykd.tasks import MultiLabel, SystemAnswers
 from raykd.tasks.multi_label import join_logits
-from raykd.tasks.scores.classes import compute_class_scores
+from raykd.tasks.scores.classes import ClassAnswers, compute_class_scores
 from raykd.tasks.scores.label_sets import FEWEST, compute_set_metrics, tune_thresholds
 from raykd.teachers.backends.given_numbers import convert_to_logits
 from raykd.teachers.teacher import Teacher
@@ -173,6 +173,18 @@ def test_metrics_are_those_of_scikit_learn() -> None:
             [column[at] for column in each]
         )
     assert {a.name: a.f1 for a in table.averages}["micro"] == pytest.approx(found["micro_f1"])
+    # A teacher is not bad at a label that it lacks, but its mean is over all labels.
+    lacking = table.leave_out({LABELS[1]}, LABELS)
+    assert [c.name for c in lacking.classes] == [LABELS[0], LABELS[2]]
+    assert lacking.averages == table.averages
+
+
+def test_an_entity_type_is_left_out_with_all_its_tags() -> None:
+    gold_X = np.array([0, 1, 1])
+    table = compute_class_scores(ClassAnswers(("PER", "LOC"), gold_X, gold_X))
+    tags = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
+    assert [c.name for c in table.leave_out({"B-LOC", "I-LOC"}, tags).classes] == ["PER"]
+    assert table.leave_out({"I-LOC"}, tags) == table
 
 
 def test_a_label_that_nobody_looked_at_and_one_that_is_unknown_do_not_count() -> None:

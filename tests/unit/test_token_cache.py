@@ -25,6 +25,7 @@ from raykd.data.rows import Rows
 from raykd.driver.progress import JobProgress
 from raykd.errors import ResourceError
 from raykd.point import Point
+from raykd.preflight import sizes
 from raykd.student.tokens import cache, files
 from raykd.student.tokens.cache import TokenJob, load_tokens
 from raykd.student.tokens.files import TokenWriter, map_tokens
@@ -272,6 +273,22 @@ def test_answers_are_looked_for_up_to_the_first_that_is_missing(monkeypatch: pyt
         teacher: Any = Holding({keys[i] for i in there})
         assert stored_pool._hold_all([teacher], [stored_pool.NeededAnswers(rows)]) is wanted
         assert teacher.asked == asked
+
+
+def test_check_counts_the_tokens_of_many_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = job_of(2000, max_length=48)
+    assert sizes.estimate_token_bytes(48, job.rows) == 0  # they are tokenised at each start
+    monkeypatch.setattr(sizes, "IN_MEMORY", 1000)
+    monkeypatch.setattr(cache, "CHUNK", 1000)
+    load_tokens(job)
+    (folder,) = list_cached_folders("tokens")
+    assert sizes.estimate_token_bytes(48, job.rows) == pytest.approx(folder.bytes, rel=0.5)
+
+
+def test_rows_that_were_read_twice_are_asked_about_once() -> None:
+    first, again, other = (stored_pool.NeededAnswers(job_of(n).rows) for n in (12, 12, 11))
+    assert first.rows is not again.rows and first.is_same(again) and not first.is_same(other)
+    assert not first.is_same(replace(again, teachers=("zh",)))
 
 
 def test_a_bar_shows_how_many_rows_are_tokenised(tmp_path: Path) -> None:

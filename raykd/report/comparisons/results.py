@@ -174,7 +174,7 @@ class ComparisonReport:
     def together(self) -> Size | None:
         """Size and time of the teachers together; None where neither is known, as of functions and files."""
         sizes = (one.size for one in self.references if one.role == "ensemble")
-        return next((size for size in sizes if size.parameters or size.ms), None)
+        return next((size for size in sizes if size.is_known), None)
 
     @cached_property
     def split(self) -> str:

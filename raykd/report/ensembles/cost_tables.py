@@ -23,19 +23,19 @@ def lay_out_weights(report: EnsembleReport) -> Section | None:
 
 def lay_out_sizes(report: EnsembleReport) -> Section:
     """Return size and speed of each teacher, of all together and of the student."""
-    heads = ["system", *SIZE_HEADS, "student's texts/s", *RATIO_HEADS]
-    together = next((s.size for s in report.sizes if s.role == "ensemble"), None)
+    together = next((s.size for s in report.sizes if s.role == "ensemble" and s.size.is_known), None)
+    heads = ["system", *SIZE_HEADS, "student's texts/s", *(RATIO_HEADS if together else [])]
     lines = [
         [
             s.system,
             *format_size(s.size),
             ABSENT if not s.student_texts_per_s else format_speed(1e3 / s.student_texts_per_s),
-            *format_ratios(together, s.size),
+            *(format_ratios(together, s.size) if together else []),
         ]
         for s in report.sizes
     ]
     remarks = (
-        RATIO_REMARK,
+        *([RATIO_REMARK] if together else []),
         "student's texts/s: in the teacher's process, on the same texts and threads, tokenisation included",
     )
     return Section("sizes", "Size and speed", heads, lines, remarks=remarks)

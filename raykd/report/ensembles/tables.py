@@ -91,7 +91,8 @@ def _lay_out_contributions(report: EnsembleReport) -> Section | None:
     remarks = (
         f"{what} of {name} that a teacher {verb}, on average over all orders in which teachers may join (Shapley); "
         "they add up from a guess to all together",
-        f"alone: the teacher's own {name} in its languages; dropped: how all others change without it",
+        f"alone: the teacher's own {name} in its languages, with a guess at what it does not cover; dropped: how all "
+        "others change without it",
         "an estimate from stored answers: nothing was trained again",
         *(
             (

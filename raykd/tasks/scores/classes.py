@@ -8,8 +8,8 @@ among the predictions, which is scikit-learn's default and what macro-F1 means i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence, Set
+from dataclasses import asdict, dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -75,6 +75,23 @@ class ClassScores:
     averages: tuple[ClassScore, ...]
     names: tuple[str, ...]
     confusion: tuple[tuple[int, ...], ...]
+
+    def leave_out(self, unknown: Set[str], labels: Sequence[str]) -> ClassScores:
+        """Return the scores without the classes that a system lacks, which it is not bad at; averages stay as they are.
+
+        Args:
+            unknown: Labels that the system lacks.
+            labels: All labels. A class is one of them, or an entity type that some of them begin and continue.
+        """
+        return replace(
+            self,
+            classes=tuple(
+                one
+                for one in self.classes
+                if not unknown
+                >= set([x for x in labels if x == one.name] or [x for x in labels if x[2:] == one.name])
+            ),
+        )
 
     def to_rows(self) -> list[dict[str, object]]:
         """Return a row for each class and each average: a `ClassScore`, and under ``average`` whether it is one."""
