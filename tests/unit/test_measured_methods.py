@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 import pytest
 
+from raykd.distill.features.terms import Feature
 from raykd.distill.losses import Divergence
 from raykd.distill.schedules import Schedule
 from raykd.distill.weighting import Weighting
@@ -18,6 +19,7 @@ METHODS = {
     "Divergences": Divergence,
     "Weightings": Weighting,
     "Schedules": Schedule,
+    "Feature terms": Feature,
     "Kinds of student": Student,
 }
 """A heading below "Methods", and the union whose kinds its tables list in their first column."""

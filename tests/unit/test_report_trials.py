@@ -112,6 +112,8 @@ def test_cells_hold_the_numbers_and_a_dash_for_what_is_not_there():
 def test_a_sweep_over_nll_shows_it_once():
     heads, _ = TrialTable(report_of([row()], metric="eval/mean/nll", higher_is_better=False)).to_cells()
     assert heads.count("NLL nats") == 1 and format_score_title("eval/mean/accuracy") == "accuracy %"
+    heads, (line,) = TrialTable(report_of([row(nlls=(math.nan,))], metric="eval/mean/spearman")).to_cells()
+    assert "NLL nats" not in heads and len(line) == len(heads), "numbers have none"
 
 
 def test_values_are_written_as_in_yaml():

@@ -69,7 +69,7 @@ class TrialTable:
         return heads, [self._line(t) for t in self.report.rank_trials()]
 
     def _fixed_heads(self) -> list[str]:
-        nll = [] if self._metric == "nll" else ["NLL nats"]
+        nll = ["NLL nats"] if self._has_nll else []
         sizes = [*SIZE_HEADS, *self._ratio_heads()] if self.report.has_sizes else []
         return [
             "trial",
@@ -86,12 +86,17 @@ class TrialTable:
         return [] if self.report.together is None else RATIO_HEADS
 
     @property
+    def _has_nll(self) -> bool:
+        """Whether a column shows the NLL: not where trials are judged by it, nor of a task without one."""
+        return self._metric != "nll" and any(t.nll is not None for t in self.report.trials)
+
+    @property
     def _metric(self) -> str:
         return strip_metric_path(self.report.metric)
 
     def _line(self, t: TrialRow) -> list[str]:
         sample = fold_sample(t.sample)
-        nll = [] if self._metric == "nll" else [format_metric("nll", t.nll, compared=True)]
+        nll = [format_metric("nll", t.nll, compared=True)] if self._has_nll else []
         return [
             t.name, t.status, format_metric(self._metric, t.score, compared=True), *nll,
             ABSENT if t.best_step is None else f"{t.best_step:,}", f"{t.last_step:,} / {t.total_steps:,}",
