@@ -92,6 +92,21 @@ class JobProgress:
         if not self._console.is_terminal:
             self._console.print(f"  {job}: {note}", highlight=False)
 
+    def show_reading(self, job: str, done: int, total: int, what: str) -> None:
+        """Show how far the reading of a job's rows is, before its steps begin.
+
+        Args:
+            job: Its name.
+            done: Rows or texts so far.
+            total: All of them.
+            what: What happens to them, in words.
+        """
+        self.expect(job, total)
+        task, share = self._tasks[job], done / max(1, total)
+        self._bars.start_task(task)
+        note = f"{done:,} of {total:,} {what}"
+        self._bars.update(task, completed=done, total=total, steps=f"{share:.0%}", note=note)
+
     def say(self, line: str) -> None:
         """Print a line, above the bars if there are any."""
         self._console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
@@ -166,10 +181,7 @@ class JobProgress:
         self.expect(event.job, event.total_steps)
         task = self._tasks[event.job]
         if event.kind == "tokens":
-            self._bars.start_task(task)
-            done, rows = event.point.step, event.total_steps
-            note = f"{done:,} of {rows:,} rows are tokenised"
-            self._bars.update(task, completed=done, total=rows, steps=f"{done / rows:.0%}", note=note)
+            self.show_reading(event.job, event.point.step, event.total_steps, "rows are tokenised")
             return
         if event.kind == "started":
             self.error = None  # the workers were started again

@@ -6,6 +6,7 @@ import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from raykd.checkpoint.find import next_start
 from raykd.checkpoint.storage import StorageFolder
@@ -103,7 +104,8 @@ def fit_group(
     for job in jobs:
         parts = [(task.config.task, task.data.train) for task in job.tasks.values()]
         teachers = PoolSource(pools[""].handle, direct=False) if "" in pools else None
-        tokenizer = fit_tokenizer(job.config.student, parts, teachers)
+        tell = partial(progress.show_reading, job.name, what="texts are read for the vocabulary")
+        tokenizer = fit_tokenizer(job.config.student, parts, teachers, tell)
         handles = {task: pool.handle for task, pool in pools.items()} if job.role == "student" else {}
         payloads.append(pack_job(job, tokenizer, handles))
     workers, wait_s = jobs[0].config.workers, jobs[0].config.ray.wait_s

@@ -65,7 +65,10 @@ class PreparedRows:
 
 
 def fit_tokenizer(
-    student: Student, parts: Sequence[tuple[TaskBase, Rows]], teachers: SignalSource | None = None
+    student: Student,
+    parts: Sequence[tuple[TaskBase, Rows]],
+    teachers: SignalSource | None = None,
+    tell: Tell = lambda done, texts: None,
 ) -> Tokenizer:
     """Make the student's tokenizer, with the markers of its tasks and of languages to write as single tokens.
 
@@ -76,6 +79,7 @@ def fit_tokenizer(
         student: The student.
         parts: Its tasks with their training rows.
         teachers: Asked for their tokenizers where the vocabulary is a union.
+        tell: Hears how many texts are read, of how many, where a vocabulary is learnt from many.
 
     Raises:
         ConfigError: The student's tokenizer cannot keep markers, or a union has no teacher for a language.
@@ -90,7 +94,7 @@ def fit_tokenizer(
     else:
         rows = [own for _, own in parts]
         texts = _list_texts(rows if trimmed else choose_rows(rows), markers, trimmed=trimmed)
-        tokenizer = learn_tokenizer(student, source, rows, texts, markers)
+        tokenizer = learn_tokenizer(student, source, rows, texts, markers, tell=tell)
     if any(rows.is_in_mode("split").any() for _, rows in parts):
         tokenizer = add_prefix_blank(tokenizer)
     return add_markers(tokenizer, (*markers, *_list_source_marks(student, parts)))

@@ -73,5 +73,11 @@ def test_of_very_many_rows_evenly_spaced_ones_are_read(monkeypatch: pytest.Monke
     monkeypatch.setattr(learnt, "MOST_LEARNT", 4)
     fits = count_fits(monkeypatch, TransformerStudent)
     parts = [(Classification(), rows_of()), (Classification(), rows_of(("x", "y", "z", "u", "v", "w")))]
-    fit_tokenizer(TransformerStudent(vocab_size=120), parts)
+    monkeypatch.setattr(learnt, "TOLD_EVERY", 2)
+    told: list[tuple[int, int]] = []
+    for _ in range(2):  # the second one is read from the cache, and tells nothing
+        fit_tokenizer(
+            TransformerStudent(vocab_size=120), parts, tell=lambda done, total: told.append((done, total))
+        )
     assert fits == [[TEXTS[0], TEXTS[3], "x", "u"]]
+    assert told == [(0, 4), (2, 4), (4, 4)]

@@ -25,7 +25,7 @@ from raykd.data.rows import Rows
 from raykd.driver.progress import JobProgress
 from raykd.errors import ResourceError
 from raykd.point import Point
-from raykd.preflight import sizes
+from raykd.preflight import sizes as run_sizes
 from raykd.student.tokens import cache, files
 from raykd.student.tokens.cache import TokenJob, load_tokens
 from raykd.student.tokens.files import TokenWriter, map_tokens
@@ -277,12 +277,12 @@ def test_answers_are_looked_for_up_to_the_first_that_is_missing(monkeypatch: pyt
 
 def test_check_counts_the_tokens_of_many_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     job = job_of(2000, max_length=48)
-    assert sizes.estimate_token_bytes(48, job.rows) == 0  # they are tokenised at each start
-    monkeypatch.setattr(sizes, "IN_MEMORY", 1000)
+    assert run_sizes.estimate_token_bytes(48, job.rows) == 0  # they are tokenised at each start
+    monkeypatch.setattr(run_sizes, "IN_MEMORY", 1000)
     monkeypatch.setattr(cache, "CHUNK", 1000)
     load_tokens(job)
     (folder,) = list_cached_folders("tokens")
-    assert sizes.estimate_token_bytes(48, job.rows) == pytest.approx(folder.bytes, rel=0.5)
+    assert run_sizes.estimate_token_bytes(48, job.rows) == pytest.approx(folder.bytes, rel=0.5)
 
 
 def test_rows_that_were_read_twice_are_asked_about_once() -> None:
@@ -299,5 +299,7 @@ def test_a_bar_shows_how_many_rows_are_tokenised(tmp_path: Path) -> None:
     (bar,) = progress._bars.tasks
     assert (bar.percentage, bar.fields["steps"]) == (25.0, "25%")
     assert bar.fields["note"] == "250,000 of 1,000,000 rows are tokenised"
+    progress.show_reading("student", 3, 4, "texts are read for the vocabulary")
+    assert (bar.percentage, bar.fields["note"]) == (75.0, "3 of 4 texts are read for the vocabulary")
     progress._take(Event("started", "student", Point(0, {}), 400))
     assert (bar.total, bar.completed, bar.fields["note"]) == (400, 0, "training")

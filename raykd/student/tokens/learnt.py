@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -22,7 +22,7 @@ from raykd.models import PretrainedStudent, Student
 from raykd.models.embeddings import read_token_ids
 from raykd.models.identity import describe_tokenizer
 from raykd.pretrained.tokenizers import load_tokenizer
-from raykd.student.tokens.cache import IN_MEMORY
+from raykd.student.tokens.cache import IN_MEMORY, Tell
 from raykd.text.tokens import Tokenizer
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("raykd.student")
 KIND = "tokenizers"
+TOLD_EVERY = 10_000
 MOST_LEARNT = 500_000
 """Most rows that a vocabulary is learnt from."""
 
@@ -53,6 +54,7 @@ def learn_tokenizer(
     rows: Sequence[Rows],
     texts: Iterable[str],
     *settings: object,
+    tell: Tell = lambda done, texts: None,
 ) -> Tokenizer:
     """Return the tokenizer that a student learns from texts, kept where they are many.
 
@@ -62,6 +64,7 @@ def learn_tokenizer(
         rows: The rows that the texts are of, or are chosen from.
         texts: The texts; read once, or not at all.
         *settings: What the texts follow from beside the rows, as JSON.
+        tell: Hears how many texts are read, of how many, where they are many and it is learnt anew.
 
     Raises:
         ModelError: It cannot be learnt, or the checkpoint cannot be loaded or trimmed.
@@ -79,9 +82,20 @@ def learn_tokenizer(
         known = _read_files(files)
         cast("PreTrainedTokenizerFast", known).name_or_path = "" if base is None else base.path
         return known
-    learnt = student.fit_tokenizer(texts)
+    share = 1.0 if base is not None else min(1.0, MOST_LEARNT / sum(map(len, rows)))
+    count = round(share * sum(len(own) * (1 if own.pairs is None else 2) for own in rows))
+    learnt = student.fit_tokenizer(_count(texts, count, tell))
     write_entry(KIND, key, dict[str, str], _list_files(learnt))
     return learnt
+
+
+def _count(texts: Iterable[str], total: int, tell: Tell) -> Iterator[str]:
+    """Yield the texts, and tell how many were taken."""
+    for done, text in enumerate(texts):
+        if done % TOLD_EVERY == 0:
+            tell(min(done, total), total)
+        yield text
+    tell(total, total)
 
 
 def _list_files(tokenizer: Tokenizer) -> dict[str, str]:
