@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from raykd.config.augmentation import Augmentation
 from raykd.errors import ConfigError
 from raykd.spec import Spec
 from raykd.tasks.forms import LABELLED_FORMS, RowForm
@@ -124,8 +125,8 @@ class Columns(Spec):
     """Text to classify; of unlabelled rows of token classification also raw text, where there are no tokens."""
     text_pair: str | None = None
     """Second text of a pair."""
-    label: str = "label"
-    """The class of a row."""
+    label: str | None = "label"
+    """The class of a row; null reads no class of any row, with `empty_label: unlabeled`."""
     tokens: str = "tokens"
     """A list of words (in CSV: JSON, or words between blanks)."""
     tags: str = "tags"
@@ -207,6 +208,8 @@ class DataConfig(Spec):
     test: Source | None = None
     unlabeled: Source | None = None
     """Texts without labels, added to the training rows. The hard term never sees them."""
+    augment: tuple[Augmentation, ...] = ()
+    """Changed copies of all training texts, added to them as texts without labels."""
     columns: Columns = Columns()
     replay: Replay | None = None
     """Rows of an earlier run that are learnt again, with their labels, so that they are not forgotten."""
@@ -297,6 +300,12 @@ class DataConfig(Spec):
             except ConfigError as error:
                 raise ValueError(f"data.labels are no tags of entities: {error}") from None
         self._check_label_map(form)
+        if self.columns.label is None and self.empty_label != "unlabeled":
+            raise ValueError(
+                "data.columns.label null reads no label; set data.empty_label: unlabeled with it"
+            )
+        if self.augment and (form not in ("text", "value", "labels") or self.columns.text_pair is not None):
+            raise ValueError("data.augment changes single texts that have labels or a number; leave it out")
         if self.empty_label != "fail" and form in ("target", "source_target", "plain", "sentences"):
             raise ValueError("data.empty_label plays no part in this task, whose rows have no label")
         if form not in LABELLED_FORMS and self.labels:

@@ -37,6 +37,7 @@ def remove_unused_run_keys(run: JsonObject, columns: Mapping[str, object]) -> No
     """
     _remove(run["objective"], _OBJECTIVE)
     _remove(run["train"], _TRAIN)
+    _remove(run["data"], {"augment": []})
     later = {key: value for key, value in columns.items() if key not in _FIRST_COLUMNS}
     _remove(run["data"]["columns"], later)
     replay = run["data"].pop("replay")

@@ -73,20 +73,28 @@ def asks_others(weighting: Weighting, other: Weighting) -> bool:
 
 
 def check_features(
-    objective: Objective, positions: Collection[Position], teachers: Sequence[TeacherBase]
+    objective: Objective,
+    positions: Collection[Position],
+    teachers: Sequence[TeacherBase],
+    asks_elsewhere: bool = False,
 ) -> None:
-    """Check that a run's task and teachers have what its feature terms compare.
+    """Check that a run's task, teachers and rows have what its feature terms compare.
 
     Args:
         objective: The objective.
         positions: Where states of the task's rows may be compared.
         teachers: The run's.
+        asks_elsewhere: Whether teachers read another text than the student does (`data.augment`).
 
     Raises:
-        ValueError: The task or a teacher rules a term out.
+        ValueError: The task, a teacher or the rows rule a term out.
     """
     for term in objective.features:
         where = f"objective.features: {term.kind}"
+        if asks_elsewhere:
+            raise ValueError(
+                f"{where} compares states of one text, and data.augment asks about another: set targets: of_the_copy"
+            )
         if not positions:
             raise ValueError(f"{where} plays no part in this task; leave it out")
         if term.where not in positions:

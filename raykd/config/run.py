@@ -271,7 +271,8 @@ class RunConfig(RunBase):
                 "no teachers, so there is nothing to distil: add teachers, or set objective.alpha: 1 for plain training"
             )
         check_weighting(self.objective.weighting, self.active_teachers, self.data)
-        check_features(self.objective, self.task.feature_positions, self.active_teachers)
+        asks_elsewhere = any(change.targets == "of_the_text" for change in self.data.augment)
+        check_features(self.objective, self.task.feature_positions, self.active_teachers, asks_elsewhere)
         pieces = self.workers.num_workers * self.train.gradient_accumulation
         if self.train.batch_size < pieces:
             raise ValueError(

@@ -79,14 +79,15 @@ def choose_columns(
 
 
 def lacks_gold_column(found: list[Record], source: Files | Hub, config: DataConfig, form: RowForm) -> bool:
-    """Return whether no record has the column of labels. A name that the user wrote is looked for, not done without."""
+    """Return whether no record has the column of labels. A name that the user wrote is looked for, not done without;
+    null is no name."""
     key = _GOLD.get(form)
     if key is None:
         return False
     column: str = Columns.model_fields[key].default
     written = [name for k, name in source.columns.items() if k == key] or [getattr(config.columns, key)]
     if written != [column]:
-        return False
+        return written == [None]
     sought = {column, *config.labels} if form == "labels" else {column}
     return not any(sought & record.values.keys() for record in found)
 

@@ -17,6 +17,7 @@ import logging
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ import numpy as np
 from raykd.config import DataConfig, Embedded, Replay, Source
 from raykd.data.overlap import WITH_TARGETS, HeldOut
 from raykd.data.read import Tally, read_rows
-from raykd.data.rows import Rows, draw_share, stratified_order
+from raykd.data.rows import Rows, draw_share, make_copies, stratified_order
 from raykd.data.summary import summarize_rows
 from raykd.errors import DataError
 from raykd.tasks.forms import LABELLED_FORMS, RowForm
@@ -57,6 +58,11 @@ class Dataset:
     form: RowForm = "text"
     notes: tuple[str, ...] = ()
     judged: tuple[str, ...] = ()
+
+    @cached_property
+    def asked(self) -> Rows:
+        """The training rows that teachers are asked about: without copies that are taught what their text is taught."""
+        return self.train.select_asked()
 
     @property
     def held_out(self) -> str:
@@ -163,6 +169,10 @@ def load_data(
             wanted="texts that are not evaluated on",
             next_step="split the texts: some for data.train, others for data.validation",
         )
+    if config.augment:
+        copies = _remove_held_out(make_copies(Rows.concat(parts), config.augment), held_out, left_out)
+        left_out["train: copies that data.augment made, which teachers alone teach"] = len(copies)
+        parts.append(copies)
     judged = tuple(name for name in ("validation", "test") if name in read and not read[name].labelled.any())
     return Dataset(Rows.concat(parts), validation, test, left_out, form, tuple(notes), judged)
 

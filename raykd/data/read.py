@@ -49,7 +49,7 @@ _MENDED: dict[RowForm, str] = {
 NO_GOLD_COLUMN = "sources without a column of gold labels are read as texts without labels"
 """Note on such sources, once for all."""
 _NOT_READ = {"train", "validation", "test", "unlabeled", "select_languages", "labelled_per_language"}
-_NOT_READ |= {"labelled_seed", "undrawn"}
+_NOT_READ |= {"labelled_seed", "undrawn", "augment"}
 """Keys of the data that rows do not follow from."""
 
 

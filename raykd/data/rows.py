@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raykd.cache import compute_key, read_entry, write_entry
+from raykd.config.augmentation import Augmentation
 from raykd.data.arrow.tables import RowColumn, Selection, Table, build_table, repeat_value
 from raykd.distill.signals import UNLABELLED
 from raykd.text.batch import Mode, TextBatch
@@ -109,7 +110,7 @@ class Rows(TextBatch):
         joined: dict[tuple[int, ...], Selection] = {}
         kept: dict[str, Any] = {}
         for name in names:
-            # A part that says nothing of modes or source languages says "" of each of its rows.
+            # A part that says nothing of modes, source languages or what is asked says "" of each of its rows.
             own = [part._columns().get(name) or repeat_value(name, "", len(part)) for part in filled]
             key = tuple(id(column.rows) for column in own)
             if key not in joined:
@@ -137,6 +138,10 @@ class Rows(TextBatch):
     def is_in_mode(self, mode: Mode) -> NDArray[np.bool_]:
         """Return ``[B]``: whether each row is given in this way."""
         return self._compare("modes", mode) if self.modes is not None else np.full(len(self), mode == "")
+
+    def select_asked(self) -> Rows:
+        """Return the rows that teachers are asked about: those whose own text is the question, each question once."""
+        return self if self.asked is None else self.select(self._compare("asked", ""))
 
     def is_in_language(self, language: str) -> NDArray[np.bool_]:
         """Return ``[B]``: whether each row is in this language."""
@@ -211,7 +216,7 @@ class Rows(TextBatch):
                 encoded = map(str.encode, piece)
                 digest.update(b"".join([b"%d:%b" % (len(value), value) for value in encoded]))
         digest.update(np.ascontiguousarray(self.labels_B, dtype="<i8").tobytes())
-        for name in ("words", "golds", "modes", "source_languages", "values", "groups"):
+        for name in ("words", "golds", "modes", "source_languages", "values", "groups", "asked"):
             # Rows without the column keep the fingerprint of older versions.
             coded = name in ("source_languages", "groups")
             if name in own and (not coded or own[name].to_codes()[0] not in ((), ("",))):
@@ -272,3 +277,31 @@ def stratified_order(labels_B: NDArray[np.int64], generator: np.random.Generator
         place_B[members] = (np.arange(len(members)) + generator.uniform(0.25, 0.75)) / len(members)
     order: NDArray[np.int64] = np.argsort(place_B, kind="stable")
     return order
+
+
+def make_copies(rows: Rows, changes: Sequence[Augmentation]) -> Rows:
+    """Return the changed copies of all texts (`data.augment`), without gold labels, and what teachers are asked about.
+
+    Args:
+        rows: Single texts.
+        changes: How copies are made; each kind of all texts.
+    """
+    found: list[tuple[int, str, str, str]] = []
+    for at, (row_id, text) in enumerate(zip(rows.ids, rows.texts, strict=True)):
+        seen = {text}
+        for change in changes:
+            asked = text if change.targets == "of_the_text" else ""
+            for number in range(change.copies):
+                copy = change.make_copy(text, number)
+                if copy not in seen:
+                    seen.add(copy)
+                    found.append((at, f"{row_id} {change.kind} {number}", copy, asked))
+    return replace(
+        rows.select([at for at, *_ in found]),
+        ids=[row_id for _, row_id, _, _ in found],
+        texts=[copy for _, _, copy, _ in found],
+        labels_B=np.full(len(found), UNLABELLED, dtype=np.int64),
+        golds=None if rows.golds is None else [()] * len(found),
+        values=None if rows.values is None else [()] * len(found),
+        asked=[asked for *_, asked in found],
+    )

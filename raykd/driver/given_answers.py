@@ -68,7 +68,7 @@ def check_given_answers(teacher: FileTeacher, config: RunConfig, data: Dataset) 
     ids: list[str] = []
     names = tuple(each.name for each in config.active_teachers)
     spoken = tuple(each.language_set for each in config.active_teachers)
-    for part, rows in (("training", data.train), ("validation", data.validation), ("test", data.test)):
+    for part, rows in (("training", data.asked), ("validation", data.validation), ("test", data.test)):
         router = TeacherRouter(names, spoken, config.objective.weighting if part == "training" else None)
         asked = found = 0
         for part_rows in _cut(rows):

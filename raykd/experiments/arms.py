@@ -230,7 +230,7 @@ class ExperimentPlan:
                     known[key] = load_data(member.data, Path.cwd(), member.form)
                 names = tuple(teacher.name for teacher in member.active_teachers)
                 states = bool(member.objective.features)
-                needed = NeededAnswers(known[key].train, member.objective.weighting, names)
+                needed = NeededAnswers(known[key].asked, member.objective.weighting, names)
                 parts = found.setdefault(task, [])
                 at = next((i for i, other in enumerate(parts) if needed.is_same(other)), len(parts))
                 parts[at : at + 1] = [

@@ -254,7 +254,7 @@ def estimate_store_sizes(config: RunConfig, data: Dataset) -> list[StoreSize]:
         return []
     names = tuple(t.name for t in config.active_teachers)
     spoken = tuple(t.language_set for t in config.active_teachers)
-    parts = [(data.train, TeacherRouter(names, spoken, config.objective.weighting))]
+    parts = [(data.asked, TeacherRouter(names, spoken, config.objective.weighting))]
     parts += [
         (rows, TeacherRouter(names, spoken)) for rows in (data.validation, data.test) if rows is not None
     ]

@@ -310,7 +310,7 @@ def run_labelling(
         for task, (pool, _) in pools.items():
             data, weighting = rows[task], config.members[task].objective.weighting
             with show_progress(console, f"training texts {task}".rstrip()) as report:
-                total += label_rows(pool, data.train, weighting, report)
+                total += label_rows(pool, data.asked, weighting, report)
             if everything or files:
                 held_out = Rows.concat([data.validation, *([data.test] if data.test is not None else [])])
                 with show_progress(console, f"held-out texts {task}".rstrip()) as report:
@@ -341,7 +341,7 @@ def list_asked_rows(
     routed = PoolSource(pool.handle, config.objective.weighting)
     held_out = routed if together else PoolSource(pool.handle)
     rest = [(rows, held_out) for rows in (data.validation, data.test) if rows is not None]
-    return [(data.train, routed), *rest]
+    return [(data.asked, routed), *rest]
 
 
 @contextlib.contextmanager

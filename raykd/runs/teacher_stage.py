@@ -138,4 +138,4 @@ def list_needed_answers(task: TaskJob, routed: bool) -> list[NeededAnswers]:
     weighting = task.config.objective.weighting if routed else None
     scored = [NeededAnswers(rows) for rows in (task.data.validation, task.data.test) if rows is not None]
     states = bool(task.config.objective.features)
-    return [NeededAnswers(task.data.train, weighting, states=states), *scored]
+    return [NeededAnswers(task.data.asked, weighting, states=states), *scored]

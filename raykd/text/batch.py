@@ -46,6 +46,7 @@ class TextBatch:
             unlabelled. None for the other tasks.
         groups: Value of the column `data.columns.group` (a domain, a source), "" of rows without one; None where no
             such column is named.
+        asked: What teachers are asked about instead of a row's text, "" where it is the text; None is "" for all.
     """
 
     ids: Sequence[str]
@@ -59,6 +60,7 @@ class TextBatch:
     source_languages: Sequence[str] | None = None
     values: Sequence[tuple[float, ...]] | None = None
     groups: Sequence[str] | None = None
+    asked: Sequence[str] | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -93,7 +95,7 @@ class TextBatch:
         for field in fields(cls):
             values = [getattr(part, field.name) for part in parts]
             known = any(value is not None for value in values)
-            if field.name in ("modes", "source_languages", "groups") and known:
+            if field.name in ("modes", "source_languages", "groups", "asked") and known:
                 # A part that says nothing says "" of each of its rows.
                 values = [value or ("",) * len(part) for value, part in zip(values, parts, strict=True)]
             if field.name == "labels_B":
@@ -112,6 +114,13 @@ class TextBatch:
         if sources is not None:
             sources = tuple(codes.get(name, name) for name in sources)
         return replace(self, languages=languages, source_languages=sources)
+
+    def as_asked(self) -> Self:
+        """Return the rows that teachers are asked about in place of these."""
+        if self.asked is None:
+            return self
+        pairs = zip(self.texts, self.asked, strict=True)
+        return replace(self, texts=tuple(asked or text for text, asked in pairs), asked=None)
 
     def without_labels(self) -> Self:
         """Return the same rows as a teacher may see them: no gold label leaves the student's side."""

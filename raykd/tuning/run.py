@@ -118,7 +118,7 @@ class SweepCommand(Command[SweepOutcome]):
         weightings = find_shared_weightings(plan.base, sorted(plan.space.searched))
         states = has_features(plan)
         needed = {
-            task: [NeededAnswers(self.student.data[task].train, weighting, states=states)]
+            task: [NeededAnswers(self.student.data[task].asked, weighting, states=states)]
             for task, weighting in weightings.items()
         }
         driver = SweepDriver(plan.base, self.teachers, self.student, session, plan.config.label, needed)

@@ -5,7 +5,9 @@ The examples read files that lie beside the project; where they are not there, r
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -120,9 +122,18 @@ def with_rows(path: Path, folder: Path) -> Path:
             if not (path.parents[2] / "shared" / "data").is_dir():
                 pytest.skip(f"the rows that {teacher['function']} reads are not on this machine")
             teacher["function"] = str(path.parent / teacher["function"])
+            skip_without_libraries(path.parent / teacher["function"].rpartition(":")[0])
     made = folder / path.name
     made.write_text(json.dumps(tree), encoding="utf-8")  # JSON is YAML
     return made
+
+
+def skip_without_libraries(file: Path) -> None:
+    """Skip, by name, a run whose teacher's file imports what is not installed."""
+    imports = re.findall(r"^ *(?:import|from) (\w+)", file.read_text(encoding="utf-8"), re.MULTILINE)
+    for name in imports:
+        if importlib.util.find_spec(name) is None:
+            pytest.skip(f"{file.name} imports {name}, which is not installed")
 
 
 def with_base_rows(path: Path, folder: Path) -> Path:
