@@ -50,18 +50,18 @@ def main() -> None:
         {
             "name": "continued",
             "base": str(NEXT),
-            "set": {"from_run": str(first.path), "output": str(given.output), "data": held_out},
+            "set": {"from_run": str(first.folder), "output": str(given.output), "data": held_out},
             "arms": ARMS,
             "baseline": "neither",
             "seeds": given.seeds,
         },
         resume=True,
     )
-    print((result.path / "results.md").read_text(encoding="utf-8"))
+    print((result.folder / "results.md").read_text(encoding="utf-8"))
     whole = raykd.train(
         FIRST, name="all_at_once", output=str(given.output), resume=True, **{"train.steps": 600}
     )
-    print((whole.path / "results.md").read_text(encoding="utf-8"))
+    print((whole.folder / "results.md").read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from raykd.api import check, compare, confirm, label, label_sequences, plan, sweep, train
     from raykd.results import ComparisonResult, EvaluationResult, Explanation, Run, RunsReport, SweepResult
-    from raykd.saved_models import evaluate, explain, extract_triples, load, predict, write_report
+    from raykd.saved_models import (
+        drift,
+        evaluate,
+        explain,
+        extract_triples,
+        load,
+        predict,
+        watch,
+        write_report,
+    )
 
 __version__ = "0.1.0"
 __all__ = [
@@ -24,6 +33,7 @@ __all__ = [
     "check",
     "compare",
     "confirm",
+    "drift",
     "evaluate",
     "explain",
     "extract_triples",
@@ -34,6 +44,7 @@ __all__ = [
     "predict",
     "sweep",
     "train",
+    "watch",
     "write_report",
 ]
 

@@ -1,4 +1,4 @@
-"""Provide the public functions that ask a saved model, or finished runs: load, predict, evaluate, explain and more.
+"""Provide the public functions that ask a saved model, or finished runs: load, predict, evaluate, drift and more.
 
 Importing this module imports neither torch nor Ray.
 """
@@ -6,11 +6,16 @@ Importing this module imports neither torch nor Ray.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
+    from raykd.config.loading import ConfigSource, Override
     from raykd.parse import JsonObject
+    from raykd.report.evaluations.drift import DriftReport
     from raykd.report.evaluations.result import EvaluationResult
     from raykd.results import Explanation, Result, Run, RunsReport
     from raykd.scoring.model import Model
@@ -185,3 +190,90 @@ def write_report(
 
     folders = [run.folder if isinstance(run, Result) else Path(run) for run in runs]
     return RunsReport.of(write_report_of(folders, None if page is None else Path(page), png=png))
+
+
+def drift(
+    run: str | os.PathLike[str],
+    files: str | Sequence[str],
+    *,
+    columns: Mapping[str, str] | None = None,
+    language: str | None = None,
+    level: float = 0.99,
+    progress: Callable[[str, int, int], None] = lambda who, done, rows: None,
+) -> DriftReport:
+    """Measure whether new texts have drifted away from what a student learnt: how far it is from its teachers.
+
+    Needs no gold label. Teachers answer in this process; stored answers load no model.
+
+    Args:
+        run: Folder of a run with teachers.
+        files: The new texts: paths or patterns.
+        columns: Names of columns by their keys, where they are not the run's.
+        language: Of all texts, where the files have no column for it.
+        level: Share of windows of undrifted texts below the threshold, in (0, 1).
+        progress: Is told who is asked, the rows that are done, and all rows.
+
+    Returns:
+        Divergence, threshold and agreement of all texts and of each language; `drifted` says the verdict.
+
+    Raises:
+        ConfigError: The run has no teachers, or its task chooses among no labels.
+        DataError: The files cannot be read, or no teacher answers.
+        ModelError: A teacher is not there any more.
+    """
+    from raykd.config import Files
+    from raykd.scoring.evaluation.drift import measure_drift
+
+    paths = (files,) if isinstance(files, str) else tuple(files)
+    source = Files.model_validate({"paths": paths, "columns": dict(columns or {}), "language": language})
+    return measure_drift(Path(run), source, level=level, progress=progress)
+
+
+def watch(
+    config: ConfigSource,
+    pattern: str,
+    *,
+    from_run: str | os.PathLike[str],
+    overrides: Sequence[Override] = (),
+    columns: Mapping[str, str] | None = None,
+    language: str | None = None,
+    level: float = 0.99,
+    window: int = 200,
+    every_s: float = 3600.0,
+    once: bool = False,
+    console: Console | None = None,
+) -> list[DriftReport]:
+    """Watch for files of new texts; where they have drifted, train the next run with them, which goes on from the last.
+
+    Args:
+        config: Run file of the runs that follow; `data.unlabeled` is set to the new texts, `from_run` to the last run.
+        pattern: Of the files. A file is judged once, when its texts and those of others make a window.
+        from_run: Folder of the run to begin with. What was judged is kept there, in drift.jsonl.
+        overrides: Keys of the run file to change.
+        columns: As of `drift`.
+        language: As of `drift`.
+        level: As of `drift`.
+        window: Least texts that are judged together.
+        every_s: Seconds between two looks.
+        once: Look once, and not for ever.
+        console: Where it says what it found; None makes one.
+
+    Returns:
+        What was measured.
+
+    Raises:
+        RaykdError: As `drift` and `train`.
+    """
+    from functools import partial
+
+    from rich.console import Console
+
+    from raykd.runs.watching import Watch, watch_files
+    from raykd.scoring.evaluation.drift import measure_drift
+
+    source = {"columns": dict(columns or {}), "language": language}
+    measure = partial(measure_drift, level=level)
+    watched = Watch(
+        Path(from_run).resolve(), config, pattern, source, measure, window=window, overrides=tuple(overrides)
+    )
+    return watch_files(watched, console or Console(), every_s=every_s, once=once)

@@ -1,4 +1,4 @@
-"""Define `raykd evaluate` and `raykd predict`."""
+"""Define the commands that look at a saved model: `raykd evaluate`, `predict`, `drift` and `watch`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from raykd.cli.terminal import decode_lines, format_json, recover_text
 from raykd.errors import ConfigError
 from raykd.parse import JsonObject
 
+DRIFTED = 6
+"""Exit code of `raykd drift` for texts that have drifted."""
 TaskName = Annotated[
     str | None,
     typer.Option("--task", help="Name of the task if the student has several: a folder in MODEL_DIR."),
@@ -91,6 +93,98 @@ def evaluate_command(
     for table in build_evaluation_tables(found):
         console.print(table)
     print_lines(*(f"- {note}" for note in found.notes), markup=False)
+
+
+Columns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--column",
+        metavar="KEY=NAME",
+        help="Name of a column in the files, where it is not the run's: text=review.",
+    ),
+]
+Language = Annotated[
+    str | None, typer.Option(help="Language of all texts, if the files have no column for it.")
+]
+Level = Annotated[
+    float, typer.Option(min=0.5, max=0.9999, help="Share of windows of undrifted texts below the threshold.")
+]
+
+
+@app.command("drift")
+def drift_command(
+    run: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Folder of a run with teachers: runs/NAME.")],
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE", help="New texts, without labels: paths or patterns.")
+    ],
+    columns: Columns = None,
+    language: Language = None,
+    level: Level = 0.99,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object with all numbers.")] = False,
+) -> None:
+    """Say whether new texts have drifted away from what a student learnt.
+
+    Measures how far the student is from its teachers together on them.
+    What is usual, and the threshold, are learnt on the run's validation rows. No gold label is needed.
+
+    Exit codes: 0 not drifted, 2 options, 3 files or models, 6 drifted.
+    """
+    from raykd.cli.app import exit_with
+
+    with console.status("") as status:
+        found = saved_models.drift(
+            run,
+            files,
+            columns=_read_pairs(columns, "--column"),
+            language=language,
+            level=level,
+            progress=lambda who, done, rows: status.update(f"{who}: {done:,} of {rows:,} texts"),
+        )
+    if as_json:
+        print(format_json(found.to_json()))
+    else:
+        console.print(found.to_rich())
+    exit_with(DRIFTED if found.drifted else 0)
+
+
+@app.command("watch")
+def watch_command(
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN.yaml", help="Run file of the runs that are trained on drift.")
+    ],
+    pattern: Annotated[
+        str, typer.Argument(metavar="PATTERN", help="Files of new texts: 'incoming/*.jsonl'.")
+    ],
+    earlier: Annotated[
+        Path, typer.Option("--from", metavar="RUN_DIR", help="Folder of the run to begin with.")
+    ],
+    every: Annotated[float, typer.Option(min=1.0, help="Seconds between two looks.")] = 3600.0,
+    window: Annotated[int, typer.Option(min=2, help="Least texts that are judged together.")] = 200,
+    once: Annotated[bool, typer.Option("--once", help="Look once, for cron.")] = False,
+    columns: Columns = None,
+    language: Language = None,
+    level: Level = 0.99,
+) -> None:
+    """Watch for files of new texts, and train the next student when they have drifted.
+
+    Each file is judged once, as raykd drift does. Drifted texts become the unlabelled texts of the next run,
+    NAME-1, NAME-2 and so on, which goes on from the last student (raykd train --from).
+    What was judged is kept in RUN_DIR/drift.jsonl, so that a watch goes on where it ended. Ctrl-C ends it.
+
+    Exit codes: 0 done, 2 configuration, 3 data or model, 5 infrastructure, 130 interrupted.
+    """
+    saved_models.watch(
+        run,
+        pattern,
+        from_run=earlier,
+        columns=_read_pairs(columns, "--column"),
+        language=language,
+        level=level,
+        window=window,
+        every_s=every,
+        once=once,
+        console=console,
+    )
 
 
 def _read_pairs(given: list[str] | None, option: str) -> dict[str, str]:

@@ -141,7 +141,12 @@ def _complete(tree: JsonObject) -> JsonObject:
     if tree.get("from_run") is None:
         return tree
     folder = find_earlier_run(str(tree["from_run"]))
-    return continue_run(tree, load_run(folder), folder)
+    earlier = load_run(folder)
+    students, origin = [earlier.student], earlier
+    while origin.from_run is not None and os.path.isdir(origin.from_run):  # how it was when it was new
+        origin = load_run(origin.from_run)
+        students.append(origin.student)
+    return continue_run(tree, earlier, folder, students)
 
 
 def is_sweep(tree: Mapping[str, object]) -> bool:

@@ -50,13 +50,16 @@ def find_earlier_run(path: str) -> Path:
     return folder.resolve()
 
 
-def continue_run(tree: JsonObject, earlier: RunConfig, folder: Path) -> JsonObject:
+def continue_run(
+    tree: JsonObject, earlier: RunConfig, folder: Path, students: Sequence[Student]
+) -> JsonObject:
     """Return a run's tree, completed to go on from an earlier run.
 
     Args:
         tree: The run, not validated yet. Keys that it sets stay as they are.
         earlier: The earlier run.
         folder: Its folder.
+        students: Its student, and those of the runs that it went on from itself, the first one last.
 
     Raises:
         ConfigError: The run has another task or student, or lacks labels that the old student knows.
@@ -80,7 +83,7 @@ def continue_run(tree: JsonObject, earlier: RunConfig, folder: Path) -> JsonObje
         **tree,
         "from_run": str(folder),
         "data": data,
-        "student": _continue_student(tree.get("student"), earlier.student, student),
+        "student": _continue_student(tree.get("student"), students, student),
     }
     if "task" not in tree:
         made["task"] = earlier.task.model_dump(mode="json")
@@ -114,7 +117,7 @@ def _join_labels(own: Sequence[str], old: Sequence[str]) -> list[str]:
     return list(own or old)
 
 
-def _continue_student(given: object, old: Student, path: str) -> JsonObject:
+def _continue_student(given: object, known: Sequence[Student], path: str) -> JsonObject:
     """Return the student that starts from the old one's weights.
 
     Raises:
@@ -125,8 +128,9 @@ def _continue_student(given: object, old: Student, path: str) -> JsonObject:
         return start
     with suppress(ValidationError):
         asked: Student = TypeAdapter(Student).validate_python(dict(given))
-        if asked.model_dump(exclude={"path"}) == old.model_dump(exclude={"path"}):
+        if any(asked.model_dump(exclude={"path"}) == one.model_dump(exclude={"path"}) for one in known):
             return start
+    old = known[-1]
     raise ConfigError(
         "from_run goes on with the old student, and the run asks for another one",
         got=f"student: {dict(given)}",
