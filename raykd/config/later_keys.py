@@ -23,6 +23,7 @@ _TRAIN: JsonObject = {"optimizer": {"kind": "adamw", "betas": [0.9, 0.999], "eps
 _MODELS: dict[str, JsonObject] = {
     "pretrained": {
         **{"vocabulary": "own", "vocab_size": None, "embedding_size": None, "dropout": None, "tuning": None},
+        **{"hidden": None, "feed_forward": None, "importance": "magnitude"},
     },
     "lstm": {"embedding_from": None, "embedding_of": "input"},
 }

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from raykd import models
 from raykd.config import Run, RunConfig
 from raykd.models.multi import MultiModel, save_tasks, share_encoder
+from raykd.networks.narrowing import measure_taylor
 from raykd.point import Point
 from raykd.student.loop import TrainingLoop
 from raykd.student.prepare import PreparedRows
 from raykd.teachers.handle import PoolHandle
 from raykd.teachers.pool_source import PoolSource
+from raykd.text.padding import read_padding
 from raykd.text.tokens import Tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+MEASURED_ROWS, MEASURED_BATCH = 512, 16
+"""Labelled training rows by which the parts of a checkpoint are ranked, and how many run at once."""
 
 
 def make_loop(
@@ -57,7 +68,7 @@ def make_loop(
     return TrainingLoop(
         config,
         prepared,
-        make_student_model(config, tokenizer),
+        make_student_model(config, tokenizer, prepared),
         sources,
         rank=rank,
         world=world,
@@ -67,25 +78,62 @@ def make_loop(
     )
 
 
-def make_student_model(config: Run, tokenizer: Tokenizer) -> models.TextModel | MultiModel:
-    """Return the student at its seeded start; several tasks share one encoder and have a head each."""
-    students = {name: make_task_model(member, tokenizer) for name, member in config.members.items()}
+def make_student_model(
+    config: Run, tokenizer: Tokenizer, prepared: Mapping[str, PreparedRows] | None = None
+) -> models.TextModel | MultiModel:
+    """Return the student at its seeded start; several tasks share one encoder and have a head each.
+
+    Args:
+        config: The run.
+        tokenizer: The student's.
+        prepared: The rows, by task, by which a checkpoint may be narrowed; None gives a student of the same shapes.
+    """
+    students = {
+        name: make_task_model(member, tokenizer, None if prepared is None else prepared[name])
+        for name, member in config.members.items()
+    }
     return students[""] if "" in students else share_encoder(students)
 
 
-def make_task_model(config: RunConfig, tokenizer: Tokenizer) -> models.TextModel:
-    """Return the student of one task at its seeded start."""
-    labels = config.data.labels if config.task.labelled else ()
+def make_task_model(
+    config: RunConfig, tokenizer: Tokenizer, prepared: PreparedRows | None = None
+) -> models.TextModel:
+    """Return the student of one task at its seeded start; arguments as for `make_student_model`."""
+    labels, student = config.data.labels if config.task.labelled else (), config.student
+    measure = None
+    if prepared is not None and student.kind == "pretrained" and student.importance == "taylor":
+        measure = partial(
+            measure_taylor, losses=partial(yield_gold_losses, config, prepared, tokenizer=tokenizer)
+        )
     return models.TextModel(
-        model=models.build_student(config.student, tokenizer, labels, config.seed, config.task),
+        model=models.build_student(student, tokenizer, labels, config.seed, config.task, measure),
         tokenizer=tokenizer,
         labels=labels,
-        kind=config.student.kind,
+        kind=student.kind,
         task=config.task.head,
         max_length=config.task.max_length,
         languages=config.data.select_languages or config.data.languages,
         settings=config.task.settings,
     )
+
+
+def yield_gold_losses(
+    config: RunConfig, prepared: PreparedRows, model: PreTrainedModel, *, tokenizer: Tokenizer
+) -> Iterator[torch.Tensor]:
+    """Yield the loss of a model on batches of labelled training rows, spread evenly: sums over units, with a graph."""
+    task, objective, tokens = config.task, config.objective.gold_alone(), prepared.train_tokens
+    rows = np.flatnonzero(prepared.train.labelled)
+    rows = rows[:: max(1, len(rows) // MEASURED_ROWS)][:MEASURED_ROWS]
+    padding = read_padding(model, tokenizer)
+    for begin in range(0, len(rows), MEASURED_BATCH):
+        encoded = task.collate(tokens, rows[begin : begin + MEASURED_BATCH].tolist(), padding)
+        counts = objective.counts(encoded.labels_N, None)
+        units = task.relate_units(task.gather(encoded.run(model), encoded).float())
+        open_NC, values_N = encoded.extra.get("open_NC"), encoded.extra.get("values_N")
+        result = objective.evaluate(
+            units, encoded.labels_N, None, 0.0, counts, open_NC, own=counts, values_N=values_N
+        )
+        yield result.loss * counts.hard
 
 
 def save_student(loop: TrainingLoop, output: Path) -> None:

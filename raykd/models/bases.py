@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING
 from raykd.cache import load_or_compute
 from raykd.errors import ModelError
 from raykd.head import Head
+from raykd.models.checkpoints import PretrainedStudent
 from raykd.models.embeddings import count_row_weights
 from raykd.models.loading import load_sentence_modules, read_model
 from raykd.models.starts.label_rows import carry_label_rows, find_known_labels, find_label_weights
 from raykd.models.textmodel import TextModel, count_parameters
-from raykd.models.tuning import Tuning, is_adapted, merge_adapters
+from raykd.models.tuning import is_adapted, merge_adapters
 from raykd.networks.depth import keep_layers
 from raykd.networks.heads import LABELLED, LANGUAGE, build_label_settings, choose_head, read_head, register
 from raykd.pretrained import files
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
+    from raykd.models.checkpoints import MeasureParts
     from raykd.models.students import Student
     from raykd.tasks import TaskBase
     from raykd.text.tokens import Tokenizer
@@ -94,11 +96,7 @@ def inspect_base(
     head: Head,
     *,
     trust_remote_code: bool = False,
-    layers: tuple[int, ...] | None = None,
-    trimmed: bool = False,
-    embedding_size: int | None = None,
-    dropout: float | None = None,
-    tuning: Tuning | None = None,
+    student: PretrainedStudent | None = None,
 ) -> BaseInspection:
     """Inspect a checkpoint that a student will start from; reads no weights.
 
@@ -107,25 +105,22 @@ def inspect_base(
         labels: The run's; () for a head without labels.
         head: What the student learns.
         trust_remote_code: Whether code that comes with it may run.
-        layers: Numbers of the layers that the student keeps; None keeps all.
-        trimmed: Whether its vocabulary will be trimmed.
-        embedding_size: Width of its factorised embedding table; None leaves the table as it is.
-        dropout: In training; None keeps the checkpoint's.
-        tuning: Which weights are trained; None trains all.
+        student: What it keeps of the checkpoint, and trains; None keeps and trains all.
 
     Raises:
         ModelError: As `load_for_training` would raise; or the vocabulary cannot be trimmed, or the table factorised.
     """
     check_base(folder, head, trust_remote_code)
-    shape = (labels, head, layers, trimmed, embedding_size, dropout)
-    inspect = partial(_inspect_base, folder, trust_remote_code, *shape, tuning)
+    chosen = student or PretrainedStudent(path=str(folder))
+    inspect = partial(_inspect_base, folder, trust_remote_code, labels, head, chosen)
     if trust_remote_code:
         return inspect()
-    if tuning is not None:
-        check_peft(f"student.tuning: {tuning.kind}")
+    if chosen.tuning is not None:
+        check_peft(f"student.tuning: {chosen.tuning.kind}")
+    kept = chosen.model_dump(mode="json", exclude={"path", "revision", "language_codes", "vocab_size"})
     return load_or_compute(
         "bases",
-        lambda: (stamp_model(folder), *shape, None if tuning is None else tuning.model_dump(mode="json")),
+        lambda: (stamp_model(folder), labels, head, kept),
         BaseInspection,
         inspect,
         *LIBRARIES,
@@ -133,26 +128,20 @@ def inspect_base(
 
 
 def _inspect_base(
-    folder: Path,
-    trust_remote_code: bool,
-    labels: tuple[str, ...],
-    head: Head,
-    layers: tuple[int, ...] | None,
-    trimmed: bool,
-    embedding_size: int | None,
-    dropout: float | None,
-    tuning: Tuning | None,
+    folder: Path, trust_remote_code: bool, labels: tuple[str, ...], head: Head, student: PretrainedStudent
 ) -> BaseInspection:
+    import torch
+
     register()
     stored = files.read_stored_weights(folder)
-    settings = build_label_settings(labels, head) | _set_dropout(folder, dropout, trust_remote_code)
+    settings = build_label_settings(labels, head) | _set_dropout(folder, student.dropout, trust_remote_code)
     with raise_as_model_error(f"the model {folder} cannot be loaded"):
         model = build_empty(folder, head, trust_remote_code=trust_remote_code, **settings)
         missing, _ = find_missing_weights(model, stored)
         if find_known_labels(folder, labels, head):
             carried = find_label_weights(folder, labels, head, trust_remote_code=trust_remote_code)
             missing = [name for name in missing if name not in carried]
-    fit_to_task(model, missing, folder, labels, head, layers)
+    missing = fit_to_task(model, missing, folder, labels, head, student.layers)
     tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
     check_words(tokenizer, str(folder))
     check_placed(tokenizer, head, str(folder))
@@ -160,23 +149,23 @@ def _inspect_base(
         from raykd.networks.sentences import add_sentence_modules
 
         model = add_sentence_modules(model, read_sentence_modules(folder))
+    trimmed = student.vocabulary == "trimmed"
     if trimmed:
         check_trimmable(tokenizer, str(folder))
-    if embedding_size is not None:
-        import torch
+    with torch.device("meta"):
+        model = student.narrow(model, head, missing, None)
+        if student.embedding_size is not None:
+            from raykd.models.vectors import build_factorised
 
-        from raykd.models.vectors import build_factorised
-
-        with torch.device("meta"):
-            model = build_factorised(model, head, embedding_size, str(folder))
-    if tuning is not None:
-        tuning.apply(model, head, missing, str(folder))
+            model = build_factorised(model, head, student.embedding_size, str(folder))
+    if student.tuning is not None:
+        student.tuning.apply(model, head, missing, str(folder))
     return BaseInspection(
         positions=count_positions(model),
         tokenizer=inspect_tokenizer(tokenizer),
         parameters=count_parameters(model),
         table=count_row_weights(model, str(folder)) if trimmed else None,
-        trained=None if tuning is None else count_parameters(model, trained=True),
+        trained=None if student.tuning is None else count_parameters(model, trained=True),
     )
 
 
@@ -239,7 +228,7 @@ def load_for_training(
         carried = find_label_weights(folder, labels, head, trust_remote_code=trust_remote_code)
         carry_label_rows(model, old, own, labels, carried)
         missing = [name for name in missing if name not in carried]
-    fit_to_task(model, missing, folder, labels, head, layers)
+    missing = fit_to_task(model, missing, folder, labels, head, layers)
     return load_sentence_modules(model, folder) if head == "embedding" else model, missing
 
 
@@ -269,7 +258,7 @@ def fit_to_task(
     labels: tuple[str, ...],
     head: Head,
     layers: tuple[int, ...] | None,
-) -> None:
+) -> list[str]:
     """Give a loaded checkpoint the head of a task and the layers that are kept.
 
     Args:
@@ -279,6 +268,9 @@ def fit_to_task(
         labels: The run's.
         head: What the student learns.
         layers: Numbers of the layers to keep; None keeps all.
+
+    Returns:
+        The missing weights, and those that were drawn again.
 
     Raises:
         ModelError: The encoder is incomplete, the head cannot be told from the rest, or there are no such layers.
@@ -299,18 +291,23 @@ def fit_to_task(
     # The head of another task is no start for this one's, even if its labels have the run's names.
     known = find_known_labels(folder, labels, head)
     if head in LABELLED and (own, own_head or head) != (labels, head) and not (outside or known):
-        _new_head(model, folder)
+        missing = [*missing, *_new_head(model, folder)]
     if layers is not None:
         keep_layers(model, layers, folder)
+    return missing
 
 
-def _new_head(model: PreTrainedModel, folder: Path) -> None:
-    """Draw the last layer again, because its outputs mean other labels, or the same labels in another order."""
+def _new_head(model: PreTrainedModel, folder: Path) -> list[str]:
+    """Draw the last layer again, because its outputs mean other labels, or the same labels in another order.
+
+    Returns:
+        Names of its weights.
+    """
     import torch
     from torch import nn
 
     heads = [
-        module
+        (name, module)
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear)
         and module.out_features == model.config.num_labels
@@ -322,10 +319,12 @@ def _new_head(model: PreTrainedModel, folder: Path) -> None:
             got=list(files.read_labels(folder)),
             wanted=str(list((model.config.id2label or {}).values())),
         )
+    name, drawn = heads[0]
     with torch.no_grad():
-        heads[0].weight.normal_(std=getattr(model.config, "initializer_range", 0.02))
-        if heads[0].bias is not None:
-            heads[0].bias.zero_()
+        drawn.weight.normal_(std=getattr(model.config, "initializer_range", 0.02))
+        if drawn.bias is not None:
+            drawn.bias.zero_()
+    return [f"{name}.{own}" for own, _ in drawn.named_parameters()]
 
 
 def set_start(model: PreTrainedModel, value: float) -> None:
@@ -343,7 +342,12 @@ def set_start(model: PreTrainedModel, value: float) -> None:
 
 
 def build_student(
-    student: Student, tokenizer: Tokenizer, labels: Sequence[str], seed: int, task: TaskBase
+    student: Student,
+    tokenizer: Tokenizer,
+    labels: Sequence[str],
+    seed: int,
+    task: TaskBase,
+    measure: MeasureParts | None = None,
 ) -> PreTrainedModel:
     """Build the student of a task at its seeded start.
 
@@ -353,11 +357,15 @@ def build_student(
         labels: The run's, in the order of the logits; () for a task without labels.
         seed: For the weights that are drawn.
         task: Names the head, and says how it is shaped.
+        measure: Measures the importance of the parts of a checkpoint that is narrowed; None goes by magnitude.
 
     Raises:
         ModelError: As the student's `build`.
     """
-    model = student.build(tokenizer, labels, seed, task.head)
+    if student.kind == "pretrained":
+        model = student.build(tokenizer, labels, seed, task.head, measure)
+    else:
+        model = student.build(tokenizer, labels, seed, task.head)
     if task.head != "embedding":
         return model
     from raykd.networks.sentences import shape_sentence_encoder

@@ -7,7 +7,7 @@ student, applied in one order by `build`. `raykd.models.bases` tries the same co
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -15,13 +15,17 @@ from pydantic import Field, model_validator
 from raykd.errors import ModelError
 from raykd.head import Head
 from raykd.models.tuning import Tuning
-from raykd.networks.heads import HEADS, use_seed
+from raykd.networks.heads import HEADS, LANGUAGE, use_seed
+from raykd.pretrained.structure import is_in_encoder
 from raykd.spec import Spec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from raykd.networks.narrowing import PartScores
     from raykd.text.tokens import Tokenizer
+
+    MeasureParts = Callable[[PreTrainedModel], PartScores]
 
 
 TEACHER = "teacher:"
@@ -44,6 +48,13 @@ class PretrainedStudent(Spec):
     """The run's names of languages to the codes of a multilingual tokenizer, as of a teacher."""
     layers: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(None, min_length=1)
     """Keep these encoder layers, counted from 0, in this order; None keeps all."""
+    hidden: int | None = Field(None, ge=1)
+    """Keep so many columns of the hidden states: a multiple of the width of a head, whose heads leave with them."""
+    feed_forward: int | None = Field(None, ge=1)
+    """Keep so many feed-forward units of each layer."""
+    importance: Literal["magnitude", "taylor"] = "magnitude"
+    """Which columns, heads and units are kept: those with the largest weights; or, with `taylor`, those whose removal
+    changes the loss of the checkpoint's own head most, estimated on training rows (arXiv:1905.10650)."""
     vocabulary: Literal["own", "trimmed"] = "own"
     """`trimmed` keeps the pieces, and the rows of the embedding table, that the training texts need (arXiv:2010.05609,
     arXiv:2305.15020); for WordPiece, Unigram and byte-pair vocabularies."""
@@ -63,7 +74,13 @@ class PretrainedStudent(Spec):
             raise ValueError(f"layers names a layer twice: {list(self.layers)}")
         if self.vocab_size is not None and self.vocabulary != "trimmed":
             raise ValueError("vocab_size plays no part without vocabulary: trimmed")
-        changed = [key for key in ("layers", "embedding_size") if getattr(self, key) is not None]
+        if self.importance == "taylor" and (not self.is_narrowed or self.tuning is not None):
+            raise ValueError("importance: taylor goes with hidden or feed_forward, and with tuning: null")
+        changed = [
+            key
+            for key in ("layers", "hidden", "feed_forward", "embedding_size")
+            if getattr(self, key) is not None
+        ]
         changed += ["vocabulary"] * (self.vocabulary == "trimmed")
         if changed and self.tuning is not None and not self.tuning.merged:
             raise ValueError(
@@ -71,6 +88,11 @@ class PretrainedStudent(Spec):
                 "set tuning.merged: true, or leave one of them out"
             )
         return self
+
+    @property
+    def is_narrowed(self) -> bool:
+        """Whether it is less wide than its checkpoint."""
+        return self.hidden is not None or self.feed_forward is not None
 
     @property
     def teacher(self) -> str | None:
@@ -133,7 +155,12 @@ class PretrainedStudent(Spec):
         return load_tokenizer(self.path, revision=self.revision, trust_remote_code=self.trust_remote_code)
 
     def build(
-        self, tokenizer: Tokenizer | None, labels: Sequence[str], seed: int, head: Head = "classification"
+        self,
+        tokenizer: Tokenizer | None,
+        labels: Sequence[str],
+        seed: int,
+        head: Head = "classification",
+        measure: MeasureParts | None = None,
     ) -> PreTrainedModel:
         """Load the checkpoint; its head is kept if it serves this task with the run's labels in this order.
 
@@ -145,6 +172,8 @@ class PretrainedStudent(Spec):
             labels: The run's, in the order of the logits; () for a head without labels.
             seed: For the weights that are drawn.
             head: What the model has to serve.
+            measure: Measures the importance of its parts (`importance: taylor`); None goes by their magnitude, which
+                gives the same shapes.
 
         Raises:
             ModelError: The checkpoint cannot be loaded, or does not fit the task.
@@ -162,6 +191,7 @@ class PretrainedStudent(Spec):
                 dropout=self.dropout,
             )
             self._fit_rows(model, tokenizer)
+            model = self.narrow(model, head, missing, measure)
             if self.embedding_size is not None:
                 from raykd.models.vectors import factorise_embeddings
 
@@ -169,6 +199,36 @@ class PretrainedStudent(Spec):
             if self.tuning is not None:
                 self.tuning.apply(model, head, missing, self.path)
             return model
+
+    def narrow(
+        self, model: PreTrainedModel, head: Head, missing: Sequence[str], measure: MeasureParts | None
+    ) -> PreTrainedModel:
+        """Return the model with the columns, heads and units that are kept; see `build`.
+
+        Args:
+            model: The checkpoint with the head of its task. It may be on the meta device.
+            head: What it learns.
+            missing: Weights that the checkpoint lacks.
+            measure: As for `build`.
+
+        Raises:
+            ModelError: Its family cannot be narrowed, or the loss has no trained head to be measured at.
+        """
+        if not self.is_narrowed:
+            return model
+        drawn = [name for name in missing if not is_in_encoder(model, name)]
+        if head == "embedding" or (self.importance == "taylor" and (drawn or head in LANGUAGE)):
+            raise ModelError(
+                f"{self.path} cannot be narrowed by {self.importance} for this task",
+                got=f"a head for {head}" + (", whose weights begin at random" if drawn else ""),
+                wanted="a checkpoint that was trained for the task, with the run's labels, and no vocabulary to score"
+                if head != "embedding"
+                else "a task with a head",
+                next_step="importance: magnitude needs no head" if head != "embedding" else "",
+            )
+        from raykd.networks.narrowing import narrow
+
+        return narrow(model, self.path, self.hidden, self.feed_forward, measure)
 
     def _fit_rows(self, model: PreTrainedModel, tokenizer: Tokenizer | None) -> None:
         """Give the model a row for each token of its tokenizer, which may be trimmed or have markers added."""

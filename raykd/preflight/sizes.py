@@ -94,11 +94,7 @@ def inspect_pretrained(student: PretrainedStudent, labels: Sequence[str], head: 
         tuple(labels),
         head,
         trust_remote_code=student.trust_remote_code,
-        layers=student.layers,
-        trimmed=student.vocabulary == "trimmed",
-        embedding_size=student.embedding_size,
-        dropout=student.dropout,
-        tuning=student.tuning,
+        student=student,
     )
 
 

@@ -204,7 +204,9 @@ def test_the_inspection_counts_the_parameters_of_a_trimmed_student(
     student = PretrainedStudent(path=str(tmp_path / "whole"), vocabulary="trimmed")
     labels = LABELS if head == "classification" else ()
     tokenizer: Any = student.fit_tokenizer(SEEN)
-    looked = inspect_base(tmp_path / "whole", labels, head, trimmed=True)
+    looked = inspect_base(
+        tmp_path / "whole", labels, head, student=PretrainedStudent(path="whole", vocabulary="trimmed")
+    )
     built = count_parameters(student.build(tokenizer, labels, 0, head))
     assert looked.count_parameters(len(tokenizer)) == built < looked.count_parameters(None)
 

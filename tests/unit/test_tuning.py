@@ -74,7 +74,7 @@ def test_frozen_weights_stay_bit_for_bit_and_the_rest_is_counted(base: Path, kin
     trained = {name for name, p in loop.engine.module.named_parameters() if p.requires_grad}
     assert sum(end[n].numel() for n in trained) == HEAD + pooler + added
     assert all(not torch.equal(start[n], end[n]) for n in trained)
-    looked = inspect_base(base, LABELS, "classification", tuning=loop.config.student.tuning)  # type: ignore[union-attr]
+    looked = inspect_base(base, LABELS, "classification", student=loop.config.student)  # type: ignore[union-attr]
     assert looked.trained == HEAD + pooler + added
 
 

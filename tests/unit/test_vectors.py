@@ -85,7 +85,12 @@ def test_the_inspection_counts_a_factorised_student(tmp_path: Path) -> None:
     path = make_checkpoint(tmp_path)
     student = PretrainedStudent(path=str(path), layers=(1,), vocabulary="trimmed", embedding_size=4)
     tokenizer: Any = student.fit_tokenizer(TEXTS)
-    looked = inspect_base(path, LABELS, "classification", layers=(1,), trimmed=True, embedding_size=4)
+    looked = inspect_base(
+        path,
+        LABELS,
+        "classification",
+        student=PretrainedStudent(path=str(path), layers=(1,), vocabulary="trimmed", embedding_size=4),
+    )
     built = student.build(tokenizer, LABELS, 0)
     assert looked.count_parameters(len(tokenizer)) == count_parameters(built)
     assert torch.equal(
@@ -97,13 +102,23 @@ def test_the_inspection_counts_a_factorised_student(tmp_path: Path) -> None:
 def test_other_checkpoints_are_refused_by_name(tmp_path: Path) -> None:
     path = make_checkpoint(tmp_path)
     with pytest.raises(ModelError, match=r"at most 16"):
-        inspect_base(path, LABELS, "classification", embedding_size=17)
+        inspect_base(
+            path,
+            LABELS,
+            "classification",
+            student=PretrainedStudent(path=str(path), embedding_size=17),
+        )
     spec = TransformerStudent(architecture="distilbert", layers=1, hidden=16, vocab_size=300)
     tokenizer: Any = spec.fit_tokenizer(TEXTS)
     made = TextModel(spec.build(tokenizer, LABELS, 0), tokenizer, LABELS, kind="transformer", max_length=32)
     other = save_model(made, tmp_path / "other")
     with pytest.raises(ModelError, match=r"distilbert for classification"):
-        inspect_base(other, LABELS, "classification", embedding_size=4)
+        inspect_base(
+            other,
+            LABELS,
+            "classification",
+            student=PretrainedStudent(path=str(other), embedding_size=4),
+        )
 
 
 def test_an_lstm_starts_from_the_principal_components_of_a_checkpoint(tmp_path: Path) -> None:
