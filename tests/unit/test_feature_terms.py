@@ -126,6 +126,13 @@ def test_encoders_that_cannot_be_compared_are_refused(term: Any, shape: EncoderS
     assert said in str(caught.value)
 
 
+def test_the_embeddings_are_compared_beside_any_layers() -> None:
+    for layers in ("uniform", [[0, 0], [1, 2], [2, 4]]):
+        term = HiddenMSE.model_validate({"layers": layers, "embeddings": True})
+        plan = plan_features([term], STUDENT, {"t": TEACHER})
+        assert plan.pairs["hidden_mse", 0] == ((0, 0), (1, 2), (2, 4))
+
+
 def make_batch(
     term: FeatureBase,
     own: torch.Tensor,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from raykd.distill.features.layers import list_layer_pairs
 from raykd.distill.features.states import EncoderShape, FeatureRequest, Source
 from raykd.distill.features.terms import Feature, FeatureBase
 
@@ -50,7 +49,7 @@ def plan_features(
         for m, (name, shape) in enumerate(teachers.items()):
             if shape is None or not term.uses(name):
                 continue
-            found = list_layer_pairs(term.layers, student, shape, name)
+            found = term.list_pairs(student, shape, name)
             term.check_shapes(student, shape, name, found)
             pairs[term.kind, m] = found
             for ours, theirs in found:

@@ -15,7 +15,7 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from pydantic import Field, field_validator
 
-from raykd.distill.features.layers import LayerMap
+from raykd.distill.features.layers import LayerMap, list_layer_pairs
 from raykd.distill.features.states import EncoderShape, FeatureRequest, Part, Position, Source, State
 from raykd.distill.schedules import Constant, Schedule, check_range
 from raykd.errors import ConfigError
@@ -44,6 +44,14 @@ class FeatureBase(Spec):
     @abstractmethod
     def where(self) -> Position:
         """Where states are read."""
+
+    def list_pairs(self, student: EncoderShape, teacher: EncoderShape, name: str) -> Pairs:
+        """Return the pairs of layers that are compared with a teacher.
+
+        Raises:
+            ConfigError: One of them has no such layer.
+        """
+        return list_layer_pairs(self.layers, student, teacher, name)
 
     def has_projection(self, student: EncoderShape, teacher: EncoderShape) -> bool:
         """Return whether a learned matrix maps the student's states to the teacher's width."""
@@ -91,12 +99,18 @@ class HiddenBase(FeatureBase):
     position: Position = "mean"
     """`cls`: a text's first token. `mean`: the mean over its tokens. `words`: of a tagger, the token at which each word
     is tagged. `sequence`: every token, where teacher and student share a tokenizer."""
+    embeddings: bool = False
+    """Compare also the outputs of the embeddings, the pair [0, 0], as TinyBERT does beside `uniform`."""
     project: bool = False
     """Learn a matrix from the student's states to the teacher's also where both have one width."""
 
     @property
     def where(self) -> Position:
         return self.position
+
+    def list_pairs(self, student: EncoderShape, teacher: EncoderShape, name: str) -> Pairs:
+        pairs = super().list_pairs(student, teacher, name)
+        return ((0, 0), *pairs) if self.embeddings and (0, 0) not in pairs else pairs
 
     def has_projection(self, student: EncoderShape, teacher: EncoderShape) -> bool:
         return self.project or student.width != teacher.width
