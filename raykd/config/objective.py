@@ -105,7 +105,7 @@ def check_features(
         if unknown := sorted(set(term.teachers or ()) - set(names)):
             raise ValueError(f"{where}: teachers names {unknown[0]}, which is none of {', '.join(names)}")
         for teacher in teachers:
-            if term.uses(teacher.name) and teacher.kind not in ("model", "trained"):
+            if term.uses(teacher.name) and not teacher.has_states:
                 raise ValueError(
                     f"{where} reads states of an encoder, and teacher {teacher.name} of kind {teacher.kind} has none; "
                     "name in `teachers` those of kind model or trained"

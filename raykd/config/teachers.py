@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,6 +120,8 @@ class TeacherBase(Spec):
     relative to the YAML, as everywhere.
     """
 
+    has_states: ClassVar[bool] = False
+    """Whether it is a model with the task's head, whose encoder's states can be read."""
     kind: str
     name: str
     """Name of the teacher in overrides, curves, tables and MLflow."""
@@ -209,6 +211,7 @@ class SavedModelTeacher(TeacherBase):
 class ModelTeacher(SavedModelTeacher):
     """A saved model with the task's head."""
 
+    has_states: ClassVar[bool] = True
     kind: Literal["model"] = "model"
 
 
@@ -223,6 +226,7 @@ class LabelWordsTeacher(LabelWords, SavedModelTeacher):
 class TrainedTeacher(TeacherBase):
     """A model that the run trains first. Later runs with the same settings reuse it."""
 
+    has_states: ClassVar[bool] = True
     kind: Literal["trained"] = "trained"
     training: TeacherTraining = TeacherTraining()
     """How it is trained."""

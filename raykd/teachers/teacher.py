@@ -66,7 +66,7 @@ class Teacher:
         self.computed_while_parked = 0
         self._lock, self._turn = threading.RLock(), threading.Lock()
         self._feature_stores: dict[FeatureRequest, SignalStore] = {}
-        self._computing: dict[FeatureRequest, dict[bytes, Future[dict[bytes, bytes]]]] = {}
+        self._computing: dict[tuple[FeatureRequest, bytes], Future[dict[bytes, bytes]]] = {}
         """Of each text that a thread computes now with some states, the answers that it will have."""
 
     def open(self) -> TeacherInfo:
@@ -183,7 +183,6 @@ class Teacher:
         store = self._find_store(features)
         if store is None or keys is None:
             return self._compute(batch, features), len(batch)
-        computing = self._computing.setdefault(features, {})
         begun: Future[dict[bytes, bytes]] = Future()
         with self._lock:
             found = store.get(keys)
@@ -192,9 +191,10 @@ class Teacher:
                 return [body for body in found if body is not None], 0
             # Backwards, so that of equal texts the first one stays: each is computed once.
             first = {keys[i]: i for i in reversed(missing)}
-            elsewhere = {key: computing[key] for key in first if key in computing}
+            under_way = self._computing
+            elsewhere = {key: under_way[features, key] for key in first if (features, key) in under_way}
             own = [key for key in first if key not in elsewhere]
-            computing.update(dict.fromkeys(own, begun))
+            under_way.update({(features, key): begun for key in own})
         fresh: dict[bytes, bytes] = {}
         try:
             at_once = self.backend.rows_at_once or len(own)
@@ -213,7 +213,7 @@ class Teacher:
         finally:
             with self._lock:
                 for key in own:
-                    del computing[key]
+                    del self._computing[features, key]
         # Only now, so that two threads never wait for each other.
         failed = [key for key, other in elsewhere.items() if other.exception() is not None]
         taken = {key: other.result()[key] for key, other in elsewhere.items() if key not in failed}

@@ -148,9 +148,9 @@ def weights_of_26_rows(accumulation: int) -> dict[str, torch.Tensor]:
     sizes: list[int] = []
     micro = loop.trainer.make_micro_batch
 
-    def counted(rows: Any, answers: Any) -> Any:
+    def counted(rows: Any, *rest: Any) -> Any:
         sizes.append(len(rows))
-        return micro(rows, answers)
+        return micro(rows, *rest)
 
     loop.trainer.make_micro_batch = counted  # type: ignore[method-assign]
     loop.run()

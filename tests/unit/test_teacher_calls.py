@@ -100,7 +100,7 @@ class Scripted:
             raise error
         self.router.drop_teachers(["zh"])
 
-    def submit(self, batch: Any) -> Any:
+    def submit(self, batch: Any, **asked: Any) -> Any:
         lost = AnswerSlots.empty("zh", len(batch), lost="zh" in self.router.lost)
         return PendingPoolBatch(self, [], [lost], batch)  # type: ignore[arg-type]
 
