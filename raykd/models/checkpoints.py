@@ -116,8 +116,8 @@ class PretrainedStudent(Spec):
         if self.teacher is None:
             return self
         found = {teacher.name: teacher for teacher in teachers}.get(self.teacher)
-        if found is None or found.kind not in ("model", "trained"):
-            fitting = [teacher.name for teacher in teachers if teacher.kind in ("model", "trained")]
+        if found is None or not found.has_states:
+            fitting = [teacher.name for teacher in teachers if teacher.has_states]
             raise ValueError(
                 f"path {self.path}: a student starts from a teacher that is a model; "
                 f"of this run's that is {', '.join(fitting) or 'none'}"
