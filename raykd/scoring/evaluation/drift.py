@@ -191,7 +191,7 @@ def _mean_by_row(
 def compare_distances(known: Distances, new: Distances, *, level: float, run: str = "") -> DriftReport:
     """Return for all texts and for each language whether the new ones have drifted.
 
-    A language's threshold is corrected for the number of languages (Bonferroni).
+    Thresholds are corrected for their number (Bonferroni), so that `level` is that of the whole report.
 
     Args:
         known: Of the validation rows.
@@ -200,9 +200,10 @@ def compare_distances(known: Distances, new: Distances, *, level: float, run: st
         run: Folder of the run, for people.
     """
     languages = [str(x) for x in dict.fromkeys(new.languages.tolist())]
-    lines = [_compare(ALL, known, new, np.ones(len(new.kl_B), dtype=bool), level)]
-    if len(languages) > 1:
-        corrected = 1.0 - (1.0 - level) / len(languages)
+    judged = 1 if len(languages) == 1 else 1 + len(languages)
+    corrected = 1.0 - (1.0 - level) / judged
+    lines = [_compare(ALL, known, new, np.ones(len(new.kl_B), dtype=bool), corrected)]
+    if judged > 1:
         lines += [_compare(x, known, new, new.languages == x, corrected) for x in languages]
     return DriftReport(tuple(line for line in lines if line is not None), level, run)
 
