@@ -11,7 +11,7 @@ from rich.console import Console
 from raykd.cli.terminal import Terminal
 
 if TYPE_CHECKING:
-    from raykd.results import ComparisonResult, Run, SweepResult
+    from raykd.results import ComparisonResult, Run, RunsReport, SweepResult
 
 app = typer.Typer(
     name="raykd",
@@ -73,7 +73,7 @@ Profile = Annotated[
 ]
 
 
-def show_result(result: Run | SweepResult | ComparisonResult) -> None:
+def show_result(result: Run | SweepResult | ComparisonResult | RunsReport) -> None:
     """Show the tables and lines of a result."""
     for part in result.shown:
         console.print(part, markup=False, highlight=False)

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from raykd import api
+from raykd import api, saved_models
 from raykd.cli.app import (
     FAILED,
     OutputFolder,
@@ -54,6 +54,13 @@ def run_train(
         int | None,
         typer.Option(min=2, help="Train with seeds 1 to N, and report mean and interval: output/NAME-seeds."),
     ] = None,
+    each_language: Annotated[
+        bool,
+        typer.Option(
+            "--each-language",
+            help="Train a student for each language: output/NAME-LANGUAGE, and a page of all.",
+        ),
+    ] = False,
 ) -> None:
     """Train the student of RUN.yaml, and first the teachers that do not exist yet.
 
@@ -64,6 +71,8 @@ def run_train(
 
     Without teachers and with objective.alpha: 1 it is plain supervised training.
 
+    With --each-language every language gets a student of its own, from the teachers that speak it.
+
     With --seeds N the run is trained N times over teachers that answer once.
     With baseline: true the undistilled student is, too, and the two are compared seed by seed.
 
@@ -72,6 +81,11 @@ def run_train(
     """
     if earlier is not None:
         overrides = [*(overrides or []), f"from_run={json.dumps(str(earlier.expanduser().resolve()))}"]
+    if each_language:
+        _train_each_language(
+            run, overrides or [], seeds, resume=resume, overwrite=overwrite, smoke=smoke, profile=profile
+        )
+        return
     if seeds is not None:
         _train_seeds(
             run, overrides or [], seeds, resume=resume, overwrite=overwrite, smoke=smoke, profile=profile
@@ -90,6 +104,65 @@ def run_train(
             profile=profile,
             progress=console,
         )
+    )
+
+
+def _train_each_language(
+    run: Path,
+    overrides: list[str],
+    seeds: int | None,
+    *,
+    resume: bool,
+    overwrite: bool,
+    smoke: bool,
+    profile: bool,
+) -> None:
+    """Train a student for each language of a run, one after the other, and set them side by side.
+
+    Teachers that are trained first are trained once, and answer each text once.
+
+    Raises:
+        ConfigError: Seeds are asked for, too, or no teacher speaks one of the languages.
+    """
+    from raykd.config.loading import load_run
+
+    if seeds is not None:
+        raise ConfigError(
+            "--each-language cannot go with --seeds",
+            got=f"--seeds {seeds}",
+            wanted="one of the two",
+            next_step="raykd train RUN.yaml data.select_languages=[LANGUAGE] name=NAME-LANGUAGE --seeds N",
+        )
+    config = load_run(run, overrides)
+    changes = []
+    for language in config.data.select_languages or config.data.languages:
+        spoken = [t for t in config.active_teachers if t.language_set is None or language in t.language_set]
+        if config.active_teachers and not spoken:
+            raise ConfigError(
+                f"--each-language: no teacher speaks {language}",
+                got=f"teachers {', '.join(t.name for t in config.active_teachers)}",
+                wanted="a teacher for each language",
+                next_step="leave its rows out (data.select_languages), or add a teacher",
+            )
+        own = [f"name={config.name}-{language}", f"data.select_languages={json.dumps([language])}"]
+        own += [f"select_teachers={json.dumps([t.name for t in spoken])}"] if spoken else []
+        changes.append([*overrides, *own])
+    results = []
+    for changed in changes:
+        results.append(
+            api.train(
+                run,
+                changed,
+                resume=resume,
+                overwrite=overwrite,
+                smoke=smoke,
+                profile=profile,
+                progress=console,
+            )
+        )
+        show_result(results[-1])
+    show_result(
+        saved_models.write_report(*results, page=Path(config.output) / f"{config.name}-languages.html")
     )
 
 
