@@ -303,3 +303,14 @@ def test_the_page_says_what_each_teacher_adds(page, tmp_path):
     assert EVIL not in text and EVIL not in alone
     assert json.loads((tmp_path / "ensemble.json").read_text(encoding="utf-8"))["base"] == 0.9
     assert "ensemble" not in json.loads((page.parent / "report.json").read_text(encoding="utf-8"))
+
+
+def test_a_page_says_where_classes_are_decided_at_tuned_thresholds(report, tmp_path):
+    said = "A student decides at its tuned thresholds"
+    assert said not in write_run_page(report, tmp_path / "plain.html").read_text("utf-8")
+    systems = tuple(
+        (p, replace(s, by_language={x: {**own, "tuned_micro_f1": 0.5} for x, own in s.by_language.items()}))
+        for p, s in report.systems
+    )
+    path = write_run_page(replace(report, systems=systems), tmp_path / "tuned.html")
+    assert said in path.read_text("utf-8")
