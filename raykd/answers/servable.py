@@ -13,6 +13,7 @@ import numpy as np
 
 from raykd.answers.answer import PayloadKind
 from raykd.answers.vocabularies import VocabularyKind
+from raykd.distill.adapting.learned import LearnedBase
 from raykd.distill.losses import list_divergences
 from raykd.distill.objective import Objective
 from raykd.distill.schedules import ScheduleBase, Step
@@ -80,6 +81,14 @@ def check_servable(
             got=f"objective.weighting: {objective.weighting.kind}",
             wanted="a weighting of single units",
             next_step="use by_language, by_column, uniform, entropy or loss_softmax",
+        )
+    factors = (term.lambda_schedule for term in objective.terms)
+    if learned := [one.kind for one in (objective.temperature, *factors) if isinstance(one, LearnedBase)]:
+        raise ConfigError(
+            "a learned value is measured over all units at once, and a language model's are computed a few at a time",
+            got=f"objective: {learned[0]}",
+            wanted="a number or a schedule",
+            next_step="use constant, linear, cosine or another schedule",
         )
     for divergence in (term.divergence for term in objective.terms):
         if not divergence.serves(support):

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from raykd.config.data import DataConfig
 from raykd.config.teachers import TeacherBase
+from raykd.distill.divergences.transformed import AnnealedLogitMSE
 from raykd.distill.features.states import Position
 from raykd.distill.objective import Objective
 from raykd.distill.weighting import Weighting
@@ -31,7 +32,13 @@ def check_objective(
     named = weights if isinstance(weights, dict) else {}
     if unknown := [label for label in named if label not in labels]:
         raise ValueError(f"objective.class_weights names {unknown[0]!r}, not in data.labels {list(labels)}")
+    low, high = objective.temperature.bounds()
     for divergence in (term.divergence for term in objective.terms):
+        if isinstance(divergence, AnnealedLogitMSE) and not 1.0 <= low <= high <= divergence.most:
+            raise ValueError(
+                f"objective.temperature must fall from {divergence.most:g} to 1 with {divergence.kind}, it is between "
+                f"{low:g} and {high:g}: write temperature: {{kind: linear, start: {divergence.most:g}, end: 1}}"
+            )
         if labels and len(labels) < divergence.least_choices:
             raise ValueError(
                 f"objective.terms: {divergence.kind} needs {divergence.least_choices} labels or more, data.labels has "

@@ -23,6 +23,7 @@ from pydantic import Field
 from raykd.distill.divergences.base import DivergenceBase, compute_kl, compute_log_q
 from raykd.distill.divergences.batch import Dist, RelationalDistance
 from raykd.distill.divergences.transformed import (
+    AnnealedLogitMSE,
     DecoupledKL,
     ProbabilityMSE,
     SkewedKL,
@@ -304,6 +305,7 @@ Divergence = Annotated[
     | SkewedKL
     | SkewedReverseKL
     | ProbabilityMSE
+    | AnnealedLogitMSE
     | Dist
     | RelationalDistance,
     Field(discriminator="kind"),

@@ -23,6 +23,7 @@ import torch
 from pydantic import Field, field_validator, model_validator
 
 from raykd.devices import copy_to_device
+from raykd.distill.adapting.learned import Factor, LearnedBase, Temperature
 from raykd.distill.features.sums import FeatureBatch, sum_feature
 from raykd.distill.features.terms import Feature
 from raykd.distill.losses import (
@@ -63,12 +64,13 @@ class Term(Spec):
     """One divergence of the soft part, and its factor over the run."""
 
     divergence: Divergence = ForwardKL()
-    lambda_schedule: Schedule = Constant(value=1.0)
-    """>= 0. A shape with peak 1 for a single term; relative weights between several terms."""
+    lambda_schedule: Factor = Constant(value=1.0)
+    """>= 0. A shape with peak 1 for a single term; relative weights between several terms. `constraint` and
+    `uncertainty` learn it."""
 
     @field_validator("lambda_schedule")
     @classmethod
-    def _not_negative(cls, value: Schedule) -> Schedule:
+    def _not_negative(cls, value: Factor) -> Factor:
         return check_range(value, "lambda", low=0.0)
 
 
@@ -77,8 +79,8 @@ class Objective(Spec):
 
     alpha: Schedule = Constant(value=0.1)
     """Weight of the gold label in [0, 1]; the teachers have ``1 - alpha``."""
-    temperature: Schedule = Constant(value=2.0)
-    """Softens teachers and student alike; > 0."""
+    temperature: Temperature = Constant(value=2.0)
+    """Softens teachers and student alike; > 0. `adversarial` learns it."""
     terms: tuple[Term, ...] = Field(default=(Term(),), min_length=1)
     features: tuple[Feature, ...] = ()
     """Terms that compare states of the student's encoder with its teachers', beside `terms`. Each follows its own
@@ -107,7 +109,7 @@ class Objective(Spec):
 
     @field_validator("temperature")
     @classmethod
-    def _temperature_is_positive(cls, value: Schedule) -> Schedule:
+    def _temperature_is_positive(cls, value: Temperature) -> Temperature:
         if value.bounds()[0] <= 0.0:
             raise ValueError(f"temperature must stay above 0, the schedule goes down to {value.bounds()[0]}")
         return value
@@ -124,6 +126,19 @@ class Objective(Spec):
     @classmethod
     def _labels_as_written(cls, value: object) -> object:
         return write_labels_as_texts(value)
+
+    @model_validator(mode="after")
+    def _can_learn(self) -> Objective:
+        learned = [
+            one.kind
+            for one in (self.temperature, *(term.lambda_schedule for term in self.terms))
+            if isinstance(one, LearnedBase)
+        ]
+        if learned and self.anneal_on != "all":
+            raise ValueError(f"{learned[0]} learns from all units alike: leave anneal_on out")
+        if {"uncertainty", "constraint"} & set(learned) and self.alpha.bounds()[0] <= 0.0:
+            raise ValueError(f"{learned[-1]} sets a term beside that of the gold labels: keep alpha above 0")
+        return self
 
     @model_validator(mode="after")
     def _focal_or_smooth(self) -> Objective:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -207,7 +207,8 @@ def _rise(u: float, fraction: float) -> float:
     return 1.0 if u >= fraction else u / fraction
 
 
-def _number_is_constant(value: object) -> object:
+def number_is_constant(value: object) -> object:
+    """Return a bare number as the mapping of a constant; anything else as it is."""
     # bool is an int in Python, and `alpha: true` is a mistake, not a 1.
     if isinstance(value, int | float) and not isinstance(value, bool):
         return {"kind": "constant", "value": value}
@@ -217,12 +218,15 @@ def _number_is_constant(value: object) -> object:
 Schedule = Annotated[
     Constant | Linear | Cosine | Exponential | Step | Warmup | WarmupStableDecay | TeacherAnnealing,
     Field(discriminator="kind"),
-    BeforeValidator(_number_is_constant),
+    BeforeValidator(number_is_constant),
 ]
 """Any schedule; a number stands for `Constant`."""
 
 
-def check_range(schedule: Schedule, name: str, low: float, high: float = float("inf")) -> Schedule:
+S = TypeVar("S", bound=ScheduleBase)
+
+
+def check_range(schedule: S, name: str, low: float, high: float = float("inf")) -> S:
     """Return a schedule that stays in a range.
 
     Raises:

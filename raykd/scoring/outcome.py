@@ -35,6 +35,7 @@ from raykd.report.runs.report import RunReport
 from raykd.report.table import ResultTable, format_system
 from raykd.report.time_bar import make_time_bar
 from raykd.scoring.ensembles.agreement import name_score
+from raykd.scoring.ensembles.feasibility import measure_constraints
 from raykd.scoring.evaluation.forgetting import measure_forgetting
 from raykd.scoring.notes import collect_notes
 from raykd.scoring.score import System, score_student
@@ -127,6 +128,14 @@ def conclude_task(
     if pool is not None:
         own = students[-1][0].size
         teachers = collect_teacher_results(student, pool, infos, review, curve, read_counters, own)
+    weighting = student.config.objective.weighting.without(teachers.lost)
+    objective = student.config.objective.model_copy(update={"weighting": weighting})
+    told, gaps = measure_constraints(
+        student.config.model_copy(update={"objective": objective}),
+        students[-1][0].logits_NC,
+        teachers.together,
+    )
+    teachers = replace(teachers, notes=(*teachers.notes, *told))
     systems = [*teachers.systems, *students]
     if student.data.held_out in student.data.judged:
         systems = [(predictions, name_score(scores)) for predictions, scores in systems]
@@ -136,7 +145,7 @@ def conclude_task(
     if report.ensemble is not None:
         tracker.log_file(write_ensemble_page(report.ensemble, folder.path), task or None)
     last_step = max((p.step for p in curve), default=0)
-    metrics = {**teachers.to_metrics(), **_list_table_metrics(report.table)}
+    metrics = {**teachers.to_metrics(), **_list_table_metrics(report.table), **gaps}
     if report.forgetting is not None:
         metrics |= report.forgetting.to_metrics()
     tracker.log_points([Point(last_step, metrics).with_task(task)])

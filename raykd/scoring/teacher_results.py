@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raykd.config import RunConfig
+from raykd.distill.signals import Signals
 from raykd.driver.jobs import TaskJob
 from raykd.point import Point
 from raykd.report.costs import CostTable
@@ -52,6 +53,7 @@ class TeacherResults:
         processes: Names of the teachers that share a process.
         money: What the answers of each served teacher with a price cost.
         ensemble: What each remaining teacher adds; None where it could not be measured.
+        together: Their answers to the held-out rows side by side; None where they have no common distribution.
     """
 
     infos: Sequence[TeacherInfo] = ()
@@ -65,6 +67,7 @@ class TeacherResults:
     processes: Sequence[Sequence[str]] = ()
     money: Mapping[str, float] = field(default_factory=dict)
     ensemble: EnsembleReport | None = None
+    together: Signals | None = None
 
     def to_metrics(self) -> dict[str, float]:
         """Return what MLflow records once, at the student's last step."""
@@ -160,6 +163,7 @@ def collect_teacher_results(
         restarts=pool.restarts(),
         processes=processes,
         ensemble=_explain_ensemble(config, student, pool, review, curve, costs),
+        together=found.together,
     )
 
 

@@ -167,6 +167,8 @@ class TrainingLoop:
             for numbers, micro in zip(found, micros, strict=True):
                 trainer.meter.add(numbers, micro.encoded)
             trainer.meter.end_step(work.waited_s)
+            sums = [numbers.sums for numbers in found]
+            trainer.adaptation.update(trainer.objective, sums, totals, progress, reduce_sum)
             self.state.in_a_row, self._nonfinite = 0, None
             return
         for result, numbers, micro in zip(results, found, micros, strict=True):
@@ -341,6 +343,7 @@ class TrainingLoop:
     def save(self, directory: Path) -> None:
         """Write this rank's part of a checkpoint; all ranks must call, into one folder or each its own."""
         self.engine.save(directory, tag="engine")
+        self.state.learned = {name: trainer.adaptation.states for name, trainer in self.trainers.items()}
         if self.rank == 0:
             torch.save(self.best_weights, directory / "best.pt")
             self.state.write(directory)
@@ -348,9 +351,10 @@ class TrainingLoop:
     def load(self, directory: Path) -> None:
         """Restore what `save` wrote."""
         self.engine.load(directory, tag="engine")
-        for trainer in self.trainers.values():
-            trainer.forget_facts()
         self.state = LoopState.read(directory)
+        for name, trainer in self.trainers.items():
+            trainer.forget_facts()
+            trainer.adaptation.states = self.state.learned.get(name, {})
         patience = self.config.train.patience  # may be more than when the checkpoint was written
         self.state.stopped = patience is not None and self.state.stale >= patience
         self._works, self._nonfinite, self.kept = None, None, directory

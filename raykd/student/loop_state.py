@@ -24,6 +24,7 @@ class LoopState:
         skipped: Steps that were skipped because they were not finite.
         in_a_row: How many of them were the last ones.
         rolled_back: Whether the run went back to a checkpoint because of them.
+        learned: The states of learned values, by task and value (`raykd.distill.adapting.learned`).
     """
 
     step: int = 0
@@ -36,6 +37,7 @@ class LoopState:
     skipped: int = 0
     in_a_row: int = 0
     rolled_back: bool = False
+    learned: dict[str, dict[str, tuple[float, ...]]] = field(default_factory=dict)
 
     def write(self, directory: Path) -> None:
         """Write the state into the folder of a checkpoint."""

@@ -24,6 +24,7 @@ from raykd.answers.source import AnswerSlots, SignalSource
 from raykd.answers.vocabularies import VocabularyMatch
 from raykd.config import MultiRun, Run, RunConfig
 from raykd.data.stream import BatchStream
+from raykd.distill.adapting.adaptation import Adaptation
 from raykd.distill.chunks import evaluate_hidden
 from raykd.distill.features.sums import FeatureBatch
 from raykd.distill.losses import compute_class_weights
@@ -128,6 +129,7 @@ class TaskTrainer:
         names = () if self.source is None else self.source.teachers
         kinds = list(self.objective.values_at(0.0).lambdas) if self.source is not None else []
         self.meter = Meter(kinds, names)
+        self.adaptation = Adaptation()
         self.phases: dict[int, RunConfig] = {}
         """The run from each step on at which a phase begins."""
         self._facts = prepared.facts
@@ -241,9 +243,12 @@ class TaskTrainer:
         encoded, signals = micro.encoded, micro.signals
         units = self.task.gather(outputs, encoded)
         if not self.task.language:
-            values_N = encoded.extra.get("values_N")
-            return self.objective.evaluate(
+            values_N, logits_NC = (
+                encoded.extra.get("values_N"),
                 self.task.relate_units(units.float() / self._unit),
+            )
+            result = self.adaptation.fix(self.objective).evaluate(
+                logits_NC,
                 encoded.labels_N,
                 signals,
                 progress,
@@ -253,6 +258,9 @@ class TaskTrainer:
                 class_weights_C=self._class_weights_C,
                 values_N=None if values_N is None else values_N / self._unit,
                 features=features,
+            )
+            return self.adaptation.measure(
+                self.objective, result, logits_NC, encoded.labels_N, signals, progress
             )
         module: Any = engine.module
         head, size = module.head, int(encoded.host["vocabulary"])
@@ -309,7 +317,7 @@ class TaskTrainer:
             return {}
         values = self.meter.flush() | self._facts
         self._facts = {}  # logged once
-        scheduled = self.objective.values_at(progress)
+        scheduled = self.adaptation.fix(self.objective).values_at(progress)
         values["train/alpha"] = scheduled.alpha
         if self.source is not None:
             values["train/temperature"] = scheduled.temperature

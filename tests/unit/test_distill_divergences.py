@@ -8,24 +8,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from raykd.config.loading import load_run
 from raykd.distill.divergences.base import DivergenceBase
 from raykd.distill.divergences.batch import Dist, RelationalDistance
 from raykd.distill.divergences.transformed import (
+    AnnealedLogitMSE,
     DecoupledKL,
     ProbabilityMSE,
     SkewedKL,
     SkewedReverseKL,
     StandardisedKL,
 )
-from raykd.distill.losses import ForwardKL, ReverseKL
+from raykd.distill.losses import ForwardKL, LogitMSE, ReverseKL
 from raykd.distill.objective import Objective, Term
 from raykd.distill.signals import UNLABELLED, Signals, Target
 from raykd.distill.targets import combine_logits
 from raykd.errors import ConfigError
 from raykd.presets import preset
 from tests.unit.test_distill_losses import S, Z, gradient, single
+from tests.worlds import run_config
 
 GOLD = torch.tensor([0, 3, 1, 2, UNLABELLED, UNLABELLED])
 
@@ -188,3 +191,18 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 def test_tasks_refuse_what_they_cannot_compute(file: str, kind: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_run(EXAMPLES / file, [("objective.terms", [{"divergence": {"kind": kind}}])])
+
+
+@pytest.mark.parametrize(("temperature", "phi"), [(7.0, 1 / 7), (4.0, 4 / 7), (1.0, 1.0)])
+def test_annealed_logits_by_hand(temperature: float, phi: float) -> None:
+    target = single(Z, temperature)
+    s, z = S - S.mean(-1, keepdim=True), Z - Z.mean(-1, keepdim=True)
+    loss = AnnealedLogitMSE(most=7.0)
+    torch.testing.assert_close(loss.per_unit(S, target, temperature), (s - phi * z).square().mean(-1))
+    assert float(loss.per_unit(phi * Z, target, temperature).max()) < 1e-9
+    if temperature == 1.0:
+        torch.testing.assert_close(loss.per_unit(S, target, 1.0), LogitMSE().per_unit(S, target, 1.0))
+    with pytest.raises(ValueError, match="between 1 and most"):
+        loss.per_unit(S, single(Z, 9.0), 9.0)
+    with pytest.raises(ValidationError, match=r"start: 7, end: 1"):
+        run_config({"temperature": 9.0, "terms": [{"divergence": {"kind": "annealed_logit_mse"}}]})

@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from raykd.distill.divergences.base import DivergenceBase
 from raykd.distill.divergences.batch import Dist, RelationalDistance
 from raykd.distill.divergences.transformed import (
+    AnnealedLogitMSE,
     DecoupledKL,
     ProbabilityMSE,
     SkewedKL,
@@ -308,7 +309,7 @@ def test_shapes_do_not_broadcast() -> None:
 
 
 def test_declared_properties() -> None:
-    powers = {m.kind: m.temperature_power for m in MEMBERS + BATCH}
+    powers = {m.kind: m.temperature_power for m in [*MEMBERS, *BATCH, AnnealedLogitMSE()]}
     assert powers == {
         "forward_kl": 2,
         "reverse_kl": 2,
@@ -323,6 +324,7 @@ def test_declared_properties() -> None:
         "skewed_kl": 2,
         "skewed_reverse_kl": 2,
         "probability_mse": 2,
+        "annealed_logit_mse": 0,
         "dist": 2,
         "relational_distance": 0,
     }

@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 import pytest
 
+from raykd.distill.adapting.learned import Learned
 from raykd.distill.features.terms import Feature
 from raykd.distill.losses import Divergence
 from raykd.distill.schedules import Schedule
@@ -19,6 +20,7 @@ METHODS = {
     "Divergences": Divergence,
     "Weightings": Weighting,
     "Schedules": Schedule,
+    "Learned values": Learned,
     "Feature terms": Feature,
     "Kinds of student": Student,
 }

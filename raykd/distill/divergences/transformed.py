@@ -136,3 +136,28 @@ class ProbabilityMSE(DivergenceBase):
 
     def unscaled(self, student_logits_NK: torch.Tensor, target: Target, temperature: float) -> torch.Tensor:
         return (compute_log_q(student_logits_NK, temperature).exp() - target.p_NK).square().sum(dim=-1)
+
+
+class AnnealedLogitMSE(DivergenceBase):
+    """``1/K sum_c (s_c - phi z_c)^2``, ``phi = 1 - (T - 1) / most``: Annealing-KD (Jafari et al., arXiv 2104.07163).
+
+    The temperature falls from `most` to 1, so the target grows from ``z / most`` to the teachers' logits z: a student
+    begins with targets that are as soft as its own answers. Both sides are mean-centred over classes. The second
+    stage is training on gold labels alone: a step of alpha to 1.
+    """
+
+    temperature_power: ClassVar[int] = 0
+    needs_dense: ClassVar[bool] = True
+    equal_choices: ClassVar[bool] = True
+    kind: Literal["annealed_logit_mse"] = "annealed_logit_mse"
+    most: float = Field(default=7.0, ge=1.0)
+    """Temperature of the start; tau_max in the paper, 7 to 10."""
+
+    def unscaled(self, student_logits_NK: torch.Tensor, target: Target, temperature: float) -> torch.Tensor:
+        if not 1.0 <= temperature < self.most + 1.0:
+            raise ValueError(
+                f"temperature is {temperature}; {self.kind} needs it between 1 and most, {self.most}"
+            )
+        phi = 1.0 - (temperature - 1.0) / self.most
+        centred_NK = student_logits_NK - student_logits_NK.mean(dim=-1, keepdim=True)
+        return (centred_NK - phi * target.logits_NK).square().mean(dim=-1)

@@ -1,0 +1,1 @@
+"""Values that are learned during a run, beside the student: what they are, and what they learn from."""

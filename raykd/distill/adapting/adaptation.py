@@ -1,0 +1,219 @@
+"""Put learned values into an objective, measure what they learn from, and update them.
+
+Decision record: all that is learned follows from detached logits of the student, computed beside the loss, so no
+divergence has to be differentiable by the temperature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from raykd.distill.adapting.learned import LearnedBase, State, StepMeans
+from raykd.distill.objective import Objective
+from raykd.distill.parts import make_parts, sum_over_parts
+from raykd.distill.schedules import Constant, ScheduleBase
+from raykd.distill.shares import Counts, ObjectiveResult
+from raykd.distill.signals import Signals
+
+_STEP = 0.01
+"""Of the difference by the temperature, as a share of it: float32 rounds a loss to 1e-7, so the slope to 1e-5."""
+
+
+@dataclass(frozen=True)
+class UnitGap:
+    """How far the student is from its teachers, by units.
+
+    Attributes:
+        gap_N: ``T^k D``, float32.
+        covered_N: Whether a teacher covers the unit; the gap means nothing elsewhere.
+    """
+
+    gap_N: torch.Tensor
+    covered_N: torch.Tensor
+
+
+def list_learned(objective: Objective) -> dict[str, LearnedBase]:
+    """Return the learned values of an objective: under "temperature", or the kind of a term's divergence."""
+    values: dict[str, ScheduleBase] = {"temperature": objective.temperature}
+    values |= {term.divergence.kind: term.lambda_schedule for term in objective.terms}
+    return {name: value for name, value in values.items() if isinstance(value, LearnedBase)}
+
+
+def fix_learned(objective: Objective, states: Mapping[str, State]) -> Objective:
+    """Return the objective with each learned value as a constant; one without a state is at its start."""
+    learned = list_learned(objective)
+    if not learned:
+        return objective
+    values = {
+        name: Constant(value=value.read(states.get(name) or value.begin())) for name, value in learned.items()
+    }
+    terms = tuple(
+        term.model_copy(update={"lambda_schedule": values[term.divergence.kind]})
+        if term.divergence.kind in values
+        else term
+        for term in objective.terms
+    )
+    return objective.model_copy(
+        update={"terms": terms, "temperature": values.get("temperature", objective.temperature)}
+    )
+
+
+def measure_gaps(
+    objective: Objective,
+    student_NC: torch.Tensor,
+    labels_N: torch.Tensor,
+    signals: Signals,
+    progress: float,
+    *,
+    change: float = 1.0,
+) -> dict[str, UnitGap]:
+    """Return how far the student is from its teachers, by the kind of each term's divergence; carries no gradient.
+
+    Args:
+        objective: With learned values fixed.
+        student_NC: The student's logits.
+        labels_N: Gold labels, or `UNLABELLED`.
+        signals: The teachers' answers.
+        progress: u in [0, 1].
+        change: Factor of the temperature at which it is measured; the teachers' weights are those of the run's.
+    """
+    with torch.no_grad():
+        logits_NC, values = student_NC.float(), objective.values_at(progress)
+        weights_MN = objective.weighting.weights(signals, logits_NC, values.temperature)
+        temperature = values.temperature * change
+        parts = make_parts(logits_NC, signals, weights_MN, temperature, objective.mixture)
+        return {
+            term.divergence.kind: UnitGap(*sum_over_parts(term.divergence, parts, temperature, labels_N))
+            for term in objective.terms
+        }
+
+
+def measure_step(
+    objective: Objective,
+    learned: Mapping[str, LearnedBase],
+    student_NC: torch.Tensor,
+    labels_N: torch.Tensor,
+    signals: Signals,
+    progress: float,
+) -> dict[str, torch.Tensor]:
+    """Return what learned values need of a micro-batch, as sums over its units.
+
+    Args:
+        objective: With these values fixed.
+        learned: From `list_learned`.
+        student_NC: The student's logits.
+        labels_N: Gold labels, or `UNLABELLED`.
+        signals: The teachers' answers.
+        progress: u in [0, 1].
+    """
+
+    def add_up(change: float) -> dict[str, torch.Tensor]:
+        gaps = measure_gaps(objective, student_NC.detach(), labels_N, signals, progress, change=change)
+        return {kind: torch.where(gap.covered_N, gap.gap_N, 0.0).sum() for kind, gap in gaps.items()}
+
+    sums = {f"gap/{kind}": value for kind, value in add_up(1.0).items()}
+    if "temperature" in learned:
+        values = objective.values_at(progress)
+        above, below = add_up(1.0 + _STEP), add_up(1.0 - _STEP)
+        rises = [values.lambdas[kind] * (above[kind] - below[kind]) for kind in above]
+        sums["slope"] = torch.stack(rises).sum() / (2.0 * _STEP * values.temperature)
+    return sums
+
+
+def list_measured(objective: Objective) -> list[str]:
+    """Return the names of the sums of `measure_step`, and of that of the gold labels."""
+    return ["hard", "slope", *(f"gap/{term.divergence.kind}" for term in objective.terms)]
+
+
+def update_states(
+    objective: Objective, states: Mapping[str, State], sums: Sequence[float], totals: Counts, progress: float
+) -> dict[str, State]:
+    """Return the states after a step.
+
+    Args:
+        objective: The run's.
+        states: Before the step.
+        sums: Over all ranks and micro-batches, as `list_measured` names them.
+        totals: The step's units.
+        progress: u in [0, 1].
+    """
+    covered = totals.soft - totals.uncovered
+    if not covered:
+        return dict(states)
+    hard, slope, *gaps = sums
+    kinds = [term.divergence.kind for term in objective.terms]
+    means = StepMeans(
+        gaps={kind: gap / covered for kind, gap in zip(kinds, gaps, strict=True)},
+        slope=slope / covered,
+        hard=hard / totals.hard if totals.hard else None,
+    )
+    return {
+        name: value.update(states.get(name) or value.begin(), means, name, progress)
+        for name, value in list_learned(objective).items()
+    }
+
+
+class Adaptation:
+    """Keeps the states of an objective's learned values; does nothing where it has none.
+
+    Attributes:
+        states: By the value's name, kept in checkpoints; empty before the first step.
+    """
+
+    def __init__(self) -> None:
+        self.states: dict[str, tuple[float, ...]] = {}
+
+    def fix(self, objective: Objective) -> Objective:
+        """Return the objective with the values that were learned so far."""
+        return fix_learned(objective, self.states)
+
+    def measure(
+        self,
+        objective: Objective,
+        result: ObjectiveResult,
+        student_NC: torch.Tensor,
+        labels_N: torch.Tensor,
+        signals: Signals | None,
+        progress: float,
+    ) -> ObjectiveResult:
+        """Add to the result of a micro-batch what the values learn from.
+
+        Args:
+            objective: The run's.
+            result: Of the objective with the values fixed.
+            student_NC: The student's logits.
+            labels_N: Gold labels.
+            signals: The teachers' answers; None in plain training.
+            progress: Step / total steps, in [0, 1].
+        """
+        learned = list_learned(objective)
+        if not learned or signals is None:
+            return result
+        sums = measure_step(self.fix(objective), learned, student_NC, labels_N, signals, progress)
+        return replace(result, sums=result.sums | sums)
+
+    def update(
+        self,
+        objective: Objective,
+        found: Sequence[Mapping[str, float]],
+        totals: Counts,
+        progress: float,
+        reduce: Callable[[list[float]], list[float]],
+    ) -> None:
+        """Learn from a step; all ranks must call.
+
+        Args:
+            objective: The run's.
+            found: The sums of this rank's micro-batches.
+            totals: The step's units over all ranks.
+            progress: Step / total steps, in [0, 1].
+            reduce: Adds up numbers over all ranks.
+        """
+        if not list_learned(objective) or not totals.soft:
+            return
+        names = list_measured(objective)
+        sums = reduce([sum(one.get(name, 0.0) for one in found) for name in names])
+        self.states = update_states(objective, self.states, sums, totals, progress)
