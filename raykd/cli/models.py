@@ -352,6 +352,9 @@ def _format_prediction(row: JsonObject) -> tuple[str, str]:
         return "; ".join(found) or "no relation", row["text"]
     if "entities" in row:
         return ", ".join(f"{e['text']} {e['type']}" for e in row["entities"]) or "no entity", row["text"]
+    if "ranked" in row:
+        best = row["ranked"][:3]
+        return "; ".join(f"{c['text'][:60]} {c['score']:.3f}" for c in best), row["query"]
     if "vector" in row:
         start = " ".join(f"{number:.3f}" for number in row["vector"][:4])
         return f"{len(row['vector'])} numbers: {start} ...", row["text"]

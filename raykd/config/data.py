@@ -26,6 +26,14 @@ ColumnKey = Literal[
     "answers",
     "value",
     "labels",
+    "query",
+    "candidates",
+    "relevances",
+    "query_id",
+    "candidate",
+    "relevance",
+    "positive",
+    "negative",
     "source",
     "target",
     "language",
@@ -152,6 +160,24 @@ class Columns(Spec):
     labels: str = "labels"
     """All labels of a row, as a list (in CSV also as JSON, or with `|`, `;` or `,` between them); an empty list is a
     row with none of them. Where it keeps its default and is not there, each label has a column of its own, 0 or 1."""
+    query: str = "query"
+    """Query, in ranking."""
+    candidates: str = "candidates"
+    """The texts that are ranked for it, a list (in CSV as JSON). Where it is not there, a row holds one candidate
+    (`candidate`, `relevance`) or a `positive` and a `negative`, and the rows of a query are put together."""
+    relevances: str = "relevances"
+    """How relevant each candidate is, numbers from 0 on. Where it keeps its default and is not there, `label` is read:
+    the place of the one right candidate, counted from 0."""
+    query_id: str = "query_id"
+    """Which rows are of one query; where it is not there, its text says so."""
+    candidate: str = "candidate"
+    """The one candidate of a row."""
+    relevance: str = "relevance"
+    """Its relevance."""
+    positive: str = "positive"
+    """A relevant candidate, or a list of them."""
+    negative: str = "negative"
+    """One that is not, or a list; columns `negative_1`, `negative_2`, ... too."""
     source: str | None = "src"
     """The source or prompt; where it keeps its default and is not there, `prompt` is read, and where a prompt may be
     empty and that is not there either, none."""
@@ -186,6 +212,10 @@ _OF_FORM: dict[RowForm, tuple[ColumnKey, ...]] = {
     "value": ("text", "text_pair", "value"),
     "labels": ("text", "text_pair", "labels"),
     "sentences": ("text", "text_pair", "value"),
+    "candidates": (
+        *("query", "candidates", "relevances", "label"),
+        *("query_id", "candidate", "relevance", "positive", "negative"),
+    ),
 }
 
 
@@ -255,6 +285,12 @@ class DataConfig(Spec):
     no_answer: Literal["auto", "always", "never"] = "auto"
     """Whether a question may have no answer (SQuAD v2), which is then one more choice for student and teachers. auto:
     where a labelled row has none; never: such a row is a bad one."""
+    min_candidates: int | None = Field(None, ge=2)
+    """Of ranking, candidates that a query has at least: what is missing is drawn, by the query's content, from those of
+    other queries of its file and language, and is not relevant. None draws none."""
+    max_candidates: int | None = Field(None, ge=2)
+    """Of ranking, candidates that a training query has at most: relevant ones are kept, of the others some are drawn by
+    the query's content. None keeps all. Validation and test keep all."""
     on_long_row: Literal["truncate", "drop", "fail"] = "truncate"
     """What a row with more tokens than the task's limits does, counted and logged: loses its end, is left out of
     training (never of evaluation), or stops the run before it begins."""
@@ -310,8 +346,10 @@ class DataConfig(Spec):
             raise ValueError("data.empty_label plays no part in this task, whose rows have no label")
         if form not in LABELLED_FORMS and self.labels:
             raise ValueError(f"data.labels {list(self.labels)}: the task has no labels; leave them out")
-        for key, of in (("scheme", "words"), ("no_answer", "answers")):
-            if getattr(self, key) != "auto" and form != of:
+        own = {"scheme": "words", "no_answer": "answers"}
+        own |= dict.fromkeys(("min_candidates", "max_candidates"), "candidates")
+        for key, of in own.items():
+            if getattr(self, key) not in ("auto", None) and form != of:
                 raise ValueError(f"data.{key} {getattr(self, key)} plays no part in this task; leave it out")
         read = Columns.keys_of(form)
         renamed = [k for k, f in Columns.model_fields.items() if getattr(self.columns, k) != f.default]

@@ -30,7 +30,7 @@ _MODELS: dict[str, JsonObject] = {
 
 
 def remove_unused_run_keys(run: JsonObject, columns: Mapping[str, object]) -> None:
-    """Remove the later keys of a run's objective, training, `data.columns` and embedded sources that change nothing.
+    """Remove the later keys of a run's objective, training, data and embedded sources that change nothing.
 
     Args:
         run: The run's tree.
@@ -38,7 +38,7 @@ def remove_unused_run_keys(run: JsonObject, columns: Mapping[str, object]) -> No
     """
     _remove(run["objective"], _OBJECTIVE)
     _remove(run["train"], _TRAIN)
-    _remove(run["data"], {"augment": []})
+    _remove(run["data"], {"augment": [], "min_candidates": None, "max_candidates": None})
     later = {key: value for key, value in columns.items() if key not in _FIRST_COLUMNS}
     _remove(run["data"]["columns"], later)
     replay = run["data"].pop("replay")

@@ -245,7 +245,8 @@ class CallableTeacher(TeacherBase):
     function: str = Field(pattern=r"^[^:]+(?::[^:]+)?:[A-Za-z_]\w*$")
     """`FILE.py:NAME` (relative to the run file) or `MODULE:NAME`. It is called with a list of texts (of pairs: two
     lists; of taggers: a list of lists of words) and returns an array of shape texts x labels (of taggers: one of words
-    x labels for each text). Its code runs in the teacher's process, on every node that serves it."""
+    x labels for each text). Of ranking it is called with two lists, queries and candidates, and returns a score for
+    each two, which are logits. Its code runs in the teacher's process, on every node that serves it."""
     labels: tuple[str, ...] = ()
     """The labels of its numbers, in their order; () reads them from the attribute `labels` of the function."""
     output: Literal["probabilities", "logits"] = "probabilities"

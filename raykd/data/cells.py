@@ -108,6 +108,39 @@ def parse_number(value: object, column: str) -> float:
     return found
 
 
+def parse_texts(value: object, column: str, flat: bool) -> tuple[str, ...]:
+    """Return the texts of a list, none of them empty; see `parse_tokens`, but a list of strings stands as JSON."""
+    if flat and isinstance(value, str):
+        value = _parse_json(value, column, list)
+    if not isinstance(value, list):
+        raise BadRowError(f"column {column!r}: got {show_cell(value)}, wanted a list of texts")
+    found = []
+    for at, text in enumerate(value, start=1):
+        try:
+            found.append(parse_text(text, column))
+        except BadRowError as error:
+            raise BadRowError(f"{error} (text {at} of {len(value)})") from None
+    return tuple(found)
+
+
+def parse_relevances(value: object, column: str, count: int, flat: bool) -> tuple[float, ...]:
+    """Return a number of 0 or more for each of so many candidates."""
+    found = tuple(parse_number(each, column) for each in parse_list(value, column, flat))
+    if len(found) != count:
+        raise BadRowError(f"column {column!r}: got {len(found)} numbers for {count} candidates")
+    if min(found) < 0.0:
+        raise BadRowError(f"column {column!r}: got {min(found):g}, wanted relevances of 0 or more")
+    return found
+
+
+def parse_place(value: object, column: str, count: int) -> int:
+    """Return the place of one of so many candidates, counted from 0."""
+    found = parse_number(value, column)
+    if found not in range(count):
+        raise BadRowError(f"column {column!r}: got {show_cell(value)}, wanted a place from 0 to {count - 1}")
+    return int(found)
+
+
 def parse_answers(value: object, column: str, flat: bool) -> list[tuple[str, int]]:
     """Return accepted answers as (text, offset), from a table of two lists or a list of tables.
 

@@ -26,6 +26,7 @@ _GOLD = {
     "marked": "label",
     "labels": "labels",
     "sentences": "text_pair",
+    "candidates": "relevances",
 }
 """The column that unlabelled rows do without, by form."""
 
@@ -89,6 +90,8 @@ def lacks_gold_column(found: list[Record], source: Files | Hub, config: DataConf
     if written != [column]:
         return written == [None]
     sought = {column, *config.labels} if form == "labels" else {column}
+    if form == "candidates":
+        sought.add(source.columns.get("label", config.columns.label) or column)
     return not any(sought & record.values.keys() for record in found)
 
 
@@ -143,7 +146,16 @@ def _select_names(
 
 
 def _find_pairs(names: dict[str, str], there: dict[str, None], form: RowForm, labelled: bool) -> None:
-    """Find the columns of a pair and its score, under their usual names where they have no other; a text needs none."""
+    """Find the columns of a pair and its score, under their usual names where they have no other; a text needs none.
+
+    Of a query those of its candidates and their gold: rows are one per query here (`raykd.data.files.candidates`).
+    """
+    if form == "candidates":
+        usual = Columns.model_fields["relevances"].default
+        has_place = names.get("relevances") == usual not in there and names.get("label") in there
+        gold = [] if not labelled else ["label"] if has_place else ["relevances"]
+        for key in names.keys() - {"query", "candidates", *gold, "language", "group", "id"}:
+            del names[key]
     if form != "sentences":
         return
     if labelled:
@@ -234,6 +246,8 @@ def _advise_on_names(missing: dict[str, str], form: RowForm, there: dict[str, No
         if same:
             return f"name it as it is written: columns: {{{key}: {json.dumps(same[0])}}} on the source"
     advice = f"name it: data.columns.{next(iter(missing))}, or columns of the source"
+    if "candidates" in missing:
+        advice += "; or rows of query, candidate and relevance, or of query, positive and negative"
     if "language" in missing:
         advice += "; a source of one language can say so with `language`"
     if flat:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from raykd.config import DataConfig
 from raykd.data import cells
 from raykd.data.cells import BadRowError
+from raykd.data.files.candidates import MOST_CANDIDATES
 from raykd.data.files.textfiles import Record, shorten_text, show_cell
 from raykd.data.labels import (
     NoLabelError,
@@ -66,6 +67,7 @@ class RowParts:
     source_language: str = ""
     values: tuple[float, ...] = ()
     group: str = ""
+    candidates: tuple[str, ...] = ()
 
 
 def parse_row(record: Record, wanted: WantedColumns, config: DataConfig) -> RowParts:
@@ -277,6 +279,29 @@ def mark_entities(
     return mark_spans(text, *choose_closest(heads, tails)), len(heads) * len(tails) > 1
 
 
+def _parse_candidates_row(record: Record, wanted: WantedColumns, config: DataConfig) -> RowParts:
+    names, values = wanted.names, record.values
+    query = cells.parse_text(values.get(names["query"]), names["query"])
+    found = cells.parse_texts(values.get(names["candidates"]), names["candidates"], record.flat)
+    if not 2 <= len(found) <= MOST_CANDIDATES:
+        raise BadRowError(
+            f"column {names['candidates']!r}: got {len(found)} of {shorten_text(query, 40)!r}, wanted 2 to "
+            f"{MOST_CANDIDATES:,} different texts"
+        )
+    if not wanted.labelled:
+        return RowParts(query, candidates=found)
+    column = names.get("relevances") or names["label"]
+    value = values.get(column)
+    if is_null(value):
+        raise NoLabelError(f"column {column!r}: got {value!r}, wanted how relevant each candidate is")
+    if "relevances" in names:
+        gains = cells.parse_relevances(value, column, len(found), record.flat)
+    else:
+        place = cells.parse_place(value, column, len(found))
+        gains = tuple(float(at == place) for at in range(len(found)))
+    return RowParts(query, label=0, values=gains, candidates=found, mended=int(not any(gains)))
+
+
 def _parse_plain_row(record: Record, wanted: WantedColumns, config: DataConfig) -> RowParts:
     column = wanted.names["text"]
     return RowParts(cells.parse_text(record.values.get(column), column), label=0)
@@ -293,4 +318,5 @@ _READ: dict[RowForm, Callable[[Record, WantedColumns, DataConfig], RowParts]] = 
     "marked": _parse_marked_row,
     "labels": _parse_labels_row,
     "sentences": _parse_sentences_row,
+    "candidates": _parse_candidates_row,
 }

@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from raykd.config import DataConfig, Embedded, Replay, Source
+from raykd.data.files.candidates import limit_candidates
 from raykd.data.overlap import WITH_TARGETS, HeldOut
 from raykd.data.read import Tally, read_rows
 from raykd.data.rows import Rows, draw_share, make_copies, stratified_order
@@ -132,7 +133,12 @@ def load_data(
                 wanted="at least one",
                 next_step="change data.label_map, data.empty_label or data.on_bad_row, or the source",
             )
-        return _limit_rows(_select_languages(rows, name, config, left_out), name, source, left_out)
+        rows = _limit_rows(_select_languages(rows, name, config, left_out), name, source, left_out)
+        if config.max_candidates is None or name in ("validation", "test"):
+            return rows
+        rows, cut = limit_candidates(rows, config.max_candidates)
+        left_out[f"{name}: with more candidates than data.max_candidates, of which some are drawn"] = cut
+        return rows
 
     train = part("train", config.train, True)
     read = {

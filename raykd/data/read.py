@@ -28,6 +28,7 @@ from raykd.data.cells import BadRowError, suggest_spelling
 from raykd.data.columns import choose_columns, lacks_gold_column, list_column_names
 from raykd.data.embedded.rows import load_embedded_rows
 from raykd.data.files.blocks import Block
+from raykd.data.files.candidates import group_candidates
 from raykd.data.files.opening import PACKED
 from raykd.data.files.records import read_file_blocks, read_hub_blocks
 from raykd.data.files.remote import AnyFile, RemoteFile
@@ -44,12 +45,13 @@ log = logging.getLogger("raykd.data")
 _MENDED: dict[RowForm, str] = {
     "words": "tags I- of {} read as B-",
     "marked": "entities of {} stand several times, the closest two are marked",
+    "candidates": "queries of {} have no relevant candidate: they have no gold loss and are not scored",
 }
 """What rows hold that was read otherwise than it stands, by form; the place is the source."""
 NO_GOLD_COLUMN = "sources without a column of gold labels are read as texts without labels"
 """Note on such sources, once for all."""
 _NOT_READ = {"train", "validation", "test", "unlabeled", "select_languages", "labelled_per_language"}
-_NOT_READ |= {"labelled_seed", "undrawn", "augment"}
+_NOT_READ |= {"labelled_seed", "undrawn", "augment", "max_candidates"}
 """Keys of the data that rows do not follow from."""
 
 
@@ -162,6 +164,11 @@ class _Reading:
     form: RowForm
     samples: dict[str, list[Record]] = field(default_factory=dict)
 
+    @property
+    def names(self) -> dict[str, Any]:
+        """The column of each key."""
+        return self.config.columns.model_dump() | dict(self.source.columns)
+
     def compute_key(self) -> str | None:
         """Return a hash of all that the rows follow from; None where that is not known.
 
@@ -178,18 +185,21 @@ class _Reading:
 
     def read(self, tally: Tally) -> Iterator[Mapping[str, Any]]:
         """Yield the columns of the good rows, block by block."""
+        numbers = self.names["relevances"] if self.form == "candidates" else ""
         if isinstance(self.source, Hub):
-            blocks = read_hub_blocks(self.source, self.base_dir)
+            blocks = read_hub_blocks(self.source, self.base_dir, numbers)
             yield from self._read_part(self.source.name, blocks, tally)
             return
         for path in list_matching_files(self.source.paths, self.base_dir):
             require_file(path)
-            blocks = read_file_blocks(path, self.source, tally.tell)
+            blocks = read_file_blocks(path, self.source, tally.tell, numbers)
             yield from self._read_part(str(path), blocks, tally)
 
     def _read_part(self, name: str, blocks: Iterator[Block], tally: Tally) -> Iterator[Mapping[str, Any]]:
         """Yield the columns of one file or data set."""
         source, config = self.source, self.config
+        if self.form == "candidates":
+            blocks = group_candidates(blocks, self.names, config.min_candidates)
         first = next((block for block in blocks if any(True for _ in block.records())), None)
         if first is None:
             split = f" in split {source.split!r}" if isinstance(source, Hub) else ""
@@ -356,7 +366,9 @@ def _list_columns(
         columns["golds"] = [row.gold for row in parts]
     if form == "source_target":
         columns["source_languages"] = [row.source_language for row in parts]
-    if form in ("value", "sentences"):
+    if form == "candidates":
+        columns["candidates"] = [row.candidates for row in parts]
+    if form in ("value", "sentences", "candidates"):
         columns["values"] = [row.values for row in parts]
     if grouped:
         columns["groups"] = [row.group for row in parts]

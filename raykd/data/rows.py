@@ -26,7 +26,9 @@ from raykd.data.arrow.tables import RowColumn, Selection, Table, build_table, re
 from raykd.distill.signals import UNLABELLED
 from raykd.text.batch import Mode, TextBatch
 
-_ALL_OR_NONE = {"pairs": "a second text", "words": "words", "golds": "golds", "values": "values"}
+_ALL_OR_NONE = {"pairs": "a second text"} | {
+    name: name for name in ("words", "golds", "values", "candidates")
+}
 """Columns that parts have to have alike, and what they hold."""
 
 
@@ -96,7 +98,8 @@ class Rows(TextBatch):
         """Return all rows of the parts, one part after the other; a column is there where any part has it.
 
         Raises:
-            ValueError: There is no part, or some parts have second texts, words, golds or values and some have not.
+            ValueError: There is no part, or some parts have second texts, words, golds, values or candidates and some
+                have not.
         """
         if not parts:
             raise ValueError("no rows to join")
@@ -216,7 +219,16 @@ class Rows(TextBatch):
                 encoded = map(str.encode, piece)
                 digest.update(b"".join([b"%d:%b" % (len(value), value) for value in encoded]))
         digest.update(np.ascontiguousarray(self.labels_B, dtype="<i8").tobytes())
-        for name in ("words", "golds", "modes", "source_languages", "values", "groups", "asked"):
+        for name in (
+            "words",
+            "golds",
+            "modes",
+            "source_languages",
+            "values",
+            "groups",
+            "asked",
+            "candidates",
+        ):
             # Rows without the column keep the fingerprint of older versions.
             coded = name in ("source_languages", "groups")
             if name in own and (not coded or own[name].to_codes()[0] not in ((), ("",))):

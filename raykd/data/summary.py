@@ -23,6 +23,7 @@ def summarize_rows(rows: Rows, form: RowForm, labels: Sequence[str] = ()) -> dic
     - plain: characters
     - value: rows, and the mean, standard deviation, least and largest value
     - sentences: the same of rows with a score, and pairs
+    - candidates: queries, candidates, relevant candidates, and labelled queries without one
 
     Args:
         rows: The rows.
@@ -41,9 +42,11 @@ def summarize_rows(rows: Rows, form: RowForm, labels: Sequence[str] = ()) -> dic
         repeat(()) if rows.golds is None else rows.golds,
         repeat("") if rows.pairs is None else rows.pairs,
         repeat(()) if rows.words is None else rows.words,
+        repeat(()) if rows.candidates is None else rows.candidates,
+        repeat(()) if rows.values is None else rows.values,
         strict=False,
     )
-    for language, labelled, text, gold, pair, words in columns:
+    for language, labelled, text, gold, pair, words, own, values in columns:
         counts = languages.setdefault(language, Counter())
         counts["labelled" if labelled else "unlabelled"] += 1
         if form == "labels":
@@ -53,6 +56,11 @@ def summarize_rows(rows: Rows, form: RowForm, labels: Sequence[str] = ()) -> dic
             counts["rows"] += 1
             if form == "sentences":
                 counts["pairs"] += bool(pair)
+        elif form == "candidates":
+            counts["queries"] += 1
+            counts["candidates"] += len(own)
+            counts["relevant"] += sum(value > 0.0 for value in values)
+            counts["without a relevant one"] += labelled and not any(values)
         elif form == "plain":
             counts["characters"] += len(text)
         elif form == "words":
@@ -84,6 +92,8 @@ def summarize_rows(rows: Rows, form: RowForm, labels: Sequence[str] = ()) -> dic
 
 def _describe_values(rows: Rows, language: str) -> dict[str, float]:
     """Return mean, standard deviation, least and largest of a language's values; nothing for rows without any."""
+    if rows.candidates is not None:
+        return {}  # relevances are counted
     own = zip(rows.values or (), rows.languages, strict=False)
     found = np.asarray([value for values, code in own if code == language for value in values])
     if not len(found):

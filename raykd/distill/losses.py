@@ -101,7 +101,10 @@ class TotalVariation(DivergenceBase):
 class LogitMSE(DivergenceBase):
     """``1/K sum_c (s_c - z_c)^2`` both sides mean-centred over classes; T plays no part (arXiv 2105.08919).
 
-    Of one number (a regression) nothing is centred: it is the squared difference to the teachers' weighted mean.
+    Of one number (a regression) nothing is centred: it is the squared difference to the teachers' weighted mean. Where
+    units have different numbers of choices, K and both means are over a unit's own. Times ``2 K / (K - 1)`` it is the
+    mean squared difference of the margins of all pairs of choices: of two candidates, 1/4 of MarginMSE (arXiv
+    2010.02666).
 
     The forward KL's limit for large T is half of the centred form. ``centre=False`` leaves the student's side
     as it is, which also pins the student's mean logit, at 0: the target's logits are centred by contract.
@@ -110,7 +113,6 @@ class LogitMSE(DivergenceBase):
 
     temperature_power: ClassVar[int] = 0
     needs_dense: ClassVar[bool] = True
-    equal_choices: ClassVar[bool] = True
     least_choices: ClassVar[int] = 1
     kind: Literal["logit_mse"] = "logit_mse"
     centre: bool = True
@@ -118,9 +120,14 @@ class LogitMSE(DivergenceBase):
 
     def unscaled(self, student_logits_NK: torch.Tensor, target: Target, temperature: float) -> torch.Tensor:
         gap_NK = student_logits_NK - target.logits_NK
-        if self.centre and gap_NK.shape[-1] > 1:
-            gap_NK = gap_NK - gap_NK.mean(dim=-1, keepdim=True)
-        return gap_NK.square().mean(dim=-1)
+        if gap_NK.shape[-1] == 1:
+            return gap_NK.square().mean(dim=-1)
+        open_NK = student_logits_NK > MASKED / 2
+        counts_N1 = open_NK.sum(dim=-1, keepdim=True).clamp_min(1)
+        gap_NK = torch.where(open_NK, gap_NK, 0.0)
+        if self.centre:
+            gap_NK = torch.where(open_NK, gap_NK - gap_NK.sum(dim=-1, keepdim=True) / counts_N1, 0.0)
+        return gap_NK.square().sum(dim=-1) / counts_N1.squeeze(-1)
 
 
 class TeacherHard(DivergenceBase):
@@ -203,7 +210,7 @@ def compute_gold_loss(
     focal_gamma: float = 0.0,
     values_N: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Compute the cross-entropy with the gold labels, summed over labelled units; of values the squared difference.
+    """Compute the cross-entropy with the gold labels, summed over labelled units; of values as `compute_gold_losses`.
 
     With ``focal_gamma`` a unit's loss is multiplied by ``(1 - p_gold) ** focal_gamma`` (Lin et al., arXiv:1708.02002).
 
@@ -278,8 +285,12 @@ def compute_gold_losses(
     Args:
         logits_NC: The student's.
         labels_N: Gold labels, or `UNLABELLED`.
-        values_N: Gold values of units whose answer is a number: the loss is then the squared difference.
+        values_N: Gold values of units whose answer is a number: the loss is then the squared difference. Or, as
+            ``[N, C]``, the share of each choice in a gold distribution: its cross-entropy (ListNet, Cao et al. 2007).
     """
+    if values_N is not None and values_N.ndim == 2:
+        loss_N = -(values_N * torch.log_softmax(logits_NC.float(), dim=-1)).sum(dim=-1)
+        return torch.where(labels_N != UNLABELLED, loss_N, 0.0)
     if values_N is not None:
         return torch.where(labels_N != UNLABELLED, logits_NC.float().squeeze(1) - values_N, 0.0).square()
     if is_fused(logits_NC):

@@ -275,7 +275,7 @@ class Objective(Spec):
             open_NC: The choices that may be gold, over which labels are smoothed; None for all that are not masked.
             own: This micro-batch's own counts; None counts them, which reads `labels_N` back from a device.
             class_weights_C: From `compute_class_weights`, where the objective has `class_weights`.
-            values_N: Gold values of units whose answer is a number; None where gold is a choice.
+            values_N: Gold numbers (`compute_gold_losses`); None where gold is a choice.
             features: States of student and teachers; None where no feature term has weight (`wants_features`).
 
         Raises:

@@ -16,7 +16,7 @@ from typing import Literal
 
 import torch
 
-from raykd.distill.signals import Target
+from raykd.distill.signals import MASKED, Target
 
 Mixture = Literal["arithmetic", "geometric"]
 
@@ -76,9 +76,14 @@ def combine_logits(
 def centre_logits(logits: torch.Tensor) -> torch.Tensor:
     """Subtract the mean over classes: a constant in all logits then reaches a loss on logits as little as a softmax.
 
-    One number alone is a value, which is left as it is.
+    The mean is over the choices that a unit has (the others are `MASKED`). One number alone is a value, which is left
+    as it is.
     """
-    return logits if logits.shape[-1] == 1 else logits - logits.mean(dim=-1, keepdim=True)
+    if logits.shape[-1] == 1:
+        return logits
+    is_open = logits > MASKED / 2
+    total = torch.where(is_open, logits, 0.0).sum(dim=-1, keepdim=True)
+    return logits - total / is_open.sum(dim=-1, keepdim=True).clamp_min(1)
 
 
 def _mix_teachers(logp_MNC: torch.Tensor, weights_MN1: torch.Tensor, mixture: Mixture) -> torch.Tensor:

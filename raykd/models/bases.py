@@ -366,6 +366,9 @@ def build_student(
         model = student.build(tokenizer, labels, seed, task.head, measure)
     else:
         model = student.build(tokenizer, labels, seed, task.head)
+    if task.head == "regression":
+        # Else sentence-transformers' cross-encoders pass the output through a sigmoid.
+        model.config.sentence_transformers = {"activation_fn": "torch.nn.modules.linear.Identity"}
     if task.head != "embedding":
         return model
     from raykd.networks.sentences import shape_sentence_encoder

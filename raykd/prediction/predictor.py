@@ -261,6 +261,7 @@ def build_unlabelled_rows(
     tokens: Sequence[Sequence[str]] | None = None,
     *,
     no_answer: bool = False,
+    candidates: Sequence[Sequence[str]] | None = None,
 ) -> TextBatch:
     """Return rows without gold and without a language, as the tasks read them.
 
@@ -270,10 +271,18 @@ def build_unlabelled_rows(
         pairs: Second texts.
         tokens: The words of each row, where they are known; its text then follows from them.
         no_answer: Whether "no answer" is a choice for questions about a context.
+        candidates: The texts that are ranked for each query.
 
     Raises:
-        DataError: A text of a relation lacks its markers.
+        DataError: A text of a relation lacks its markers, or queries have no candidates.
     """
+    if (form == "candidates") != (candidates is not None) or not all(map(len, candidates or ())):
+        raise DataError(
+            "this model ranks candidates for a query" if form == "candidates" else "this model ranks nothing",
+            got="a query without candidates" if form == "candidates" else "rows with candidates",
+            wanted='JSON lines {"query": ..., "candidates": [...]}' if form == "candidates" else "texts",
+            next_step="raykd predict MODEL_DIR --file FILE" if form == "candidates" else "name another model",
+        )
     if form == "marked":
         for at, text in enumerate(texts, 1):
             if not is_marked(text):
@@ -296,6 +305,7 @@ def build_unlabelled_rows(
         languages=("",) * len(texts),
         labels_B=np.full(len(texts), UNLABELLED, dtype=np.int64),
         pairs=None if pairs is None else tuple(pairs),
+        candidates=None if candidates is None else tuple(map(tuple, candidates)),
         words=words,
         modes=(mode,) * len(texts) if mode else None,
     )

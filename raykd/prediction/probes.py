@@ -163,18 +163,23 @@ def compute_largest_difference(one: NDArray[np.float64], other: NDArray[np.float
 
 def _shorten_rows(batch: TextBatch, share: int) -> TextBatch:
     """Return the rows with the first ``1 / share`` of their texts, at least a character or a word."""
-    words = pairs = None
+    words = pairs = candidates = None
     ends = [max(1, len(text) // share) for text in batch.texts]
     if batch.words is not None:
         words = tuple(row[: max(1, len(row) // share)] for row in batch.words)
         ends = [row[-1][1] if row else end for row, end in zip(words, ends, strict=True)]
     if batch.pairs is not None:
         pairs = tuple(pair[: max(1, len(pair) // share)] for pair in batch.pairs)
+    if batch.candidates is not None:
+        candidates = tuple(
+            tuple(text[: max(1, len(text) // share)] for text in own) for own in batch.candidates
+        )
     return replace(
         batch,
         texts=tuple(text[:end] for text, end in zip(batch.texts, ends, strict=True)),
         words=words,
         pairs=pairs,
+        candidates=candidates,
         golds=None if batch.golds is None else ((),) * len(batch),
     )
 

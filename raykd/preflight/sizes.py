@@ -289,7 +289,7 @@ def estimate_token_bytes(max_length: int, rows: Rows) -> int:
 def _select_unseen(rows: Rows, seen: NDArray[np.int64]) -> tuple[Rows, NDArray[np.int64]]:
     """Return the rows whose text was not seen before, because equal texts are answered once, and all that was seen."""
     spoken = None if rows.source_languages is None else rows.languages
-    columns = (rows.texts, rows.pairs, rows.words, rows.modes, rows.source_languages, spoken)
+    columns = (rows.texts, rows.pairs, rows.words, rows.modes, rows.source_languages, spoken, rows.candidates)
     own = [column for column in columns if column is not None]
     keys = np.fromiter(map(hash, zip(*own, strict=True)), dtype=np.int64, count=len(rows))
     different, first = np.unique(keys, return_index=True)

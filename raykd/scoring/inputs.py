@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from raykd.data.cells import BadRowError, parse_list
+from raykd.data.cells import BadRowError, parse_list, parse_texts
 from raykd.data.files.records import PARQUET, read_file_records, read_parquet_table
 from raykd.data.files.textfiles import UnreadValue, require_file
 from raykd.data.forms import mark_entities
@@ -122,6 +122,10 @@ def make_input_rows(
 
 def _collect_rows(rows: Sequence[_Row], column: str | None, pair: str | None) -> InputRows:
     if column is None and rows:
+        if {"query", "candidates"} <= rows[0].values.keys():
+            ranked = [row.words("candidates", "texts") for row in rows]
+            rest = [row.others("query", "candidates") for row in rows]
+            return InputRows([row.text("query") for row in rows], candidates=ranked, others=rest)
         column, pair, tokens = _find_keys(rows[0], pair)
         if tokens:
             words = [row.words(column) for row in rows]
@@ -164,16 +168,16 @@ class _Row:
             raise self._lacks(f"text {key!r}", f"a string under {key!r}")
         return _replace_surrogates(value)
 
-    def words(self, key: str) -> list[str]:
-        """Return the list of words under a key."""
+    def words(self, key: str, what: str = "words") -> list[str]:
+        """Return the list of words, or of other texts, under a key."""
         value = self.values.get(key)
         if self.flat and isinstance(value, str):
             try:
-                value = parse_list(value, key, flat=True)
+                value = (parse_list if what == "words" else parse_texts)(value, key, flat=True)
             except BadRowError as error:
                 raise DataError(f"{self.where}: {error}") from None
-        if not isinstance(value, list) or not all(isinstance(w, str) and w.strip() for w in value):
-            raise self._lacks(f"words {key!r}", f"a list of words under {key!r}, none of them blank")
+        if not isinstance(value, list | tuple) or not all(isinstance(w, str) and w.strip() for w in value):
+            raise self._lacks(f"{what} {key!r}", f"a list of {what} under {key!r}, none of them blank")
         return [_replace_surrogates(word) for word in value]
 
     def others(self, *read: str | None) -> dict[str, object]:
@@ -212,6 +216,7 @@ class InputRows:
         texts: Texts or questions.
         pairs: Second texts or contexts.
         tokens: The words of each row, instead of texts.
+        candidates: The texts that are ranked for each text, which is a query.
         others: The values under other keys of each row, which are given back.
         originals: All values of each row of a file.
         table: A Parquet file's table.
@@ -220,6 +225,7 @@ class InputRows:
     texts: list[str]
     pairs: list[str] | None = None
     tokens: list[list[str]] | None = None
+    candidates: list[list[str]] | None = None
     others: list[dict[str, object]] | None = None
     originals: list[dict[str, object]] | None = None
     table: pa.Table | None = None
@@ -253,7 +259,9 @@ class InputRows:
             )
         texts = self._mark_entities() if form == "marked" and self.others else self.texts
         no_answer = no_answer or any(_lacks_answers(row) for row in self.others or ())
-        return build_unlabelled_rows(form, texts, self.pairs, self.tokens, no_answer=no_answer)
+        return build_unlabelled_rows(
+            form, texts, self.pairs, self.tokens, no_answer=no_answer, candidates=self.candidates
+        )
 
     def _mark_entities(self) -> list[str]:
         """Return the texts with markers around the entities that rows name under ``head`` and ``tail``.

@@ -12,6 +12,7 @@ import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -116,6 +117,7 @@ def _list_texts(parts: Sequence[Rows], markers: Sequence[str], *, trimmed: bool)
             if is_split:
                 yield clear(f" {text}")
         yield from map(clear, rows.pairs or ())
+        yield from map(clear, chain.from_iterable(rows.candidates or ()))
 
 
 def _list_source_marks(student: Student, parts: Sequence[tuple[TaskBase, Rows]]) -> list[str]:

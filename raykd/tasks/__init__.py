@@ -9,6 +9,7 @@ from raykd.tasks.embedding import Embedding
 from raykd.tasks.masked_lm import MaskedLM
 from raykd.tasks.multi_label import MultiLabel
 from raykd.tasks.question_answering import QuestionAnswering
+from raykd.tasks.ranking import Ranking
 from raykd.tasks.registry import (
     RegisteredTask,
     build_task,
@@ -34,7 +35,8 @@ Task = Annotated[
     | CausalLM
     | Seq2Seq
     | MaskedLM
-    | Embedding,
+    | Embedding
+    | Ranking,
     RegisteredTask(),
 ]
 """The union of tasks: to a type checker those that ship, to pydantic all that are registered."""
@@ -48,6 +50,7 @@ __all__ = [
     "MaskedLM",
     "MultiLabel",
     "QuestionAnswering",
+    "Ranking",
     "RegisteredTask",
     "Regression",
     "Relation",

@@ -71,7 +71,7 @@ class Embedding(TaskBase):
     def check(self, labels: Sequence[str], objective: Objective) -> None:
         """Refuse a loss that averages over choices: a text's own column is masked. A centred logit MSE is not moved."""
         divergences = [term.divergence for term in objective.terms]
-        wrong = [d.kind for d in divergences if d.equal_choices and not getattr(d, "centre", False)]
+        wrong = [d.kind for d in divergences if d.equal_choices or not getattr(d, "centre", True)]
         if wrong:
             raise ConfigError(
                 f"{wrong[0]} averages over choices, and the cosine of a text with itself is masked",

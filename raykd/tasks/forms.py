@@ -9,7 +9,17 @@ from __future__ import annotations
 from typing import Literal
 
 RowForm = Literal[
-    "text", "words", "answers", "target", "source_target", "plain", "value", "marked", "labels", "sentences"
+    "text",
+    "words",
+    "answers",
+    "target",
+    "source_target",
+    "plain",
+    "value",
+    "marked",
+    "labels",
+    "sentences",
+    "candidates",
 ]
 """What a row consists of:
 
@@ -23,6 +33,7 @@ RowForm = Literal[
 - marked: a text with two marked entities, and a label
 - labels: one text or two, and any number of labels
 - sentences: a text; where it has gold a text that means the same, or one and how much it does, a number
+- candidates: a query, texts that are to be ranked for it, and how relevant each of them is, a number
 """
 LABELLED_FORMS: tuple[RowForm, ...] = ("text", "words", "marked", "labels")
 """Forms whose gold is some of `data.labels`."""

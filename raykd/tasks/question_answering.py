@@ -92,8 +92,8 @@ class QuestionAnswering(TaskBase):
             raise ConfigError(
                 f"{kinds[0]} averages over choices, and contexts have different numbers of words",
                 got=f"objective.terms: {kinds[0]}",
-                wanted="a divergence of probabilities",
-                next_step="use forward_kl, reverse_kl, jensen_shannon or total_variation",
+                wanted="a divergence of probabilities, or logit_mse",
+                next_step="use forward_kl, reverse_kl, jensen_shannon, total_variation or logit_mse",
             )
 
     def encode(self, tokenizer: Tokenizer, batch: TextBatch) -> EncodedRows:

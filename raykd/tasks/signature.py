@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 Scalar = Literal["string", "long", "double"]
-Cell = Scalar | Literal["doubles"]
-"""What a cell holds: a scalar, or a list of numbers."""
+Cell = Scalar | Literal["doubles", "strings"]
+"""What a cell holds: a scalar, or a list of numbers or texts."""
 
 
 @dataclass(frozen=True)

@@ -130,7 +130,8 @@ class Coalescer:
 
 def _can_merge(a: GroupRequest, b: GroupRequest) -> bool:
     one, two = a.batch, b.batch
-    same_columns = (one.pairs is None) == (two.pairs is None) and (one.words is None) == (two.words is None)
+    optional = ("pairs", "words", "candidates")
+    same_columns = all((getattr(one, name) is None) == (getattr(two, name) is None) for name in optional)
     return same_columns and (a.halved, a.features) == (b.halved, b.features)
 
 

@@ -20,7 +20,7 @@ from raykd.distill.features.states import FeatureRequest
 from raykd.distill.signals import UNLABELLED
 from raykd.text.batch import TextBatch
 
-_COLUMNS = ("ids", "texts", "languages", "pairs", "words", "modes", "source_languages")
+_COLUMNS = ("ids", "texts", "languages", "pairs", "words", "modes", "source_languages", "candidates")
 """Columns of a batch that travel, in this order: all but the labels."""
 _read_columns = attrgetter(*_COLUMNS)
 

@@ -30,7 +30,7 @@ class TextBatch:
 
     Attributes:
         ids: Stable row ids, for messages; never a cache key.
-        texts: First texts. Question answering: the question. Language models: the prompt or source.
+        texts: First texts. Question answering: the question; ranking: the query. Language models: the prompt or source.
         languages: A language code per row.
         labels_B: int64, index into the run's labels, or `UNLABELLED`; where gold is not one label, 0 says that the row
             has gold.
@@ -47,6 +47,7 @@ class TextBatch:
         groups: Value of the column `data.columns.group` (a domain, a source), "" of rows without one; None where no
             such column is named.
         asked: What teachers are asked about instead of a row's text, "" where it is the text; None is "" for all.
+        candidates: The texts that are ranked for each query; None for the other tasks.
     """
 
     ids: Sequence[str]
@@ -61,6 +62,7 @@ class TextBatch:
     values: Sequence[tuple[float, ...]] | None = None
     groups: Sequence[str] | None = None
     asked: Sequence[str] | None = None
+    candidates: Sequence[tuple[str, ...]] | None = None
 
     def __len__(self) -> int:
         return len(self.texts)

@@ -46,8 +46,11 @@ class StudentModel(PythonModel):
         names = [c.name for c in task.build_signature(labels).inputs if c.name not in spoken]
         first, second = [*names, ""][:2]
         texts = [str(text) for text in model_input[first]]
-        pairs = [str(text) for text in model_input[second]] if second in model_input.columns else None
-        rows = build_unlabelled_rows(task.form, texts, pairs)
+        ranks = task.form == "candidates"
+        candidates = [list(own) for own in model_input[second]] if ranks else None
+        is_pair = second in model_input.columns and not ranks
+        pairs = [str(text) for text in model_input[second]] if is_pair else None
+        rows = build_unlabelled_rows(task.form, texts, pairs, candidates=candidates)
         if spoken:
             written, read = (
                 tuple(x if isinstance(x, str) else "" for x in model_input.get(name, [None] * len(texts)))

@@ -110,8 +110,8 @@ def _build_schema(columns: Sequence[Column]) -> Schema:
         kind: DataType | Array
         if isinstance(column.type, Mapping):
             kind = Array(Object([Property(name, DataType[scalar]) for name, scalar in column.type.items()]))
-        elif column.type == "doubles":
-            kind = Array(DataType.double)
+        elif column.type in ("doubles", "strings"):
+            kind = Array(DataType[column.type.removesuffix("s")])
         else:
             kind = DataType[column.type]
         specs.append(ColSpec(kind, column.name, required=column.required))

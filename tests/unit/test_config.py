@@ -402,7 +402,11 @@ def test_truth_values_are_shown_as_yaml_has_them() -> None:
 
 
 READ_AS_MAPPING = {"teacher_defaults": "raykd/config/run.py", "question": "raykd/data/columns.py",
-                   "tail": "raykd/data/columns.py", "direction": "raykd/data/columns.py"}  # fmt: skip
+                   "tail": "raykd/data/columns.py", "direction": "raykd/data/columns.py",
+                   "relevances": "raykd/data/columns.py", "query_id": "raykd/data/files/candidates.py",
+                   "candidate": "raykd/data/files/candidates.py", "relevance": "raykd/data/files/candidates.py",
+                   "positive": "raykd/data/files/candidates.py",
+                   "negative": "raykd/data/files/candidates.py"}  # fmt: skip
 """Keys that no code reads as an attribute, with the place that reads them. The last ones are keys of `data.columns`."""
 
 

@@ -287,9 +287,8 @@ def test_losses_are_those_of_the_neighbours_by_an_independent_formula() -> None:
     assert loss_of(uniform, student, signals) == pytest.approx(
         (p * np.log(p / q)).sum(axis=1).mean(), rel=1e-5
     )
-    # Relational: squared differences of cosines, each row without its mean; the diagonal counts as equal.
-    gap = np.zeros((6, 6))
-    gap[~np.eye(6, dtype=bool)] = (relate(student) - (relate(one) + relate(two)) / 2).ravel()
+    # Relational: squared differences of cosines, each row without its mean; the diagonal is no choice.
+    gap = relate(student) - (relate(one) + relate(two)) / 2
     wanted = np.square(gap - gap.mean(axis=1, keepdims=True)).mean()
     mse = {**uniform, "terms": [{"divergence": {"kind": "logit_mse"}}]}
     assert loss_of(mse, student, signals) == pytest.approx(wanted, rel=1e-4)

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import json
 import lzma
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -41,6 +43,7 @@ _CORPORA: dict[RowForm, str] = {
     "answers": "answers",
     "target": "dialogue",
     "source_target": "translation",
+    "candidates": "answers",
 }
 
 
@@ -55,6 +58,8 @@ class _Row:
     label: int = 0
     words: Spans = ()
     gold: tuple[int, ...] = ()
+    candidates: tuple[str, ...] = ()
+    values: tuple[float, ...] = ()
 
 
 @cache
@@ -154,6 +159,8 @@ def read_corpus(
         tuple(row.pair for row in rows) if form in ("answers", "target", "source_target") else None,
         tuple(row.words for row in rows) if form == "words" else None,
         tuple(row.gold for row in rows) if form in ("words", "answers") else None,
+        candidates=tuple(row.candidates for row in rows) if form == "candidates" else None,
+        values=tuple(row.values for row in rows) if form == "candidates" else None,
     )
     return found.with_mode("split") if form == "words" else found
 
@@ -195,13 +202,26 @@ def _build_row(record: Any, form: RowForm, noise: Random, share: float, labels: 
         tokens, names = record
         text, spans = join_tokens(tokens)
         return _Row(text, words=spans, gold=_build_tags(len(tokens), names, noise, share, labels))
-    if form == "answers":
+    if form in ("answers", "candidates"):
         question, context, (right, *others) = record
         answer = _choose(noise, others) if noise.random() < share else right
         begin = context.index(answer)
+        if form == "candidates":
+            return _build_ranked_row(question, context, begin)
         return _Row(question, context, gold=(begin, begin + len(answer)))
     given, target, wrong = record
     return _Row(given, wrong if noise.random() < share else target)
+
+
+def _build_ranked_row(question: str, context: str, begin: int) -> _Row:
+    """A question, the sentences of its context, and which of them holds the answer that begins there."""
+    ends = [match.end() for match in re.finditer(r"[.。]", context)]
+    right = sum(end <= begin for end in ends)
+    return _Row(
+        question,
+        candidates=tuple(context[first:last].strip() for first, last in pairwise([0, *ends])),
+        values=tuple(float(at == right) for at in range(len(ends))),
+    )
 
 
 def _build_tags(

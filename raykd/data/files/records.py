@@ -52,7 +52,7 @@ def read_file_records(
 
 
 def read_file_blocks(
-    path: AnyFile, source: Files | None = None, tell: Tell = _ignore_note
+    path: AnyFile, source: Files | None = None, tell: Tell = _ignore_note, numbers: str = ""
 ) -> Iterator[Block]:
     """Return the rows of a file; its ending says what it is, before the ending of packing.
 
@@ -60,6 +60,7 @@ def read_file_blocks(
         path: The file.
         source: What the user says of it.
         tell: Takes what a person should know of how it was read.
+        numbers: A column whose lists of fractions are read; others are vectors, and are not.
     """
     packed = path.suffix.lower() in PACKED
     ending = Path(path.stem).suffix.lower() if packed else path.suffix.lower()
@@ -78,7 +79,7 @@ def read_file_blocks(
     if ending in PLAIN:
         return read_plain_lines(path)
     if ending in PARQUET and not packed:
-        return _read_parquet_blocks(path)
+        return _read_parquet_blocks(path, numbers)
     raise DataError(
         f"{path}: the ending does not say what the file is",
         got=path.suffix or "no ending",
@@ -113,7 +114,7 @@ def _build_parquet_error(path: AnyFile, error: Exception) -> DataError:
     )
 
 
-def _read_parquet_blocks(path: AnyFile) -> Iterator[Block]:
+def _read_parquet_blocks(path: AnyFile, numbers: str) -> Iterator[Block]:
     import pyarrow as pa
     import pyarrow.parquet
 
@@ -125,7 +126,7 @@ def _read_parquet_blocks(path: AnyFile) -> Iterator[Block]:
                 raise DataError(
                     f"{path}: a column stands twice", got=", ".join(twice), wanted="each name once"
                 )
-            kept = [column.name for column in schema if _is_plain(column.type)]
+            kept = [c.name for c in schema if _is_plain(c.type, has_fractions=c.name == numbers)]
             rest = {
                 c.name: UnreadValue(f"a value of type {c.type}") for c in schema if c.name not in set(kept)
             }
@@ -182,17 +183,17 @@ class _Columns:
         return Block(records, columns)
 
 
-def _is_plain(kind: pa.DataType, inside: bool = False) -> bool:
+def _is_plain(kind: pa.DataType, inside: bool = False, *, has_fractions: bool = False) -> bool:
     """Return whether an Arrow type is text, number, truth value, or a list or table of them.
 
-    Lists of fractions are vectors, which are not read.
+    Lists of fractions are vectors, which are not read without ``has_fractions``.
     """
     from pyarrow import types
 
     if types.is_dictionary(kind):
         return _is_plain(kind.value_type, inside)
     if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
-        return _is_plain(kind.value_type, inside=True)
+        return _is_plain(kind.value_type, not has_fractions)
     if types.is_struct(kind):
         return all(_is_plain(part.type, inside=True) for part in kind)
     text = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
@@ -223,8 +224,11 @@ def _find_names_in_json(feature: object) -> list[str] | None:
     return _find_names_in_json(inner) if inner is not None and feature.get("_type") != "Translation" else None
 
 
-def read_hub_blocks(source: Hub, base_dir: Path) -> Iterator[Block]:
-    """Return the rows of a split of a hub data set, or of a local folder of that name (saved, or of data files)."""
+def read_hub_blocks(source: Hub, base_dir: Path, numbers: str = "") -> Iterator[Block]:
+    """Return the rows of a split of a hub data set, or of a local folder of that name (saved, or of data files).
+
+    ``numbers`` as for `read_file_blocks`.
+    """
     import datasets
 
     folder = base_dir / source.name
@@ -251,7 +255,7 @@ def read_hub_blocks(source: Hub, base_dir: Path) -> Iterator[Block]:
     finally:
         if shown:
             datasets.enable_progress_bars()
-    return _read_table_blocks(table, f"{source.name}[{source.split}]: row ")
+    return _read_table_blocks(table, f"{source.name}[{source.split}]: row ", numbers)
 
 
 def _load_saved_split(folder: Path, source: Hub) -> object:
@@ -265,10 +269,10 @@ def _load_saved_split(folder: Path, source: Hub) -> object:
     return select_split(dict(loaded) if several else loaded, source.split, folder)
 
 
-def _read_table_blocks(table: Dataset, place: str) -> Iterator[Block]:
+def _read_table_blocks(table: Dataset, place: str, numbers: str) -> Iterator[Block]:
     """Yield rows (numbered from 1) of a `datasets.Dataset`, class labels by name."""
     features = table.features
-    kept = [name for name, feature in features.items() if _is_readable(feature)]
+    kept = [name for name, f in features.items() if _is_readable(f, has_fractions=name == numbers)]
     rest = {
         name: UnreadValue(f"a value of type {f}") for name, f in features.items() if name not in set(kept)
     }
@@ -280,8 +284,8 @@ def _read_table_blocks(table: Dataset, place: str) -> Iterator[Block]:
         yield columns.make_block(partial(list, part), batch, begin + 1)
 
 
-def _is_readable(feature: object, inside: bool = False) -> bool:
-    """Return whether a feature is text, number, class label, or a list or table of them; vectors are not."""
+def _is_readable(feature: object, inside: bool = False, *, has_fractions: bool = False) -> bool:
+    """As `_is_plain`, of a feature; a class label is readable too."""
     import datasets
 
     if isinstance(feature, datasets.Value):
@@ -290,7 +294,9 @@ def _is_readable(feature: object, inside: bool = False) -> bool:
     if isinstance(feature, dict):
         return all(_is_readable(part, inside=True) for part in feature.values())
     inner = _get_item_feature(feature)
-    return isinstance(feature, datasets.ClassLabel) if inner is None else _is_readable(inner, inside=True)
+    return (
+        isinstance(feature, datasets.ClassLabel) if inner is None else _is_readable(inner, not has_fractions)
+    )
 
 
 def _get_item_feature(feature: object) -> object:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from raykd.config.data import ColumnKey, Columns, DataConfig, Files
 from raykd.data import cells
+from raykd.data.files.candidates import is_one_row_per_query
 from raykd.data.files.records import read_file_records
 from raykd.data.files.textfiles import Record, require_file, show_cell
 from raykd.data.labels import add_direction, find_ranges, is_missing, list_spellings
@@ -36,8 +37,10 @@ _NEEDED: dict[RowForm, tuple[ColumnKey, ...]] = {
     "marked": ("text", "label"),
     "labels": ("text", "labels"),
     "sentences": ("text", "text_pair"),
+    "candidates": ("query", "candidates", "relevances"),
 }
 """The columns that rows of a form cannot do without."""
+_GOLD = ("label", "tags", "answers", "relevances")
 
 
 @dataclass(frozen=True)
@@ -201,12 +204,17 @@ def _choose_names(
         )
     there = _list_columns(records)
     usual = {"text_pair": "text_pair"} if form == "sentences" else {}
-    given = {
+    given: dict[str, str] = {
         key: options.columns.get(key, usual.get(key, Columns.model_fields[key].default)) for key in allowed
     }
     needed = {key: given[key] for key in _NEEDED[form]} | dict(options.columns)
     if form == "labels" and "labels" not in options.columns and set(own) <= set(there):
         needed.pop("labels")  # each label has a column of its own
+    if form == "candidates":
+        if not is_one_row_per_query(there, given):
+            needed = {"query": given["query"]}
+        elif given["label"] in there:
+            needed.pop("relevances")
     missing = {key: name for key, name in needed.items() if name not in there}
     if "source" not in options.columns and "prompt" in there:
         missing.pop("source", None)
@@ -219,7 +227,7 @@ def _choose_names(
             got=f"columns {', '.join(map(repr, there))}",
             wanted=wanted,
             next_step=f"name it: --column {key}={meant}"
-            + ("; raykd predict answers rows without labels" if key in ("label", "tags", "answers") else "")
+            + ("; raykd predict answers rows without labels" if key in _GOLD else "")
             + ("; the first line of the file is read as its header" if records[0].flat else ""),
         )
     return dict(options.columns)

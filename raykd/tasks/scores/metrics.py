@@ -69,6 +69,8 @@ for _known in (
     Metric("best_exact_match", "best exact %"),
     Metric("mrr", "MRR %"),
     Metric("recall_at_1", "recall@1 %"),
+    Metric("ndcg_at_10", "nDCG@10 %"),
+    Metric("mrr_at_10", "MRR@10 %"),
     Metric("perplexity", "perplexity", "number", higher_is_better=False),
     Metric("chrf", "chrF", "hundred"),
     Metric("bleu", "BLEU", "hundred"),

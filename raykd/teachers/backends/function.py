@@ -14,7 +14,8 @@ import importlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raykd.config import CallableTeacher
+from raykd.distill.signals import MASKED
 from raykd.errors import ModelError, RaykdError
 from raykd.teachers.backends.base import BackendBase
 from raykd.teachers.backends.given_numbers import check_label_width, convert_to_logits
@@ -54,11 +56,11 @@ class CallableBackend(BackendBase[CallableTeacher]):
         """
         if self._info is None:
             task, teacher = self.spec.task, self.teacher
-            if not task.labelled and not task.has_scale:
+            if not task.labelled and not task.has_scale and task.form != "candidates":
                 raise ModelError(
                     f"{self._who} cannot teach {task.kind}",
                     got=f"task {task.kind}",
-                    wanted="a task with labels or values: a function gives a number for each label, or the value",
+                    wanted="a task with labels, values or candidates: a function gives a number for each of them",
                 )
             labels = teacher.labels or (self._read_labels() if task.labelled else ())
             named_by = f"version {teacher.version}" if teacher.version else f"content {self._hash_source()}"
@@ -113,6 +115,8 @@ class CallableBackend(BackendBase[CallableTeacher]):
 
     def _answer(self, batch: TextBatch) -> list[bytes | None]:
         labels, task = self.describe().labels, self.spec.task
+        if batch.candidates is not None:
+            return self.encode_logits(batch, self._score_candidates(batch.texts, batch.candidates))
         values_NC = self._call(batch)
         check_label_width(values_NC.shape[1], labels if task.labelled else ("value",), self._who)
         key = f"teachers.{self.spec.name}.output"
@@ -147,6 +151,27 @@ class CallableBackend(BackendBase[CallableTeacher]):
         return np.concatenate(
             [self._check_shape(row, count, "word") for row, count in zip(rows, counts, strict=True) if count]
         )
+
+    def _score_candidates(
+        self, queries: Sequence[str], candidates: Sequence[Sequence[str]]
+    ) -> NDArray[np.float32]:
+        """Return ``[B, C]``: what the function gives for each query and candidate, `MASKED` where there is none."""
+        counts_B = [len(own) for own in candidates]
+        repeated = [query for query, count in zip(queries, counts_B, strict=True) for _ in range(count)]
+        try:
+            given = np.asarray(self.load()(repeated, list(chain(*candidates))), dtype=np.float64)
+        except RaykdError:
+            raise
+        except Exception as error:
+            raise self._build_call_error(error) from error
+        if given.shape != (len(repeated),):
+            shape = f"({len(repeated)},): a score for each query and candidate"
+            raise self._build_shape_error(f"an array of shape {given.shape}", shape)
+        logits_NC = np.full((len(counts_B), max(counts_B)), MASKED, dtype=np.float32)
+        key = f"teachers.{self.spec.name}.output"
+        scores = convert_to_logits(given[:, None], "logits", self._who, key)[:, 0]
+        logits_NC[np.arange(max(counts_B)) < np.asarray(counts_B)[:, None]] = scores
+        return logits_NC
 
     def _check_shape(self, values: NDArray[np.float64], units: int, unit: str) -> NDArray[np.float64]:
         if values.ndim != 2 or len(values) != units:

@@ -27,7 +27,7 @@ HEADER = struct.Struct("<I8s")
 _NUMBER = struct.Struct("<q")
 _LENGTH = struct.Struct("<q")
 # No length is negative, so these cannot be taken for the length of a second text.
-_WORDS, _MODE, _LANGUAGES = (_LENGTH.pack(number) for number in (-1, -2, -3))
+_WORDS, _MODE, _LANGUAGES, _CANDIDATES = (_LENGTH.pack(number) for number in (-1, -2, -3, -4))
 
 
 def make_text_key(
@@ -36,6 +36,7 @@ def make_text_key(
     words: Sequence[tuple[int, int]] = (),
     mode: str = "",
     languages: str = "",
+    candidates: Sequence[str] = (),
 ) -> bytes:
     """Hash a text, or a pair in its order, to 32 bytes.
 
@@ -45,6 +46,7 @@ def make_text_key(
         words: (begin, end) of each word in characters of the text, where words are the units of the answer.
         mode: How the row is given to a model.
         languages: Its languages, where a model may read them.
+        candidates: The texts that are ranked for it, in their order.
     """
     data = text.encode("utf-8", "surrogatepass")
     content = _LENGTH.pack(len(data)) + data
@@ -57,6 +59,11 @@ def make_text_key(
         content += _MODE + mode.encode()
     if languages:
         content += _LANGUAGES + languages.encode("utf-8", "surrogatepass")
+    if candidates:
+        content += _CANDIDATES
+    for candidate in candidates:
+        data = candidate.encode("utf-8", "surrogatepass")
+        content += _LENGTH.pack(len(data)) + data
     return hashlib.sha256(content).digest()
 
 
@@ -70,7 +77,9 @@ def make_text_keys(batch: TextBatch) -> list[bytes]:
     if batch.source_languages is not None:  # rows of source and target: some models read both languages
         both = zip(batch.source_languages, batch.languages, strict=True)
         languages = [f"{source}\0{target}" for source, target in both]
-    return [make_text_key(*row) for row in zip(batch.texts, pairs, words, modes, languages, strict=True)]
+    ranked: Sequence[tuple[str, ...]] = batch.candidates or ((),) * rows
+    columns = zip(batch.texts, pairs, words, modes, languages, ranked, strict=True)
+    return [make_text_key(*row) for row in columns]
 
 
 def read_key_number(key: bytes) -> int:
