@@ -74,10 +74,19 @@ class Engine:
         total_steps: Optimizer steps of the whole run; the learning rate is a function of progress.
         world: Number of ranks; the process group exists already.
         device: Where the model is trained.
+        tuned: Whether a part of a checkpoint is trained (`student.tuning`). The frozen rest stands there, so it is in
+            no checkpoint of the run and in no copy of the weights.
     """
 
     def __init__(
-        self, model: nn.Module, train: TrainConfig, *, total_steps: int, world: int, device: torch.device
+        self,
+        model: nn.Module,
+        train: TrainConfig,
+        *,
+        total_steps: int,
+        world: int,
+        device: torch.device,
+        tuned: bool = False,
     ) -> None:
         deepspeed = import_deepspeed(device)
         config = build_deepspeed_config(train, world, find_hidden_width(model))
@@ -118,7 +127,7 @@ class Engine:
             # One rank has nothing to reduce, and flattening all gradients for it costs about 4 % of a step.
             self.engine.enable_backward_allreduce = False
         self._torch_step = None if self.zero_stage else TorchStep(self.engine)
-        self._has_frozen = not all(p.requires_grad for p in self.module.parameters())
+        self._tuned = tuned
         # Parameters whose missing gradients `step` sets to 0. DeepSpeed's own optimizers and its reduction do so.
         fills = self._torch_step is not None and world == 1
         self._filled = [p for p in self.module.parameters() if p.requires_grad] if fills else []
@@ -216,11 +225,8 @@ class Engine:
             self.engine.train()
 
     def weights(self) -> dict[str, torch.Tensor] | None:
-        """Copy the state dict in float32 to the CPU, on rank 0; None on other ranks. All ranks must call.
-
-        Frozen weights are left out.
-        """
-        parameters = [p for p in self.module.parameters() if p.requires_grad]
+        """Copy the state dict in float32 to the CPU, on rank 0; None on other ranks. All ranks must call."""
+        parameters = [p for p in self.module.parameters() if p.requires_grad or not self._tuned]
         # Under ZeRO 3 each rank holds a part of every parameter.
         is_sharded = self.zero_stage == 3
         with self._deepspeed.zero.GatheredParameters(parameters, modifier_rank=None, enabled=is_sharded):
@@ -230,13 +236,13 @@ class Engine:
             return {
                 name: _copy_to_cpu(value)
                 for name, value in state.items()
-                if value.requires_grad or not isinstance(value, nn.Parameter)
+                if value.requires_grad or not (self._tuned and isinstance(value, nn.Parameter))
             }
 
     def save(self, directory: Path, tag: str) -> None:
         """Write this rank's part of model, optimizer and schedule; all ranks must call."""
         self.engine.save_checkpoint(
-            str(directory), tag=tag, save_latest=False, exclude_frozen_parameters=self._has_frozen
+            str(directory), tag=tag, save_latest=False, exclude_frozen_parameters=self._tuned
         )
 
     def load(self, directory: Path, tag: str) -> None:
@@ -246,9 +252,7 @@ class Engine:
         if converted:
             tag = convert_to_universal(directory, tag, self._rank())
         with loading_universal(self.engine, converted):
-            path, _ = self.engine.load_checkpoint(
-                str(directory), tag=tag, load_module_strict=not self._has_frozen
-            )
+            path, _ = self.engine.load_checkpoint(str(directory), tag=tag, load_module_strict=not self._tuned)
         if path is None:
             raise FileNotFoundError(f"no DeepSpeed checkpoint {tag} in {directory}")
 

@@ -111,6 +111,7 @@ class TrainingLoop:
             total_steps=self.total_steps,
             world=world,
             device=self.device,
+            tuned=getattr(config.student, "tuning", None) is not None,
         )
         if self.engine.zero_stage == 3 and world > 1:
             check_one_pass(self.trainers)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from raykd import models
-from raykd.config import RunConfig
+from raykd.config import RunConfig, TrainConfig
 from raykd.driver.loop import save_student
 from raykd.errors import ModelError
 from raykd.models import PretrainedStudent
@@ -18,6 +18,7 @@ from raykd.models.bases import inspect_base
 from raykd.models.tuning import LoRA
 from raykd.preflight.disk import compute_disk
 from raykd.preflight.plan import describe_sizes
+from raykd.student.engine import Engine
 from raykd.student.loop import TrainingLoop
 from tests.fakes import LABELS, save_transformer
 from tests.worlds import build_loop, run_config
@@ -41,7 +42,7 @@ def base(tmp_path: Path) -> Path:
     return tmp_path / "base"
 
 
-def tuned(base: Path, tuning: dict[str, Any], **train: Any) -> RunConfig:
+def tuned(base: Path, tuning: dict[str, Any] | None, **train: Any) -> RunConfig:
     config = run_config({"alpha": 1}, teachers=False, steps=6, learning_rate=0.02, **train)
     return config.model_copy(update={"student": PretrainedStudent(path=str(base), tuning=tuning)})
 
@@ -172,6 +173,15 @@ def test_an_adapter_of_a_changed_checkpoint_is_refused_unless_merged() -> None:
     with pytest.raises(ValueError, match="layers changes"):
         PretrainedStudent(path="base", layers=(0,), tuning=LoRA())
     assert PretrainedStudent(path="base", layers=(0,), tuning=LoRA(merged=True)).tuning is not None
+
+
+@pytest.mark.parametrize("tuned", [False, True])
+def test_weights_that_an_architecture_freezes_by_itself_are_copied(tuned: bool) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    model[0].weight.requires_grad = False  # as tables of sines are in some families
+    engine = Engine(model, TrainConfig(), total_steps=2, world=1, device=torch.device("cpu"), tuned=tuned)
+    assert ("0.weight" in (engine.weights() or {})) is not tuned
+    engine.close()
 
 
 def test_dropout_reaches_every_place_and_is_refused_where_there_is_none(base: Path, tmp_path: Path) -> None:
