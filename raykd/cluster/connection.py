@@ -17,7 +17,7 @@ from raykd.cluster.interrupts import owns_process
 from raykd.cluster.own_processes import kill_own_ray, started_here
 from raykd.cluster.startup import PROCESS_ENVIRONMENT, RayStart, ray_start_error, start_own_ray
 from raykd.compat.ray_private import build_job_config
-from raykd.config import RayConfig, Run, WorkersConfig
+from raykd.config import RayConfig, Run, TrainedTeacher, WorkersConfig
 from raykd.errors import ConfigError, ResourceError
 from raykd.teachers.groups import Group
 
@@ -159,6 +159,16 @@ def workers_demand(workers: WorkersConfig, name: str) -> Demand:
     )
 
 
+def _demand_of_its_teachers(config: Run, teacher: TrainedTeacher) -> list[Demand]:
+    """Return what the teachers of an assistant hold while it is trained."""
+    found = []
+    for one in [t for t in config.teachers if t.name in teacher.training.teachers]:
+        actor, n = one.actor, one.actor.replicas
+        resources = {name: amount * n for name, amount in actor.resources.items()}
+        found.append(Demand(f"teacher {one.name}", actor.num_cpus * n, actor.num_gpus * n, resources))
+    return found
+
+
 def check_fits(demands: list[Demand], available: dict[str, float], where: str) -> None:
     """Compare what is held at once with what the cluster has.
 
@@ -199,7 +209,11 @@ def demands_of(config: Run, groups: list[Group], *, together: bool = True) -> li
         together: Whether pool and student hold their resources at once, or in turn.
     """
     stages = [
-        [workers_demand(t.training.workers, f"training teacher {t.name}")] for t in config.trained_teachers
+        [
+            workers_demand(t.training.workers, f"training teacher {t.name}"),
+            *_demand_of_its_teachers(config, t),
+        ]
+        for t in config.trained_teachers
     ]
     pool = [pool_demand(groups)] if groups else []
     students = [workers_demand(config.workers, "student workers")]

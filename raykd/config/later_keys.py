@@ -18,7 +18,7 @@ _FIRST_COLUMNS = {
 }
 _EMBEDDED: JsonObject = {"corpus": None}
 _TEACHER: JsonObject = {"missing": [], "scale": None}
-_TRAINING: JsonObject = {"labelled": "all"}
+_TRAINING: JsonObject = {"labelled": "all", "teachers": [], "objective": {}}
 _TRAIN: JsonObject = {"optimizer": {"kind": "adamw", "betas": [0.9, 0.999], "epsilon": 1e-08}}
 _MODELS: dict[str, JsonObject] = {
     "pretrained": {

@@ -1,4 +1,4 @@
-"""Check an objective against the labels, teachers and rows of a run."""
+"""Check an objective, and a vocabulary, against the labels, teachers and rows of a run."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from raykd.distill.divergences.transformed import AnnealedLogitMSE
 from raykd.distill.features.states import Position
 from raykd.distill.objective import Objective
 from raykd.distill.weighting import Weighting
+from raykd.tasks import TaskBase
 
 
 def check_objective(
@@ -117,3 +118,27 @@ def check_features(
                     f"{where} reads states of an encoder, and teacher {teacher.name} of kind {teacher.kind} has none; "
                     "name in `teachers` those of kind model or trained"
                 )
+
+
+def check_union(name: str, task: TaskBase, data: DataConfig, teachers: Sequence[TeacherBase]) -> None:
+    """Refuse the union of the teachers' vocabularies where a model cannot have it.
+
+    Args:
+        name: What the model is, for the message.
+        task: The run's.
+        data: The run's.
+        teachers: The run's.
+
+    Raises:
+        ValueError: With the reason.
+    """
+    if name != "student":
+        raise ValueError(f"{name}: vocabulary union is that of a model's teachers, and a teacher has none")
+    if not task.union_vocabulary:
+        raise ValueError(f"student.vocabulary union serves masked_lm, not {task.kind}")
+    spoken = [t.language_set for t in teachers]
+    for lang in data.select_languages or data.languages:
+        if not any(own is None or lang in own for own in spoken):
+            raise ValueError(
+                f"student.vocabulary union: no teacher speaks {lang}, so there is no tokenizer for its texts"
+            )

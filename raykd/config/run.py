@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from pydantic import Field, field_validator, model_validator
 
 from raykd.config.data import Columns, DataConfig
+from raykd.config.kinds.assistants import add_their_teachers, check_assistants
 from raykd.config.later_keys import remove_unused_run_keys, remove_unused_teacher_keys, simplify_model
-from raykd.config.objective import asks_others, check_features, check_objective, check_weighting
+from raykd.config.objective import asks_others, check_features, check_objective, check_union, check_weighting
 from raykd.config.overlay import check_name, overlay
 from raykd.config.teachers import (
     ServingConfig,
@@ -116,13 +117,19 @@ class RunBase(Spec):
 
     @property
     def trained_teachers(self) -> tuple[TrainedTeacher, ...]:
-        """The active teachers that the run trains first."""
-        return tuple(t for t in self.active_teachers if isinstance(t, TrainedTeacher))
+        """Those of `needed_teachers` that the run trains first."""
+        return tuple(t for t in self.needed_teachers if isinstance(t, TrainedTeacher))
+
+    @property
+    def needed_teachers(self) -> tuple[TeacherConfig, ...]:
+        """The active teachers and those that teach them, in their order."""
+        return add_their_teachers(self.active_teachers, self.teachers)
 
     def _check_teacher_names(self) -> None:
         names = [t.name for t in self.teachers]
         if len(set(names)) != len(names):
             raise ValueError(f"two teachers have the same name: {names}")
+        check_assistants(self.teachers)
         if self.select_teachers == ():
             raise ValueError(
                 "select_teachers []: wanted at least one of the teachers; a run without any has teachers: [] and "
@@ -204,27 +211,8 @@ class RunConfig(RunBase):
                     f"it can learn {', '.join(sorted(student.tasks))}"
                 )
             if getattr(student, "vocabulary", "own") == "union":
-                self._check_union(name)
+                check_union(name, self.task, self.data, self.active_teachers)
         return self
-
-    def _check_union(self, name: str) -> None:
-        """Refuse the union of the teachers' vocabularies where a model cannot have it."""
-        if name != "student":
-            raise ValueError(
-                f"{name}: vocabulary union is that of a model's teachers, and a teacher has none"
-            )
-        if not self.task.union_vocabulary:
-            raise ValueError(f"student.vocabulary union serves masked_lm, not {self.task.kind}")
-        spoken = [t.language_set for t in self.active_teachers]
-        silent = [
-            lang
-            for lang in self.data.select_languages or self.data.languages
-            if not any(own is None or lang in own for own in spoken)
-        ]
-        if silent:
-            raise ValueError(
-                f"student.vocabulary union: no teacher speaks {silent[0]}, so there is no tokenizer for its texts"
-            )
 
     @property
     def metric(self) -> MetricName:

@@ -45,6 +45,11 @@ class TeacherTraining(Spec):
     labelled: Literal["all", "student"] = "all"
     """all: it learns from all labelled rows of its languages. student: from the rows that the run's student has labels
     for (`data.labelled_per_language`, `data.labelled_seed`); with the student's own `model` that is self-training."""
+    teachers: tuple[str, ...] = ()
+    """Teachers of the run, standing before this one, that teach it: it is a teacher assistant (arXiv:1902.03393) or a
+    generation (arXiv:1805.04770). It then learns from the run's unlabelled texts, too. () learns from labels alone."""
+    objective: JsonObject = {}
+    """Overlay of the run's `objective`, for a teacher that is taught by others."""
     label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
     """Share of a gold label's weight that is spread over all labels."""
     seed: int = Field(0, ge=0)

@@ -26,6 +26,7 @@ from raykd.driver.gold_labels import check_gold_labels, name_metric, name_point
 from raykd.driver.language_models import check_prompts, check_source_languages
 from raykd.errors import ConfigError, DataError, ModelError
 from raykd.folders.contents import digest_models
+from raykd.parse import JsonObject
 from raykd.point import Point
 from raykd.student.prepare import check_long_rows
 
@@ -164,8 +165,9 @@ def load_rows(config: Run) -> dict[str, Dataset]:
 
 
 def make_teacher_run(config: RunConfig, teacher: TrainedTeacher) -> RunConfig:
-    """Return the supervised run that trains a teacher on all labelled rows of its languages."""
+    """Return the run that trains a teacher on all labelled rows of its languages: supervised, or by its teachers."""
     training = teacher.training
+    taught = bool(training.teachers)
     tree = config.data.model_dump(mode="json")
     # The student may be kept to a few labelled rows; its teachers are not, but in self-training.
     everything = {"labelled_per_language": None, "labelled_seed": 0}
@@ -174,7 +176,7 @@ def make_teacher_run(config: RunConfig, teacher: TrainedTeacher) -> RunConfig:
         "select_languages": None if teacher.languages == "all" else list(teacher.languages),
         "labelled_share": None,
         "empty_label": "drop" if config.data.empty_label == "unlabeled" else config.data.empty_label,
-        "unlabeled": None,
+        **({} if taught else {"unlabeled": None}),
         "replay": None,
         "test": None,
     }
@@ -187,9 +189,11 @@ def make_teacher_run(config: RunConfig, teacher: TrainedTeacher) -> RunConfig:
             "task": config.task.model_dump(mode="json"),
             "data": data,
             "student": training.model.model_dump(mode="json"),
-            "objective": Objective(label_smoothing=training.label_smoothing)
-            .gold_alone()
-            .model_dump(mode="json"),
+            "objective": overlay(config.objective.model_dump(mode="json"), training.objective)
+            if taught
+            else Objective(label_smoothing=training.label_smoothing).gold_alone().model_dump(mode="json"),
+            "teachers": [_build_teacher_of(config, name) for name in training.teachers],
+            **({"serving": config.serving.model_dump(mode="json")} if taught else {}),
             "train": training.train.model_dump(mode="json"),
             "workers": training.workers.model_dump(mode="json"),
             "ray": config.ray.model_dump(mode="json"),
@@ -197,6 +201,15 @@ def make_teacher_run(config: RunConfig, teacher: TrainedTeacher) -> RunConfig:
         },
         f"the training of teacher {teacher.name}",
     )
+
+
+def _build_teacher_of(config: RunConfig, name: str) -> JsonObject:
+    """Return a teacher of an assistant; one that is trained first as the model that it will be."""
+    teacher = next(t for t in config.teachers if t.name == name)
+    if not isinstance(teacher, TrainedTeacher):
+        return teacher.model_dump(mode="json")
+    folder = make_teacher_job(config, teacher).output  # its name says what it will hold
+    return teacher.build_served(str(folder)).model_dump(mode="json")
 
 
 def make_teacher_job(config: RunConfig, teacher: TrainedTeacher) -> Job:

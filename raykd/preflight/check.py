@@ -82,7 +82,8 @@ def check_teacher(teacher: TeacherConfig, config: RunConfig) -> str:
         read = teacher.training.data.get("select_languages", config.data.select_languages)
         spoken = teacher.languages if teacher.languages != "all" else read
         languages = "all languages" if spoken is None else ", ".join(spoken)
-        return f"will be trained: {teacher.training.model.kind} on {languages}"
+        by = f", taught by {', '.join(teacher.training.teachers)}" * bool(teacher.training.teachers)
+        return f"will be trained: {teacher.training.model.kind} on {languages}{by}"
     if isinstance(teacher, HttpTeacher) and teacher.words:
         check_phrases(teacher, config)
     if not isinstance(teacher, SavedModelTeacher):
@@ -125,7 +126,7 @@ def preflight(config: Run, *, together: bool = True) -> tuple[str, ...]:
     check_ray(config.ray)
     for member in config.members.values():
         check_combinations(member)
-        for teacher in member.active_teachers:
+        for teacher in member.needed_teachers:
             check_teacher(teacher, member)
     look_at_teachers(config)
     check_student(config)
@@ -182,7 +183,7 @@ def collect_findings(
 
     for name, member in config.members.items():
         look(f"combinations {name}".rstrip(), partial(check_combinations, member))
-        for teacher in member.active_teachers:
+        for teacher in member.needed_teachers:
             look(f"teacher {teacher.name}", partial(check_teacher, teacher, member))
     read: list[Job] = []
     taught: list[Job] = []

@@ -15,6 +15,7 @@ from raykd.cluster.wait import wait_for_resources
 from raykd.config import WorkersConfig
 from raykd.driver.growth import GROUP, STORAGE
 from raykd.driver.jobs import Job
+from raykd.driver.pool import open_pools
 from raykd.driver.progress import JobProgress
 from raykd.errors import RaykdError
 from raykd.folders.folder import RunFolder
@@ -32,7 +33,7 @@ log = logging.getLogger("raykd.runs")
 
 
 def train_teachers(jobs: Sequence[Job], folder: RunFolder, progress: JobProgress, ready: ReadyWorker) -> None:
-    """Train the teachers, one worker group for all that ask for the same workers.
+    """Train the teachers, one worker group for all that ask for the same workers; then those that others teach.
 
     Args:
         jobs: The teachers.
@@ -48,11 +49,18 @@ def train_teachers(jobs: Sequence[Job], folder: RunFolder, progress: JobProgress
     waiting = [job for job in jobs if not job.is_done]
     by_workers: dict[str, list[Job]] = {}
     for job in waiting:
+        if job.config.active_teachers:
+            continue
         by_workers.setdefault(job.config.workers.model_dump_json(), []).append(job)
     for workers, alike in by_workers.items():
         # Named by what it asks for, so that a resumed run finds the checkpoints of the same group.
         name = hashlib.sha256(workers.encode()).hexdigest()[:8]
         fit_group(alike, f"teachers-{name}", folder, progress, {}, ready)
+    for job in waiting:  # in the order of the run, so the teachers of an assistant are there
+        if job.config.active_teachers:
+            with open_pools(job.config, {}, progress.say) as opened:
+                handed = {task: pool for task, (pool, _) in opened.items()}
+                fit_group([job], job.name, folder, progress, handed, ready)
 
 
 def train_students(
@@ -106,7 +114,8 @@ def fit_group(
         teachers = PoolSource(pools[""].handle, direct=False) if "" in pools else None
         tell = partial(progress.show_reading, job.name, what="texts are read for the vocabulary")
         tokenizer = fit_tokenizer(job.config.student, parts, teachers, tell)
-        handles = {task: pool.handle for task, pool in pools.items()} if job.role == "student" else {}
+        taught = bool(job.config.active_teachers)
+        handles = {task: pool.handle for task, pool in pools.items()} if taught else {}
         payloads.append(pack_job(job, tokenizer, handles))
     workers, wait_s = jobs[0].config.workers, jobs[0].config.ray.wait_s
     max_failures = jobs[0].config.train.max_failures
