@@ -215,7 +215,8 @@ def render_model_card(text_model: TextModel, card: ModelCard) -> str:
     metrics = {name: f"{value:.4f}" for name, value in card.metrics.items()}
     parts = [f"---\n{front.to_yaml()}\n---", f"# {card.name}", card.notes, _table("fact", facts)]
     parts += ["## Metrics", _table("metric", metrics)] if metrics else []
-    return "\n\n".join(part for part in [*parts, _USE] if part)
+    use = _USE.format(others=_ADAPTER_OTHERS if is_adapted(text_model.model) else _OTHERS)
+    return "\n\n".join(part for part in [*parts, use] if part)
 
 
 _USE = """\
@@ -227,9 +228,10 @@ import raykd
 student = raykd.load("<this directory>")
 ```
 
-`student.predict` takes texts and returns what `raykd predict` writes. transformers loads the model too (after
-`raykd.models.register()` where its kind is `linear` or `lstm`).
+`student.predict` takes texts and returns what `raykd predict` writes. {others}
 """
+_OTHERS = "transformers loads the model too (after\n`raykd.models.register()` where its kind is `linear` or `lstm`)."
+_ADAPTER_OTHERS = "It is an adapter: peft loads it beside its base,\nwhich adapter_config.json names."
 
 
 def _table(title: str, rows: Mapping[str, str]) -> str:

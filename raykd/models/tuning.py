@@ -18,7 +18,7 @@ from pydantic import Field
 from raykd.errors import ModelError
 from raykd.head import Head
 from raykd.networks.heads import LANGUAGE
-from raykd.pretrained.adapters import TASK_TYPES, WEIGHTS, check_peft
+from raykd.pretrained.adapters import TASK_TYPES, WEIGHTS, check_peft, silence_peft
 from raykd.pretrained.structure import is_in_encoder
 from raykd.spec import Spec
 
@@ -76,7 +76,8 @@ class LoRA(Spec):
         )
         # peft takes the name from the model, where it is the place of a hub model on this machine.
         model.name_or_path = base
-        get_peft_model(model, settings)
+        with silence_peft():
+            get_peft_model(model, settings)
 
     def _find_targets(self, model: PreTrainedModel, base: str) -> list[str]:
         """Return the endings of the layers' names: the user's, or peft's for the architecture."""

@@ -9,7 +9,9 @@ that cannot be merged (prompts and prefixes) are refused by name. A student star
 from __future__ import annotations
 
 import importlib.util
-from contextlib import suppress
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -151,9 +153,18 @@ def merge_adapter(model: PreTrainedModel, adapter: Adapter) -> PreTrainedModel:
     """
     from peft import PeftModel
 
-    wrapped = PeftModel.from_pretrained(model, str(adapter.folder), local_files_only=True)
-    merged: PreTrainedModel = wrapped.merge_and_unload()
+    with silence_peft():
+        wrapped = PeftModel.from_pretrained(model, str(adapter.folder), local_files_only=True)
+        merged: PreTrainedModel = wrapped.merge_and_unload()
     return merged
+
+
+@contextmanager
+def silence_peft() -> Iterator[None]:
+    """Keep peft's warnings about names of transformers that will change off the terminal."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
 
 
 def check_peft(what: str, otherwise: str = "") -> None:

@@ -196,12 +196,11 @@ def test_transformers_default_labels_are_read_though_it_does_not_write_them(tmp_
     assert models.load_model(path).labels == models.read_labels(path) == names
 
 
-@pytest.mark.parametrize("labels", [("glad", "sad"), ("a", "b", "c")])
-def test_a_linear_model_cannot_start_with_other_labels(tmp_path: Path, labels: tuple[str, ...]) -> None:
+def test_a_linear_model_cannot_start_with_other_labels(tmp_path: Path) -> None:
     student = models.PretrainedStudent(path=str(models.save_model(made("linear"), tmp_path / "model")))
     assert student.build(student.fit_tokenizer([]), LABELS, 0).config.num_labels == 2
     with pytest.raises(ModelError, match="labels"):
-        student.build(student.fit_tokenizer([]), labels, 0)
+        student.build(student.fit_tokenizer([]), ("a", "b", "c"), 0)
 
 
 @pytest.mark.parametrize("name", KINDS)
