@@ -1,6 +1,6 @@
 """Accuracy of the students of an experiment on test texts with typing errors, and the paired difference of two arms.
 
-Usage: python -m benchmarks.typing_errors runs/spelling --arms spelling plain [--rates 0 0.05 0.1 0.2]
+Usage: python -m benchmarks.typing_errors runs/unlabelled_texts --arms spelling plain [--rates 0 0.05 0.1 0.2]
 
 The experiment is a finished `raykd compare` over a classification. Errors are those of `data.augment: {kind: spelling}`,
 drawn with a seed that no run has, the same for all students. A student's accuracy is the mean over languages; intervals are

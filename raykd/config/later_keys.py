@@ -11,7 +11,10 @@ from collections.abc import Mapping
 
 from raykd.parse import JsonObject
 
-_OBJECTIVE: JsonObject = {"class_weights": None, "focal_gamma": 0.0, "features": []}
+_OBJECTIVE: JsonObject = {
+    **{"class_weights": None, "focal_gamma": 0.0, "features": []},
+    "least_confidence": {"kind": "constant", "value": 0.0},
+}
 _FIRST_COLUMNS = {
     *("text", "text_pair", "label", "tokens", "tags", "question", "context", "answers", "source", "target"),
     *("language", "source_language", "id"),

@@ -30,6 +30,10 @@ def check_objective(
     if not labels and (weights is not None or objective.focal_gamma):
         key = "focal_gamma" if weights is None else "class_weights"
         raise ValueError(f"objective.{key} plays no part in this task, which has no labels; leave it out")
+    if not labels and objective.least_confidence.bounds()[1] > 0.0:
+        raise ValueError(
+            "objective.least_confidence plays no part in this task, which has no labels; leave it out"
+        )
     named = weights if isinstance(weights, dict) else {}
     if unknown := [label for label in named if label not in labels]:
         raise ValueError(f"objective.class_weights names {unknown[0]!r}, not in data.labels {list(labels)}")

@@ -53,11 +53,13 @@ class ScheduleValues:
         alpha: Weight of the gold label.
         temperature: T.
         lambdas: One per term, under the kind of its divergence or feature.
+        least_confidence: Of the teachers, below which a unit without gold label is not taught.
     """
 
     alpha: float
     temperature: float
     lambdas: Mapping[str, float]
+    least_confidence: float
 
 
 class Term(Spec):
@@ -89,9 +91,14 @@ class Objective(Spec):
     mixture: Mixture = "arithmetic"
     """How several teachers become one target: the mean of their probabilities (arithmetic) or of their
     log-probabilities (geometric)."""
-    anneal_on: Literal["all", "labelled"] = "all"
+    anneal_on: Literal["all", "labelled", "unlabelled"] = "all"
     """Under "labelled", a unit without gold label keeps lambda = 1 whatever the schedules say, since the
-    teachers are all it has. Alpha is not affected."""
+    teachers are all it has. Under "unlabelled" the others keep it: a schedule that rises is a ramp by which units
+    without gold label come in (arXiv:1610.02242). Alpha is not affected."""
+    least_confidence: Schedule = Constant(value=0.0)
+    """In [0, 1]. A unit without gold label contributes 0 to the divergences where the teachers together give no answer
+    this probability at the run's temperature, and still counts as a unit (arXiv:2001.07685). Of teachers that know
+    different labels each set decides for its share. 0 lets all contribute."""
     label_smoothing: float = Field(default=0.0, ge=0.0, le=1.0)
     """Of the hard term only; a unit that falls back in the soft term is not smoothed."""
     class_weights: ClassWeights = None
@@ -106,6 +113,11 @@ class Objective(Spec):
     @classmethod
     def _alpha_is_a_share(cls, value: Schedule) -> Schedule:
         return check_range(value, "alpha", low=0.0, high=1.0)
+
+    @field_validator("least_confidence")
+    @classmethod
+    def _confidence_is_a_share(cls, value: Schedule) -> Schedule:
+        return check_range(value, "least_confidence", low=0.0, high=1.0)
 
     @field_validator("temperature")
     @classmethod
@@ -171,6 +183,7 @@ class Objective(Spec):
                     *((f.kind, f.lambda_schedule) for f in self.features),
                 )
             },
+            least_confidence=self.least_confidence.value_at(progress),
         )
 
     def wants_features(self, progress: float) -> bool:
@@ -343,7 +356,9 @@ class Objective(Spec):
         shares: list[tuple[torch.Tensor, float]] = []
         for term in self.terms:
             kind, factor = term.divergence.kind, values.lambdas[term.divergence.kind]
-            divergence_N, covered_N = sum_over_parts(term.divergence, parts, values.temperature, labels_N)
+            divergence_N, covered_N = sum_over_parts(
+                term.divergence, parts, values.temperature, labels_N, values.least_confidence
+            )
             is_whole = counts.soft - counts.uncovered == len(labels_N)
             loss_N = divergence_N if is_whole else torch.where(covered_N, divergence_N, fallback_N)
             total = loss_N.sum()
@@ -351,8 +366,8 @@ class Objective(Spec):
             if self.anneal_on == "all":
                 shares.append((total, factor))
             else:
-                annealed_N = torch.where(labels_N == UNLABELLED, loss_N, factor * loss_N)
-                shares.append((annealed_N.sum(), 1.0))
+                follows_N = (labels_N == UNLABELLED) == (self.anneal_on == "unlabelled")
+                shares.append((torch.where(follows_N, factor * loss_N, loss_N).sum(), 1.0))
         return shares
 
     def _compare_features(

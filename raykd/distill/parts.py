@@ -109,7 +109,11 @@ def make_parts(
 
 
 def sum_over_parts(
-    divergence: DivergenceBase, parts: Sequence[TargetPart], temperature: float, labels_N: torch.Tensor
+    divergence: DivergenceBase,
+    parts: Sequence[TargetPart],
+    temperature: float,
+    labels_N: torch.Tensor,
+    least_confidence: float = 0.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Sum a divergence over the parts with their shares.
 
@@ -118,6 +122,7 @@ def sum_over_parts(
         parts: From `make_parts`; none where no teacher was asked for the batch.
         temperature: T.
         labels_N: Of the units, whose number they give.
+        least_confidence: Of a part's target, below which it teaches no unit without gold label; 0 teaches all.
 
     Returns:
         The sum ``[N]``, and which units any part covers, ``[N]``.
@@ -131,6 +136,10 @@ def sum_over_parts(
         if not divergence.serves(part.support):
             raise ValueError(f"{divergence.kind} cannot be computed over the support {part.support!r}")
         loss_N = divergence.per_unit(part.student_NK, part.target, temperature)
+        if least_confidence > 0.0:
+            own_N = labels_N if part.units_N is None else labels_N[part.units_N]
+            unsure_N = part.target.p_NK.max(dim=-1).values < least_confidence
+            loss_N = torch.where(unsure_N & (own_N == UNLABELLED), 0.0, loss_N)
         if part.share_N is not None:
             loss_N = torch.where(part.target.covered_N, part.share_N * loss_N, 0.0)
         here_N = part.target.covered_N

@@ -306,6 +306,30 @@ def test_annealing_on_labelled_units_spares_the_others() -> None:
     assert raw.item() == pytest.approx(run(labelled, ALL, 0.75)[0].sums["soft/forward_kl"].item())
 
 
+def test_a_ramp_brings_in_units_without_gold_labels_and_spares_the_others() -> None:
+    ramp = (Term(lambda_schedule=Linear(start=0.0, end=1.0)),)
+    objective = Objective(alpha=Constant(value=0.0), terms=ramp, weighting=Uniform(), anneal_on="unlabelled")
+    full = run(objective, ALL, 1.0)[1]
+    factor = torch.where(LABELS == UNLABELLED, 0.25, 1.0).unsqueeze(-1)
+    torch.testing.assert_close(run(objective, ALL, 0.25)[1], factor * full)
+
+
+def test_units_without_gold_label_that_teachers_are_unsure_of_teach_nothing_and_still_count() -> None:
+    every = Objective(alpha=Constant(value=0.0), weighting=Uniform())
+    sure_N = combine_logits(ALL.logits_MNC, torch.full((2, N), 0.5), 2.0, "arithmetic").p_NK.max(-1).values
+    free_N = LABELS == UNLABELLED
+    least = float(sure_N[free_N].median())  # the middle one of three is just sure enough
+    gated = every.model_copy(update={"least_confidence": Constant(value=least)})
+    kept_N = ~free_N | (sure_N >= least)
+    assert int((~kept_N).sum()) == 1 and (sure_N[~free_N] < least).any(), "gold labels are no matter of this"
+    torch.testing.assert_close(run(gated, ALL)[1], kept_N.unsqueeze(-1) * run(every, ALL)[1])
+    falling = every.model_copy(update={"least_confidence": Linear(start=1.0, end=0.0)})
+    torch.testing.assert_close(run(falling, ALL, 1.0)[1], run(every, ALL, 1.0)[1])
+    assert not run(falling, ALL, 0.0)[1][free_N].any(), "no teacher is sure of anything"
+    with pytest.raises(ValueError, match="least_confidence must stay in"):
+        Objective.model_validate({"least_confidence": 2.0})
+
+
 def test_forward_kl_and_soft_cross_entropy_differ_by_the_entropy_only() -> None:
     kl, ce = (
         Objective(alpha=Constant(value=0.0), terms=(Term(divergence=d),), weighting=Uniform())
