@@ -112,7 +112,9 @@ def test_references_are_measured_once_on_the_held_out_rows(monkeypatch: pytest.M
     texts = tuple(f"text {i}" for i in (0, 1, 10, 11))
     rows = Rows(tuple("abcd"), texts, ("en",) * 4, np.asarray([0, 1, 0, 1]))
     pool: Any = TimedPool()
-    infos: Any = [SimpleNamespace(name=name, parameters=100) for name in pool.handle.teachers]
+    infos: Any = [
+        SimpleNamespace(name=name, parameters=100, columns=((0,), (1,))) for name in pool.handle.teachers
+    ]
     teachers = [{"name": name, "languages": "all", "path": "x"} for name in pool.handle.teachers]
     tree = run_config({"alpha": 0.1, "weighting": {"kind": "uniform"}}).model_dump(mode="json")
     config = RunConfig.model_validate({**tree, "teachers": teachers})
