@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from raykd.parse import JsonObject
 
 _OBJECTIVE: JsonObject = {
-    **{"class_weights": None, "focal_gamma": 0.0, "features": []},
+    **{"class_weights": None, "focal_gamma": 0.0, "features": [], "drop_surpassed": None},
     "least_confidence": {"kind": "constant", "value": 0.0},
 }
 _FIRST_COLUMNS = {

@@ -34,6 +34,10 @@ def check_objective(
         raise ValueError(
             "objective.least_confidence plays no part in this task, which has no labels; leave it out"
         )
+    if not labels and objective.drop_surpassed is not None:
+        raise ValueError(
+            "objective.drop_surpassed compares scores by labels, which this task has none of; leave it out"
+        )
     named = weights if isinstance(weights, dict) else {}
     if unknown := [label for label in named if label not in labels]:
         raise ValueError(f"objective.class_weights names {unknown[0]!r}, not in data.labels {list(labels)}")
@@ -78,10 +82,11 @@ def check_weighting(weighting: Weighting, teachers: Sequence[TeacherBase], data:
         )
 
 
-def asks_others(weighting: Weighting, other: Weighting) -> bool:
-    """Return whether a weighting may ask other teachers for a row than another one does."""
-    routing = ("fixed", "by_column", "language_similarity")
-    return weighting.kind != other.kind or (weighting.kind in routing and weighting != other)
+def asks_others(objective: Objective, other: Objective) -> bool:
+    """Return whether other teachers may be asked for a row, or teach it, than under another objective."""
+    routing, weighting = ("fixed", "by_column", "language_similarity"), objective.weighting
+    differs = weighting.kind != other.weighting.kind or objective.drop_surpassed != other.drop_surpassed
+    return differs or (weighting.kind in routing and weighting != other.weighting)
 
 
 def check_features(

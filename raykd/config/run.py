@@ -278,8 +278,10 @@ class RunConfig(RunBase):
             objective = self.at_progress(phase.at).objective
             self.task.check(self.data.labels, objective)
             check_objective(objective, self.data.labels, {t.name: t.missing for t in self.active_teachers})
-            if asks_others(objective.weighting, self.objective.weighting):
-                raise ValueError("phases may not change which teachers are asked (objective.weighting)")
+            if asks_others(objective, self.objective):
+                raise ValueError(
+                    "phases may not change which teachers are asked (objective.weighting, drop_surpassed)"
+                )
         return self
 
     @property

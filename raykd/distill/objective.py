@@ -99,6 +99,9 @@ class Objective(Spec):
     """In [0, 1]. A unit without gold label contributes 0 to the divergences where the teachers together give no answer
     this probability at the run's temperature, and still counts as a unit (arXiv:2001.07685). Of teachers that know
     different labels each set decides for its share. 0 lets all contribute."""
+    drop_surpassed: float | None = None
+    """A teacher does not teach a language in which the student's validation score is at least the teacher's plus this
+    margin, which each evaluation decides anew (Tan et al., arXiv:1902.10461). None keeps all teachers."""
     label_smoothing: float = Field(default=0.0, ge=0.0, le=1.0)
     """Of the hard term only; a unit that falls back in the soft term is not smoothed."""
     class_weights: ClassWeights = None

@@ -124,6 +124,16 @@ class Signals:
             host=replace(self, vocabulary_M=()),
         )
 
+    def hide(self, hidden_MN: torch.Tensor) -> Signals:
+        """Return the answers with some of them not covered.
+
+        Args:
+            hidden_MN: Which ones, on the host.
+        """
+        host = None if self.host is None else self.host.hide(hidden_MN)
+        covered_MN = self.covered_MN & ~copy_to_device(hidden_MN, self.covered_MN.device)
+        return replace(self, covered_MN=covered_MN, eligible_MN=None, host=host)
+
     def __post_init__(self) -> None:
         for name in ("columns_M", "vocabulary_M"):
             given = tuple(getattr(self, name))

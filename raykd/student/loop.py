@@ -47,13 +47,13 @@ from raykd.student.loop_state import LoopState
 from raykd.student.matching.features import drop_projections
 from raykd.student.meter import LOGGED_WINDOWS, list_numbers, reduce_sum, split_numbers
 from raykd.student.nonfinite import describe_nonfinite, guard_loss, make_nonfinite_error
+from raykd.student.padding import check_one_pass
 from raykd.student.prefetch import PendingStep, Prefetcher, StepWork
 from raykd.student.prepare import PreparedRows
 from raykd.student.task_trainer import (
     MicroBatch,
     TaskTrainer,
     build_task_trainers,
-    check_one_pass,
     get_trained_module,
 )
 from raykd.tasks.scores.ranking import build_rank_key
@@ -114,7 +114,7 @@ class TrainingLoop:
             tuned=getattr(config.student, "tuning", None) is not None,
         )
         if self.engine.zero_stage == 3 and world > 1:
-            check_one_pass(self.trainers)
+            check_one_pass((trainer.config, trainer.padding) for trainer in self.trainers.values())
         self.state = LoopState()
         self.best_weights: dict[str, torch.Tensor] | None = None
         self._evaluate_at = plan_evaluation_steps(self.total_steps, config.train.evaluations)
@@ -168,8 +168,7 @@ class TrainingLoop:
             for numbers, micro in zip(found, micros, strict=True):
                 trainer.meter.add(numbers, micro.encoded)
             trainer.meter.end_step(work.waited_s)
-            sums = [numbers.sums for numbers in found]
-            trainer.adaptation.update(trainer.objective, sums, totals, progress, reduce_sum)
+            trainer.learn([numbers.sums for numbers in found], totals, progress)
             self.state.in_a_row, self._nonfinite = 0, None
             return
         for result, numbers, micro in zip(results, found, micros, strict=True):
@@ -319,9 +318,17 @@ class TrainingLoop:
             )
             return {}
         self._keep_best(values)
+        self._compare_with_teachers()
         if self.rank == 0:
             self.publish(Point(self.state.step, values))
         return values
+
+    def _compare_with_teachers(self) -> None:
+        """Leave out teachers by the last evaluation; all ranks must call."""
+        last = self.state.history[-1] if self.state.history else {}
+        for name, trainer in self.trainers.items():
+            if trainer.surpassed is not None:
+                trainer.surpassed.update({key.removeprefix(f"{name}/"): value for key, value in last.items()})
 
     def _keep_best(self, values: dict[str, float]) -> None:
         train, state = self.config.train, self.state
@@ -356,6 +363,7 @@ class TrainingLoop:
         for name, trainer in self.trainers.items():
             trainer.forget_facts()
             trainer.adaptation.states = self.state.learned.get(name, {})
+        self._compare_with_teachers()
         patience = self.config.train.patience  # may be more than when the checkpoint was written
         self.state.stopped = patience is not None and self.state.stale >= patience
         self._works, self._nonfinite, self.kept = None, None, directory

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 
 from raykd import models
 from raykd.config import RunConfig
 from raykd.data.rows import Rows
+from raykd.errors import ModelError
 from raykd.models.lm import Headless
 from raykd.prediction.probes import PROBED_ROWS
 from raykd.prediction.selftest import PaddingFinding, find_padding
@@ -45,3 +47,22 @@ def run_padding_test(config: RunConfig, rows: Rows, student: models.TextModel) -
     )
     module = Headless(student.model) if config.task.language else None
     return find_padding(student, config.task, sample, module=module)
+
+
+def check_one_pass(students: Iterable[tuple[RunConfig, Padding]]) -> None:
+    """Refuse students whose batches run in several forward passes where parameters are sharded (ZeRO 3).
+
+    Ranks have different numbers of passes, and each pass gathers weights from all ranks, so they would wait forever.
+
+    Raises:
+        ModelError: Names the student.
+    """
+    apart = [config for config, padding in students if padding.shapes != "longest"]
+    if apart:
+        raise ModelError(
+            f"padding changes the answers of the student {apart[0].name}, so its batches run in parts of equal "
+            "length, which ZeRO 3 cannot do on several workers",
+            got=f"{apart[0].student.kind} student, ZeRO 3",
+            wanted="ZeRO 0, 1 or 2, or a model of another family",
+            next_step="lower train.zero_stage, or choose another checkpoint",
+        )

@@ -30,15 +30,15 @@ from raykd.distill.features.sums import FeatureBatch
 from raykd.distill.losses import compute_class_weights
 from raykd.distill.shares import Counts, ObjectiveResult
 from raykd.distill.signals import Signals
-from raykd.errors import ModelError
 from raykd.models.bases import set_start
 from raykd.models.lm import Headless
 from raykd.models.multi import MultiModel
 from raykd.student.engine import Engine
 from raykd.student.evaluate import answer_rows, compute_language_scores, gather_ranks, join_system_answers
 from raykd.student.matching.features import FeatureMatcher, States
+from raykd.student.matching.surpassed import SurpassedTeachers
 from raykd.student.matching.vocabularies import match_vocabularies
-from raykd.student.meter import Meter
+from raykd.student.meter import Meter, reduce_sum
 from raykd.student.padding import find_student_padding
 from raykd.student.prefetch import PendingStep
 from raykd.student.prepare import PreparedRows
@@ -130,6 +130,10 @@ class TaskTrainer:
         kinds = list(self.objective.values_at(0.0).lambdas) if self.source is not None else []
         self.meter = Meter(kinds, names)
         self.adaptation = Adaptation()
+        self.surpassed: SurpassedTeachers | None = None
+        margin = self.objective.drop_surpassed
+        if margin is not None and self.source is not None:
+            self.surpassed = SurpassedTeachers(config, prepared.validation, self.source, margin)
         self.phases: dict[int, RunConfig] = {}
         """The run from each step on at which a phase begins."""
         self._facts = prepared.facts
@@ -184,7 +188,9 @@ class TaskTrainer:
         if answers is not None and self._matcher is not None and self.objective.wants_features(progress):
             answers, states = self._matcher.lay_out(answers, encoded, self.device)
         if answers is not None:
-            signals = self.objective.prepare(self.signals(answers, encoded, rows.tolist()))
+            signals = self.signals(answers, encoded, rows.tolist())
+            signals = signals if self.surpassed is None else self.surpassed.hide(signals)
+            signals = self.objective.prepare(signals)
             self.meter.add_signals(answers, signals, encoded)
         counts = self.objective.counts(encoded.labels_N, signals)
         return MicroBatch(encoded.to(self.device), signals, rows, counts, states)
@@ -281,6 +287,10 @@ class TaskTrainer:
             own=micro.counts,
         )
 
+    def learn(self, sums: Sequence[Mapping[str, float]], totals: Counts, progress: float) -> None:
+        """Update the learned values after a step, by the sums of this rank's micro-batches; all ranks must call."""
+        self.adaptation.update(self.objective, sums, totals, progress, reduce_sum)
+
     def plan_phases(self, total_steps: int) -> None:
         """Lay the run's phases, which begin at shares of it, out over its steps."""
         self._total_steps = total_steps
@@ -321,6 +331,8 @@ class TaskTrainer:
         values["train/alpha"] = scheduled.alpha
         if self.source is not None:
             values["train/temperature"] = scheduled.temperature
+            if self.surpassed is not None:
+                values |= self.surpassed.to_values()
             values |= {f"train/lambda/{kind}": value for kind, value in scheduled.lambdas.items()}
         return values
 
@@ -349,25 +361,6 @@ class TaskTrainer:
         order = np.concatenate([np.asarray(picked, dtype=np.int64) for picked, _ in parts])
         joined = join_system_answers([part for _, part in parts])
         return compute_language_scores(self.task, joined, rows.select(order), self.config.data.labels)
-
-
-def check_one_pass(trainers: Mapping[str, TaskTrainer]) -> None:
-    """Refuse students whose batches run in several forward passes where parameters are sharded (ZeRO 3).
-
-    Ranks have different numbers of passes, and each pass gathers weights from all ranks, so they would wait forever.
-
-    Raises:
-        ModelError: Names the student.
-    """
-    apart = [trainer for trainer in trainers.values() if trainer.padding.shapes != "longest"]
-    if apart:
-        raise ModelError(
-            f"padding changes the answers of the student {apart[0].config.name}, so its batches run in parts of equal "
-            "length, which ZeRO 3 cannot do on several workers",
-            got=f"{apart[0].config.student.kind} student, ZeRO 3",
-            wanted="ZeRO 0, 1 or 2, or a model of another family",
-            next_step="lower train.zero_stage, or choose another checkpoint",
-        )
 
 
 def get_trained_module(config: Run, student: models.TextModel | MultiModel) -> nn.Module:
