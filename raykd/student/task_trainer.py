@@ -174,9 +174,8 @@ class TaskTrainer:
         options: dict[str, Any] = {}
         if self._matcher is not None and self.objective.wants_features(step / self._total_steps):
             options["features"] = self._matcher.requests
-        return PendingStep(
-            rows, [self.source.submit(self.rows.take(part.tolist()), **options) for part in rows]
-        )
+        asked = [self.rows.take(part.tolist()).as_asked() for part in rows]
+        return PendingStep(rows, [self.source.submit(batch, **options) for batch in asked])
 
     def make_micro_batch(
         self, rows: NDArray[np.int64], answers: list[AnswerSlots] | None, progress: float = 0.0

@@ -95,7 +95,6 @@ class PoolSource(RoutedSource):
             asked_MB: Which teacher is asked for which row; None leaves it to the weighting.
             features: What each teacher is asked for beside its answers; () is nothing.
         """
-        batch = batch.as_asked()
         rerouted = batch if asked_MB is None else None
         asked_MB = self.router.route(batch) if asked_MB is None else asked_MB.copy()
         has_homes = any(len(nodes) > 1 for nodes in self._homes)

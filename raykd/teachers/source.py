@@ -106,7 +106,7 @@ class LocalSource(RoutedSource):
     def submit(self, batch: TextBatch, *, features: Sequence[FeatureRequest] = ()) -> PendingBatch:
         """Answer at once."""
         asked_MB = self.router.route(batch)
-        unlabelled = batch.as_asked().without_labels()
+        unlabelled = batch.without_labels()
         wanted = features or ((),) * len(self._teachers)
         return ReadyBatch(
             [t.answer(unlabelled, asked_MB[m], None, wanted[m]) for m, t in enumerate(self._teachers)]

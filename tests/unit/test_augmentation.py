@@ -6,7 +6,6 @@ import json
 from collections import Counter
 from pathlib import Path
 from random import Random
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,9 +15,10 @@ from raykd.config.augmentation import Fragments, Spelling
 from raykd.data.load import Dataset, load_data
 from raykd.data.rows import Rows, make_copies
 from raykd.distill.signals import UNLABELLED
-from raykd.teachers.source import LocalSource
-from raykd.text.batch import TextBatch
-from tests.fakes import text_batch
+from raykd.driver.loop import make_task_model
+from raykd.student.loop import TrainingLoop
+from raykd.student.prepare import prepare_rows
+from tests.fakes import FixedSource, text_batch
 
 TEXT = "the quick brown fox jumps over the lazy dog near the old stone bridge"
 LONG = "\u6e05\u6668\u7684\u9633\u5149\u7167\u5728\u6cb3\u9762\u4e0a\u6570\u4e0d\u6e05"
@@ -84,31 +84,31 @@ def test_a_copy_is_a_function_of_text_number_and_seed() -> None:
     assert alone.ids[0] == "r0 fragments 0" and set(alone.labels_B.tolist()) == {UNLABELLED}
 
 
-class Recorder:
-    """A teacher that notes what it is asked."""
-
-    name = "recorder"
-    spec = SimpleNamespace(languages=None)
-
-    def __init__(self) -> None:
-        self.heard: list[TextBatch] = []
-
-    def answer(self, batch: TextBatch, *rest: Any) -> None:
-        self.heard.append(batch)
-
-
 @pytest.mark.parametrize("targets", ["of_the_text", "of_the_copy"])
-def test_teachers_hear_the_text_or_the_copy_and_never_a_label(tmp_path: Path, targets: str) -> None:
+def test_teachers_are_asked_about_the_text_or_the_copy_and_the_student_reads_the_copy(
+    tmp_path: Path, targets: str
+) -> None:
     data = load(tmp_path, [{"kind": "fragments", "copies": 3, "max_characters": 10, "targets": targets}])
-    rows, teacher = data.train, Recorder()
-    copies = range(2, len(rows))
-    LocalSource([teacher]).submit(rows.take(copies))  # type: ignore[list-item]
-    (heard,) = teacher.heard
-    assert set(heard.labels_B.tolist()) == {UNLABELLED}
+    config = RunConfig.model_validate({
+        "name": "copies", "task": {"kind": "classification", "max_length": 32},
+        "data": {"train": {"kind": "embedded"}, "validation": {"kind": "embedded"}, "languages": ["en"],
+                 "labels": ["a", "b"]},
+        "student": {"kind": "linear", "buckets": 64}, "objective": {"alpha": 0.0},
+        "teachers": [{"name": "one", "languages": "all", "path": "m"}], "train": {"steps": 1, "batch_size": len(data.train)},
+    })  # fmt: skip
+    tokenizer, source = config.student.fit_tokenizer(()), FixedSource(["one"], [None])
+    prepared = prepare_rows(config, data.train, data.validation, tokenizer)
+    loop = TrainingLoop(config, prepared, make_task_model(config, tokenizer), source)
+    pending = loop.trainer.ask(0, 0, 1)
+    loop.engine.close()
+    (rows,), (heard,) = pending.rows, source.submitted
+    read = data.train.take(rows.tolist())
+    assert set(read.texts) > {TEXT, TEXT[::-1]} and len(read) > 4
     if targets == "of_the_text":
-        assert set(heard.texts) == {TEXT, TEXT[::-1]} and tuple(data.asked.texts) == (TEXT, TEXT[::-1])
+        parents = [next(t for t in (TEXT, TEXT[::-1]) if text in t) for text in read.texts]
+        assert list(heard.texts) == parents and tuple(data.asked.texts) == (TEXT, TEXT[::-1])
     else:
-        assert heard.texts == rows.take(copies).texts and len(data.asked) == len(rows)
+        assert heard.texts == read.texts and len(data.asked) == len(data.train)
 
 
 def test_a_copy_that_is_a_held_out_text_is_left_out_and_all_are_counted(tmp_path: Path) -> None:
