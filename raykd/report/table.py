@@ -57,7 +57,7 @@ class Gap:
         points: How much better the distilled student is, below 0 where it is worse. In percentage points of a rate,
             else in the metric's own unit.
         closed: The same as a share of the ensemble's lead over the undistilled student. None where the ensemble does
-            not lead or is measured on other languages.
+            not lead or is measured on other languages, and where the student is worse.
         metric: The metric that is compared, by which the run is judged.
         before, after: The two means as the metric gives them.
         besides: A metric of written texts that became worse meanwhile, and by how much (below 0).
@@ -168,7 +168,7 @@ class ResultTable:
         ]
         return Gap(
             points=gained * (100 if is_rate(metric) else 1),
-            closed=gained / lead if lead is not None and lead > 0 else None,
+            closed=gained / lead if lead is not None and lead > 0 and gained >= 0 else None,
             metric=metric,
             before=theirs[metric],
             after=ours[metric],

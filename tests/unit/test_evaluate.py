@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -386,7 +387,10 @@ def test_many_classes_are_shown_by_their_most_frequent_confusions() -> None:
     found = EvaluationResult(
         model="m", file="f", task="classification", rows=132, metric="accuracy",
         overall=Slice("all", "", 132, {"accuracy": 1.0}, None), mean_of_languages=None,
-        slices=(), classes=scores, calibration=None, notes=(),
+        slices=(Slice("length", "1 to 9", 2, {"accuracy": math.nan, "nll": 0.5}, None),),
+        classes=scores, calibration=None, notes=(),
     )  # fmt: skip
+    # What cannot be measured over some rows alone is a dash and not a number.
+    assert build_evaluation_tables(found)[0].lines[-1] == ["characters 1 to 9", "2", "–", "–", "0.500"]
     confusions = build_evaluation_tables(found)[3]
     assert [list(line) for line in confusions.lines] == [["l7", "l9", "3"]]

@@ -179,6 +179,12 @@ def test_the_gap_is_left_out_where_it_means_nothing():
     partial = system("partial", "ensemble", [0, 1, 0, 1, 0, 1, 1, 0], {"zh", "en"})
     assert gap_of(student, baseline, partial).closed is None
     assert gap_of(student, system("b", "baseline", [0] * 8, {"zh"})) is None
+    # A student that lost nothing closed of it, and no negative share.
+    swapped = [
+        replace(p, role={"student": "baseline", "baseline": "student"}[p.role]) for p in (student, baseline)
+    ]
+    lost = gap_of(*swapped, SYSTEMS[2])
+    assert lost.points < 0 and lost.closed is None
 
 
 @pytest.mark.parametrize("width", [100, 140])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from rich.table import Table
 
@@ -59,9 +61,11 @@ def _build_score_table(evaluation: EvaluationResult) -> FittedTable:
     lines = [show(evaluation.overall, "the file")]
     if evaluation.mean_of_languages is not None:
         lines.append(line("mean of languages", "", evaluation.mean_of_languages, ""))
-    lines += [
-        show(part, f"{_BY[part.by]} {part.name}".replace("cut over", "over")) for part in evaluation.slices
-    ]
+    for part in evaluation.slices:
+        # Some rows alone may have no pair that is gold, or too few values for a correlation.
+        measured = {name: value for name, value in part.metrics.items() if not math.isnan(value)}
+        title = f"{_BY[part.by]} {part.name}".replace("cut over", "over")
+        lines.append(show(replace(part, metrics=measured), title))
     return _build_table("Scores", heads, lines, left=1, bold=(0,))
 
 
