@@ -13,6 +13,7 @@ from raykd.parse import JsonObject
 
 _OBJECTIVE: JsonObject = {
     **{"class_weights": None, "focal_gamma": 0.0, "features": [], "drop_surpassed": None},
+    "contradictions": "keep",
     "least_confidence": {"kind": "constant", "value": 0.0},
 }
 _FIRST_COLUMNS = {

@@ -34,9 +34,10 @@ def check_objective(
         raise ValueError(
             "objective.least_confidence plays no part in this task, which has no labels; leave it out"
         )
-    if not labels and objective.drop_surpassed is not None:
+    if not labels and (objective.drop_surpassed is not None or objective.contradictions != "keep"):
+        key = "contradictions" if objective.drop_surpassed is None else "drop_surpassed"
         raise ValueError(
-            "objective.drop_surpassed compares scores by labels, which this task has none of; leave it out"
+            f"objective.{key} compares what teachers say by labels, which this task has none of; leave it out"
         )
     named = weights if isinstance(weights, dict) else {}
     if unknown := [label for label in named if label not in labels]:

@@ -38,7 +38,7 @@ from raykd.distill.parts import TargetPart, make_parts, sum_over_parts
 from raykd.distill.schedules import Constant, Schedule, check_range
 from raykd.distill.shares import Counts, ObjectiveResult, Shares
 from raykd.distill.signals import UNLABELLED, Signals
-from raykd.distill.targets import Mixture
+from raykd.distill.targets import Mixture, correct_contradictions
 from raykd.distill.weighting import Weighting
 from raykd.distill.weightings.routing import ByLanguage
 from raykd.distill.wide.fused import is_fused
@@ -99,6 +99,9 @@ class Objective(Spec):
     """In [0, 1]. A unit without gold label contributes 0 to the divergences where the teachers together give no answer
     this probability at the run's temperature, and still counts as a unit (arXiv:2001.07685). Of teachers that know
     different labels each set decides for its share. 0 lets all contribute."""
+    contradictions: Literal["keep", "swap", "drop"] = "keep"
+    """What becomes of a teacher's answer whose most likely label is not the gold label: `swap` exchanges the logits of
+    the two labels (probability shift, arXiv:1911.07471), `drop` leaves the teacher out for this unit."""
     drop_surpassed: float | None = None
     """A teacher does not teach a language in which the student's validation score is at least the teacher's plus this
     margin, which each evaluation decides anew (Tan et al., arXiv:1902.10461). None keeps all teachers."""
@@ -201,6 +204,8 @@ class Objective(Spec):
 
         It follows from coverage and languages, so the host does it, and neither counts nor chunks ask the device.
         """
+        if self.contradictions != "keep":
+            signals = correct_contradictions(signals, self.contradictions)
         host = signals.on_host
         eligible_MN = self.weighting.eligible(host)
         if signals.host is not None:
@@ -231,6 +236,8 @@ class Objective(Spec):
             raise ValueError(
                 f"signals hold {signals.covered_MN.shape[1]} units, labels {tuple(labels_N.shape)}"
             )
+        if self.contradictions != "keep":
+            signals = correct_contradictions(signals, self.contradictions)
         host = signals.on_host
         eligible_MN = self.weighting.eligible(host) if host.eligible_MN is None else host.eligible_MN
         labelled, covered = labelled_N.numpy(force=True), eligible_MN.numpy(force=True).any(axis=0)

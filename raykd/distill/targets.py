@@ -12,11 +12,12 @@ nearest to all teachers, by their weights, under one of the two KL divergences:
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Literal
 
 import torch
 
-from raykd.distill.signals import MASKED, Target
+from raykd.distill.signals import MASKED, UNLABELLED, Signals, Target
 
 Mixture = Literal["arithmetic", "geometric"]
 
@@ -71,6 +72,27 @@ def combine_logits(
             covered_N=covered_N,
             temperature=temperature,
         )
+
+
+def correct_contradictions(signals: Signals, how: Literal["swap", "drop"]) -> Signals:
+    """Return the answers with those corrected or left out that contradict the gold label.
+
+    A teacher that does not know the gold label contradicts nothing.
+
+    Args:
+        signals: Answers over labels.
+        how: swap: the logits of gold and most likely label are exchanged. drop: the teacher does not cover the unit.
+    """
+    read = signals.on_host if how == "drop" else signals
+    known_MNC, labels_N = read.known_logits(), read.labels_N
+    gold_MN1 = labels_N.clamp_min(0).expand(len(known_MNC), -1).unsqueeze(-1)
+    chosen_MN1 = known_MNC.argmax(dim=-1, keepdim=True)
+    at_gold_MN1, at_chosen_MN1 = known_MNC.gather(-1, gold_MN1), known_MNC.gather(-1, chosen_MN1)
+    wrong_MN1 = (chosen_MN1 != gold_MN1) & (labels_N != UNLABELLED)[:, None] & (at_gold_MN1 > MASKED / 2)
+    if how == "drop":
+        return signals.hide(wrong_MN1.squeeze(-1))
+    swapped_MNC = known_MNC.scatter(-1, gold_MN1, at_chosen_MN1).scatter(-1, chosen_MN1, at_gold_MN1)
+    return replace(signals, logits_MNC=torch.where(wrong_MN1, swapped_MNC, signals.logits_MNC))
 
 
 def centre_logits(logits: torch.Tensor) -> torch.Tensor:

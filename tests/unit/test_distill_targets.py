@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
+from pydantic import ValidationError
 
+from raykd.config import RunConfig
 from raykd.distill.losses import CrossEntropy, DivergenceBase, ForwardKL, LogitMSE, ReverseKL
-from raykd.distill.signals import Target
-from raykd.distill.targets import LOG_FLOOR, Mixture, check_alignment, combine_logits, soften
+from raykd.distill.objective import Objective
+from raykd.distill.signals import UNLABELLED, Signals, Target
+from raykd.distill.targets import (
+    LOG_FLOOR,
+    Mixture,
+    check_alignment,
+    combine_logits,
+    correct_contradictions,
+    soften,
+)
+from raykd.distill.weighting import Uniform
 
 MIXTURES: tuple[Mixture, ...] = ("arithmetic", "geometric")
 
@@ -214,3 +226,49 @@ def test_mse_against_the_mean_of_teachers() -> None:
     logits = torch.stack([S + 4.0, S - 1.0, S])
     target = combine_logits(logits, W, 1.0, "arithmetic")
     assert LogitMSE().per_unit(S, target, 1.0).max().item() == pytest.approx(0.0, abs=1e-10)
+
+
+def test_contradictions_are_swapped_or_dropped() -> None:
+    logits_MNC = torch.tensor(
+        [
+            [[1.0, 3.0, 2.0], [1.0, 3.0, 2.0], [1.0, 3.0, 2.0]],
+            [[4.0, 0.0, 1.0], [0.0, 5.0, 1.0], [9.0, 0.0, 0.0]],
+        ]
+    )
+    signals = Signals(
+        teachers=("a", "b"),
+        teacher_languages=(None, None),
+        logits_MNC=logits_MNC,
+        covered_MN=torch.ones(2, 3, dtype=torch.bool),
+        labels_N=torch.tensor([0, 1, UNLABELLED]),
+        languages=("en",) * 3,
+    )
+    swapped = correct_contradictions(signals, "swap")
+    assert swapped.logits_MNC[0].tolist() == [[3.0, 1.0, 2.0], [1.0, 3.0, 2.0], [1.0, 3.0, 2.0]]
+    assert torch.equal(swapped.logits_MNC[1], logits_MNC[1])
+    assert torch.equal(swapped.logits_MNC.sort(dim=-1).values, logits_MNC.sort(dim=-1).values)
+    dropped = correct_contradictions(signals, "drop")
+    assert dropped.covered_MN.tolist() == [[False, True, True], [True, True, True]]
+    prepared = Objective(contradictions="drop", weighting=Uniform()).prepare(signals)
+    assert prepared.eligible_MN is not None
+    assert torch.equal(prepared.eligible_MN, dropped.covered_MN)
+    # A teacher that knows the labels 1 and 2 alone says nothing of label 0.
+    partial = replace(signals, columns_M=((1, 2), None))
+    assert torch.equal(correct_contradictions(partial, "swap").logits_MNC, logits_MNC)
+
+
+def test_contradictions_need_labels() -> None:
+    files = {"kind": "files", "paths": ["x"]}
+    run = {
+        "task": {"kind": "regression"},
+        "student": {"kind": "linear"},
+        "data": {"train": files, "validation": files, "languages": ["en"]},
+        "teachers": [{"name": "t", "languages": "all", "path": "t"}],
+        "objective": {
+            "contradictions": "swap",
+            "weighting": {"kind": "uniform"},
+            "terms": [{"divergence": {"kind": "logit_mse"}}],
+        },
+    }
+    with pytest.raises(ValidationError, match=r"objective\.contradictions compares"):
+        RunConfig.model_validate(run)
