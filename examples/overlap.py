@@ -1,4 +1,4 @@
-"""How much two sentences share, as two teachers of pairs: no model, a rule in a few lines each."""
+"""How much two texts share, as teachers of pairs and of ranking: no model, a rule in a few lines each."""
 
 from __future__ import annotations
 
@@ -14,6 +14,13 @@ def share_letters(texts: Sequence[str], pairs: Sequence[str]) -> list[float]:
 def share_words(texts: Sequence[str], pairs: Sequence[str]) -> list[float]:
     """Return for each pair the share of words that both sentences have (Dice); a Chinese character is a word."""
     return [compute_dice(split_words(a), split_words(b)) for a, b in zip(texts, pairs, strict=True)]
+
+
+def rank_by_words(queries: Sequence[str], candidates: Sequence[str]) -> list[float]:
+    """Return for each pair the share of the query's long words that the candidate has, times 10: scores are logits."""
+    asked = [{word for word in split_words(query) if len(word) > 3} for query in queries]
+    held = map(split_words, candidates)
+    return [10.0 * len(q & c) / max(1, len(q)) for q, c in zip(asked, held, strict=True)]
 
 
 def split_letters(text: str) -> set[str]:
