@@ -294,7 +294,10 @@ def predict_command(
     )
     if file is not None:
         found = predictions.add_predictions(
-            rows, answers, loaded.list_answer_keys(), probabilities=probabilities
+            rows,
+            answers,
+            loaded.list_answer_keys(ranks=rows.candidates is not None),
+            probabilities=probabilities,
         )
         if output is not None:
             count = predictions.write_rows(found, output, rows.table)

@@ -149,6 +149,14 @@ class Predictor:
         model.model.eval()
         return Predictor(model, build_served_task(model, lengths))
 
+    def as_ranker(self) -> Predictor:
+        """Return the predictor of candidates: a model that gives one number for a pair ranks, whatever it learnt."""
+        if self.task.head != "regression":
+            return self
+        return replace(
+            self, task=build_task({"kind": "ranking", "max_length": self.task.max_length}), _tested=[]
+        )
+
     def predict(self, batch: TextBatch) -> Iterator[dict[str, object]]:
         """Yield the task's prediction for each row, in order; a language model's is what it writes.
 

@@ -76,8 +76,8 @@ class Model:
 
         Args:
             inputs: Texts; or mappings with the keys of a JSON line of `raykd predict`: ``{"text": ...}``,
-                ``{"tokens": [...]}``, ``{"question": ..., "context": ...}``. Other keys of a mapping come out
-                again.
+                ``{"tokens": [...]}``, ``{"question": ..., "context": ...}``, ``{"query": ..., "candidates": [...]}``.
+                Other keys of a mapping come out again.
             pairs: Second texts, or contexts, one for each text.
             no_answer: Whether "no answer" is a choice for questions. It also is where an input's ``answers``
                 are empty, and for a student that learnt it.
@@ -90,7 +90,7 @@ class Model:
 
         Returns:
             Plain values. By task: ``label`` and ``probabilities`` (label to [0, 1]); ``entities``; ``answer`` and
-            ``probability``; ``written``; ``triples`` of chained models. Each with the text that it answers.
+            ``probability``; ``written``; ``ranked``; ``triples`` of chained models. Each with the text that it answers.
 
         Raises:
             DataError: The inputs are not of the model's task.
@@ -119,6 +119,8 @@ class Model:
     ) -> Iterator[dict[str, object]]:
         """Predict rows lazily, in order; arguments and results as in `predict`."""
         predictor = self._get_predictor(RequestedLengths(max_length, max_new_tokens))
+        if rows.candidates is not None:
+            predictor = predictor.as_ranker()
         batch = rows.batch(predictor.task, no_answer=no_answer)
         if predictor.task.marks_languages:
             batch = rows.in_languages(batch, source_language, language)
@@ -129,11 +131,16 @@ class Model:
             return predictions
         return ({**kept, **answer} for kept, answer in zip(rows.others, predictions, strict=True))
 
-    def list_answer_keys(self) -> tuple[str, ...]:
-        """Return the names of what the model answers, the answer itself first: ``label``, then ``p_LABEL``."""
+    def list_answer_keys(self, *, ranks: bool = False) -> tuple[str, ...]:
+        """Return the names of what the model answers, the answer itself first: ``label``, then ``p_LABEL``.
+
+        Args:
+            ranks: Whether the rows have candidates.
+        """
         if self._relations is not None:
             return ("triples",)
-        task = self._get_predictor(RequestedLengths()).task
+        predictor = self._get_predictor(RequestedLengths())
+        task = (predictor.as_ranker() if ranks else predictor).task
         return tuple(column.name for column in task.build_signature(self.labels).outputs)
 
     def _get_predictor(self, lengths: RequestedLengths) -> Predictor:

@@ -368,6 +368,33 @@ def test_a_cross_encoder_that_transformers_saved_teaches_as_it_answers(
     assert task.compute_mean_logits(rows, 0) == 24 / 5
 
 
+def test_a_plain_cross_encoder_ranks_where_rows_have_candidates(tmp_path: Path) -> None:
+    """It does not say that it ranks: one output is a number. `raykd predict` and `raykd evaluate` see the candidates."""
+    from raykd.scoring.evaluation.evaluate import evaluate_model
+    from raykd.scoring.evaluation.labelled_file import FileOptions
+
+    folder, rows = save_cross_encoder(tmp_path / "m"), rows_of()
+    scores = plain_scores(folder, rows)
+    names = ("query", "candidates", "relevances")
+    lines = [
+        dict(zip(names, row, strict=True))
+        for row in zip(rows.texts, rows.candidates, rows.values, strict=True)
+    ]
+    found = raykd.predict(folder, lines)
+    assert [[c["place"] for c in row["ranked"]] for row in found] == [
+        np.argsort(-own).tolist() for own in scores
+    ]
+    assert raykd.load(folder).list_answer_keys(ranks=True) == ("ranked",)
+    assert raykd.predict(folder, ["a"], ["b"])[0].keys() == {"text", "text_pair", "value"}
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    result = evaluate_model(models.load_model(folder), "m", file, FileOptions())
+    told = [i for i, own in enumerate(rows.values) if any(own)]
+    wanted = np.mean([ndcg_score([rows.values[i]], [scores[i]], k=10) for i in told])
+    assert result.task == "ranking" and result.metric == "ndcg_at_10"
+    assert result.overall.metrics["ndcg_at_10"] == pytest.approx(wanted, abs=1e-9)
+
+
 @pytest.mark.parametrize("kind", ["transformer", "lstm", "linear", "pretrained"])
 def test_students_of_every_kind_rank_and_predict_as_plain_transformers_reads_them(
     tmp_path: Path, kind: str

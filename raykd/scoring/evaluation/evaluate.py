@@ -21,7 +21,12 @@ from raykd import models
 from raykd.prediction.predictor import Predictor
 from raykd.report.evaluations.result import CalibrationBin, EvaluationResult, Reliability, Slice
 from raykd.report.sizes import Size
-from raykd.scoring.evaluation.labelled_file import FileOptions, LabelledFile, read_labelled_file
+from raykd.scoring.evaluation.labelled_file import (
+    FileOptions,
+    LabelledFile,
+    holds_candidates,
+    read_labelled_file,
+)
 from raykd.scoring.language_answers import answer_as_language_model
 from raykd.student.evaluate import join_system_answers
 from raykd.tasks import SystemAnswers, TaskBase
@@ -76,6 +81,8 @@ def evaluate_model(model: models.TextModel, name: str, path: Path, options: File
         ModelError: The model fails, or answers with NaN.
     """
     predictor = Predictor.of(model)
+    if holds_candidates(path, options):
+        predictor = predictor.as_ranker()
     language = model.languages[0] if len(model.languages) == 1 else ""
     found = read_labelled_file(path, predictor.task.form, model.labels, options, name, language)
     asked = _ask_model(predictor, found)

@@ -86,6 +86,15 @@ class LabelledFile:
     notes: tuple[str, ...]
 
 
+def holds_candidates(path: Path, options: FileOptions) -> bool:
+    """Return whether the first row of a file has a query, and candidates or one of them."""
+    require_file(path)
+    first = next(iter(read_file_records(path)), None)
+    keys = ("query", "candidates", "candidate", "positive")
+    query, *others = (options.columns.get(key, Columns.model_fields[key].default) for key in keys)
+    return first is not None and query in first.values and any(name in first.values for name in others)
+
+
 def read_labelled_file(
     path: Path, form: RowForm, own: Sequence[str], options: FileOptions, model: str, language: str = ""
 ) -> LabelledFile:
