@@ -225,9 +225,14 @@ class LSTMStudent(FreshStudent):
 
 
 class LinearStudent(FreshStudent):
-    """A linear model over hashed n-grams of words and characters: quick, hard to beat on few texts."""
+    """A linear model over hashed n-grams of words and characters: quick, hard to beat on few texts.
 
-    tasks: ClassVar[frozenset[Head]] = frozenset({"classification", "multi_label", "regression"})
+    A tagger reads the n-grams of each word and of the words beside it.
+    """
+
+    tasks: ClassVar[frozenset[Head]] = frozenset(
+        {"classification", "multi_label", "regression", "token_classification"}
+    )
     kind: Literal["linear"] = "linear"
     buckets: int = Field(2**18, ge=2, le=2**26)
     """Rows of the weight table; n-grams that share one share its weights."""

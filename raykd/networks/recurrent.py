@@ -1,4 +1,4 @@
-"""The networks that transformers does not have: a linear model over n-grams, and LSTMs.
+"""The networks that transformers does not have: linear models over n-grams (`raykd.networks.linear`), and LSTMs.
 
 Decision record: all are `PreTrainedModel`s with a configuration, and importing this module registers them with
 transformers' auto classes. So they are saved, loaded and served like any other model. The import takes seconds
@@ -29,57 +29,15 @@ from transformers.modeling_outputs import (
 from raykd.compat.transformers_private import is_initialized
 from raykd.head import Head
 from raykd.networks.heads import find_auto_class
+from raykd.networks.linear import (
+    LinearConfig,
+    LinearForSequenceClassification,
+    LinearForTokenClassification,
+    build_output,
+)
 
 EMBEDDING_STD = 0.1
 """Standard deviation of the random word vectors of an LSTM."""
-
-
-class LinearConfig(PreTrainedConfig):
-    """The configuration of a linear model."""
-
-    model_type = "raykd_linear"
-    buckets: int = 2**18
-    """Rows of the weight table; bucket 0 is padding."""
-    pad_token_id: int | None = 0
-
-
-class LinearForSequenceClassification(PreTrainedModel):
-    """Softmax regression over a bag of ids: ``sum(weight[id]) / sqrt(number of ids) + bias``.
-
-    A binary bag of n words is a vector of length sqrt(n). The division gives all texts an input of length one, as in
-    a linear model over normalised counts.
-    """
-
-    config_class = LinearConfig
-    base_model_prefix = ""
-
-    def __init__(self, config: LinearConfig) -> None:
-        super().__init__(config)
-        classes = len(config.id2label or ())
-        self.weights = nn.EmbeddingBag(config.buckets, classes, mode="sum", padding_idx=0)
-        self.bias = nn.Parameter(torch.zeros(classes))
-        self.post_init()  # type: ignore[no-untyped-call]
-
-    def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, nn.EmbeddingBag):
-            init.zeros_(module.weight)
-        elif module is self:
-            init.zeros_(self.bias)
-
-    def forward(
-        self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        **ignored: object,
-    ) -> SequenceClassifierOutput:
-        """Return ``[B, C]`` logits for ``[B, L]`` ids, and the mean cross-entropy where labels are given."""
-        if attention_mask is not None:
-            input_ids = input_ids.masked_fill(attention_mask == 0, 0)
-        count_B1 = (input_ids != 0).sum(dim=1, keepdim=True).clamp(min=1)
-        sum_BC = self.weights(input_ids)
-        logits_BC = sum_BC * count_B1.to(sum_BC.dtype).rsqrt() + self.bias
-        return _output(logits_BC, labels)
 
 
 class LSTMConfig(PreTrainedConfig):
@@ -227,7 +185,7 @@ class LSTMForSequenceClassification(RecurrentClassifier):
         """Return ``[B, C]`` logits for ``[B, L]`` ids, padded on either side, and the mean cross-entropy."""
         ids_BL, mask_BL, _ = self.align_texts(input_ids, attention_mask)
         pooled_BH = self._pool(*self.compute_states(ids_BL, mask_BL))
-        return _output(self.classifier(self.dropout(pooled_BH)), labels)
+        return build_output(self.classifier(self.dropout(pooled_BH)), labels)
 
     def _pool(self, states_BLH: torch.Tensor, mask_BL: torch.Tensor, length_B1: torch.Tensor) -> torch.Tensor:
         """Return ``[B, H]`` of the real tokens, zeros for a text without any."""
@@ -349,15 +307,11 @@ def _select_places(states_BLH: torch.Tensor, place_BK: torch.Tensor) -> torch.Te
     return states_BLH.gather(1, place_BK[:, :, None].expand(-1, -1, states_BLH.shape[2]))
 
 
-def _output(logits_BC: torch.Tensor, labels: torch.Tensor | None) -> SequenceClassifierOutput:
-    loss = None if labels is None else F.cross_entropy(logits_BC.float(), labels.view(-1))
-    return SequenceClassifierOutput(loss=loss, logits=logits_BC)
-
-
 AutoConfig.register(LinearConfig.model_type, LinearConfig, exist_ok=True)
 AutoConfig.register(LSTMConfig.model_type, LSTMConfig, exist_ok=True)
 _NETWORKS: tuple[tuple[Head, type[PreTrainedConfig], type[PreTrainedModel]], ...] = (
     ("classification", LinearConfig, LinearForSequenceClassification),
+    ("token_classification", LinearConfig, LinearForTokenClassification),
     ("classification", LSTMConfig, LSTMForSequenceClassification),
     ("token_classification", LSTMConfig, LSTMForTokenClassification),
     ("question_answering", LSTMConfig, LSTMForQuestionAnswering),

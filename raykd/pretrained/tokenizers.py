@@ -22,6 +22,7 @@ from raykd.pretrained.allowed import check_code
 from raykd.pretrained.errors import raise_as_model_error
 from raykd.pretrained.hub import resolve_small_files
 from raykd.pretrained.jsonfile import read_json
+from raykd.text.word_tokens import reads_words_alone
 from raykd.tokenizers.ngrams import FILE as NGRAMS
 from raykd.tokenizers.ngrams import HashedNgrams
 from raykd.tokenizers.pieces import KINDS, PieceTokenizer, load_auto_tokenizer
@@ -188,8 +189,9 @@ def check_placed(tokenizer: Tokenizer, head: Head, where: str) -> None:
     Raises:
         ModelError: With what the tokenizer can be used for.
     """
+    reads_words = head == "token_classification" and reads_words_alone(tokenizer)
     if head in _PLACED and not (
-        getattr(tokenizer, "is_fast", False) or getattr(tokenizer, "by_language", False)
+        getattr(tokenizer, "is_fast", False) or getattr(tokenizer, "by_language", False) or reads_words
     ):
         raise ModelError(
             f"the tokenizer of {where} does not say where its tokens stand in a text, which this task needs",

@@ -41,7 +41,7 @@ from raykd.text.encoding import (
     expand_ranges,
 )
 from raykd.text.tokens import Tokenizer, Tokens, merge_tokens
-from raykd.text.word_tokens import tokenize_split_words, tokenize_words
+from raykd.text.word_tokens import reads_words_alone, tokenize_split_words, tokenize_words
 from raykd.text.words import find_first_tokens, find_shared_tokens
 
 
@@ -193,7 +193,7 @@ def _locate_words(
 ) -> tuple[Tokens, NDArray[np.int64]]:
     """Return the rows' tokens, and the token at which each word of all rows is read, -1 where there is none."""
     spans = [np.asarray(row, dtype=np.int64).reshape(-1, 2) for row in batch.words or ()]
-    split_B = batch.is_in_mode("split")
+    split_B = batch.is_in_mode("split") | reads_words_alone(tokenizer)
     apart, whole = np.flatnonzero(split_B).tolist(), np.flatnonzero(~split_B).tolist()
     parts: list[tuple[list[int], Tokens, NDArray[np.int64]]] = []
     if apart:

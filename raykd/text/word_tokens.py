@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,10 +90,17 @@ def _fill_special(numbers: Sequence[int | None]) -> NDArray[np.int64]:
     return np.asarray([-1 if number is None else number for number in numbers], dtype=np.int64)
 
 
+def reads_words_alone(tokenizer: Tokenizer) -> bool:
+    """Return whether a tokenizer gives n-grams of each word by itself, and no places in a text."""
+    return hasattr(tokenizer, "encode_words")
+
+
 def tokenize_split_words(
     tokenizer: Tokenizer, rows: Sequence[Sequence[str]], max_length: int
 ) -> tuple[Tokens, NDArray[np.int64]]:
     """Tokenise B rows of words, each word by itself (``is_split_into_words``, as `run_ner.py` does).
+
+    A tokenizer of n-grams (`reads_words_alone`) has a way of its own.
 
     Returns:
         The tokens, and for all words of all rows, in order, the index in its row of the word's first token, which may
@@ -102,6 +109,9 @@ def tokenize_split_words(
     Raises:
         ConfigError: The tokenizer does not say where its tokens stand.
     """
+    if reads_words_alone(tokenizer):
+        fields, first_N, long_B = cast(Any, tokenizer).encode_words(rows, max_length)
+        return build_tokens(fields, tokenizer, long_B), first_N
     check_fast(tokenizer)
     encoded = call_tokenizer(
         tokenizer,

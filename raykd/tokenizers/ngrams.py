@@ -115,6 +115,34 @@ class HashedNgrams:
             rows.extend(self._rows(parts))
         return {"input_ids": rows, "attention_mask": [np.ones_like(row) for row in rows]}
 
+    def encode_words(
+        self, rows: Sequence[Sequence[str]], max_length: int
+    ) -> tuple[Mapping[str, list[NDArray[np.int64]]], NDArray[np.int64], NDArray[np.bool_]]:
+        """Encode B rows of words, each word by itself, for a model that labels words.
+
+        Args:
+            rows: The words.
+            max_length: Words of a row at most.
+
+        Returns:
+            Ids and masks of each row: per word a 0, at which it is read, and the ids of its n-grams; for all words of
+            all rows, in order, the index of that 0 in the row, -1 where the word is cut off; which rows were cut.
+        """
+        kept = [list(row[:max_length]) for row in rows]
+        flat = self([word for row in kept for word in row], truncation=False)["input_ids"]
+        ids, first_N, at = [], [], 0
+        for row, whole in zip(kept, rows, strict=True):
+            own = flat[at : at + len(row)]
+            at += len(row)
+            lengths_W = np.asarray([1 + len(word) for word in own], dtype=np.int64)
+            first_N.append(np.cumsum(lengths_W) - lengths_W)
+            first_N.append(np.full(len(whole) - len(row), -1, dtype=np.int64))
+            separated = [part for word in own for part in (np.zeros(1, dtype=np.int64), word)]
+            ids.append(np.concatenate([np.zeros(0, dtype=np.int64), *separated]))
+        long_B = np.asarray([len(row) > max_length for row in rows], dtype=bool)
+        fields = {"input_ids": ids, "attention_mask": [np.ones_like(row) for row in ids]}
+        return fields, np.concatenate([np.zeros(0, dtype=np.int64), *first_N]), long_B
+
     def _words(self, text: str, limit: int | None) -> _Words:
         """Normalise a text and find its words."""
         text = " ".join(text.split())

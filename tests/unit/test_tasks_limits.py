@@ -68,7 +68,7 @@ def asked(questions: list[str], contexts: list[str]) -> TextBatch:
 @pytest.mark.parametrize(
     ("task", "changes", "wanted"),
     [
-        ({"kind": "token_classification"}, {"student": {"kind": "linear"}}, "kind linear cannot learn token_cl"),
+        ({"kind": "question_answering"}, {"student": {"kind": "linear"}}, "kind linear cannot learn question_"),
         ({"kind": "token_classification"}, {"train": {"metric": "macro_f1"}}, "macro_f1 is none of token_class"),
         ({"kind": "question_answering"}, {"train": {"metric": "accuracy"}}, "accuracy is none of question_ans"),
         ({"kind": "classification"}, {"train": {"metric": "exact_match"}}, "exact_match is none of classific"),

@@ -1,0 +1,115 @@
+"""Linear models over hashed n-grams, of texts and of words.
+
+Decision record: a table of weights is all that they are, so they need no trunk, and a checkpoint of one task starts no
+student of another. Weights begin as zeros, since the problem is convex. `raykd.networks.recurrent` registers them.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_outputs import SequenceClassifierOutput, TokenClassifierOutput
+
+
+class LinearConfig(PreTrainedConfig):
+    """The configuration of a linear model."""
+
+    model_type = "raykd_linear"
+    buckets: int = 2**18
+    """Rows of the weight table; bucket 0 is padding."""
+    pad_token_id: int | None = 0
+
+
+class LinearForSequenceClassification(PreTrainedModel):
+    """Softmax regression over a bag of ids: ``sum(weight[id]) / sqrt(number of ids) + bias``.
+
+    A binary bag of n words is a vector of length sqrt(n). The division gives all texts an input of length one, as in
+    a linear model over normalised counts.
+    """
+
+    config_class = LinearConfig
+    base_model_prefix = ""
+
+    def __init__(self, config: LinearConfig) -> None:
+        super().__init__(config)
+        classes = len(config.id2label or ())
+        self.weights = nn.EmbeddingBag(config.buckets, classes, mode="sum", padding_idx=0)
+        self.bias = nn.Parameter(torch.zeros(classes))
+        self.post_init()  # type: ignore[no-untyped-call]
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.EmbeddingBag):
+            init.zeros_(module.weight)
+        elif module is self:
+            init.zeros_(self.bias)
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **ignored: object,
+    ) -> SequenceClassifierOutput:
+        """Return ``[B, C]`` logits for ``[B, L]`` ids, and the mean cross-entropy where labels are given."""
+        if attention_mask is not None:
+            input_ids = input_ids.masked_fill(attention_mask == 0, 0)
+        count_B1 = (input_ids != 0).sum(dim=1, keepdim=True).clamp(min=1)
+        sum_BC = self.weights(input_ids)
+        logits_BC = sum_BC * count_B1.to(sum_BC.dtype).rsqrt() + self.bias
+        return build_output(logits_BC, labels)
+
+
+class LinearForTokenClassification(PreTrainedModel):
+    """Softmax regression of each word over the n-grams of the word and of its two neighbours, a table for each.
+
+    A row of ids holds for each word a 0 and then its n-grams (`HashedNgrams.encode_words`). Sums are divided by the
+    root of the number of ids, as in `LinearForSequenceClassification`.
+    """
+
+    config_class = LinearConfig
+    base_model_prefix = ""
+
+    def __init__(self, config: LinearConfig) -> None:
+        super().__init__(config)
+        classes = len(config.id2label or ())
+        self.weights = nn.Embedding(config.buckets, 3 * classes, padding_idx=0)
+        self.bias = nn.Parameter(torch.zeros(classes))
+        self.post_init()  # type: ignore[no-untyped-call]
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Embedding):
+            init.zeros_(module.weight)
+        elif module is self:
+            init.zeros_(self.bias)
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **ignored: object,
+    ) -> TokenClassifierOutput:
+        """Return ``[B, L, C]`` logits, at all ids of a word its own, and the mean loss where the label is not -100."""
+        real_BL = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        word_BL = (((input_ids == 0) & (real_BL != 0)).cumsum(dim=1) - 1).clamp(min=0)
+        rows_BLD = self.weights(input_ids)
+        index_BLD = word_BL[..., None].expand_as(rows_BLD)
+        sums_BWD = torch.zeros_like(rows_BLD).scatter_add(1, index_BLD, rows_BLD)
+        counts_BW = torch.zeros_like(word_BL).scatter_add(1, word_BL, (input_ids != 0).to(word_BL.dtype))
+        sums_BWD = sums_BWD * counts_BW.clamp(min=1).to(sums_BWD.dtype).rsqrt()[..., None]
+        own, before, after = sums_BWD.chunk(
+            3, dim=-1
+        )  # what a word says of itself, of the next word, of the last one
+        logits_BWC = own + F.pad(before, (0, 0, 1, 0))[:, :-1] + F.pad(after, (0, 0, 0, 1))[:, 1:]
+        logits_BLC = logits_BWC.gather(1, word_BL[..., None].expand_as(logits_BWC)) + self.bias
+        loss = None if labels is None else F.cross_entropy(logits_BLC.float().flatten(0, 1), labels.view(-1))
+        return TokenClassifierOutput(loss=loss, logits=logits_BLC)
+
+
+def build_output(logits_BC: torch.Tensor, labels: torch.Tensor | None) -> SequenceClassifierOutput:
+    """Return logits, and their mean cross-entropy where labels are given."""
+    loss = None if labels is None else F.cross_entropy(logits_BC.float(), labels.view(-1))
+    return SequenceClassifierOutput(loss=loss, logits=logits_BC)
