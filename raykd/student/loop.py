@@ -351,7 +351,8 @@ class TrainingLoop:
     def save(self, directory: Path) -> None:
         """Write this rank's part of a checkpoint; all ranks must call, into one folder or each its own."""
         self.engine.save(directory, tag="engine")
-        self.state.learned = {name: trainer.adaptation.states for name, trainer in self.trainers.items()}
+        states = {name: trainer.adaptation.states for name, trainer in self.trainers.items()}
+        self.state.learned = {name: own for name, own in states.items() if own}
         if self.rank == 0:
             torch.save(self.best_weights, directory / "best.pt")
             self.state.write(directory)

@@ -79,7 +79,7 @@ def test_the_end_of_a_run_asks_those_that_are_left_and_weighs_them_alone(weighti
         left, survivors, known, lost = drop_lost_teachers(config, pool, infos, since)
         assert lost == ("zh",) and [i.name for i in known] == ["multi"]
         assert survivors.handle.teachers == ("multi",)
-        left.objective.weighting.check(("multi",))
+        left.objective.weighting.check(("multi",), (None,), ("en",))
     pool = Pool(())
     assert drop_lost_teachers(config, pool, infos, {}) == (config, pool, infos, ())
     strict = config.model_copy(update={"serving": ServingConfig()})

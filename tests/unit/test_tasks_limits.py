@@ -87,7 +87,7 @@ def test_what_does_not_go_together_is_one_error(
 
 
 def test_a_mean_over_choices_is_refused_where_rows_have_different_numbers_of_them() -> None:
-    objective = Objective.model_validate({"terms": [{"divergence": {"kind": "logit_mse"}}]})
+    objective = Objective.model_validate({"terms": [{"divergence": {"kind": "standardised_kl"}}]})
     with pytest.raises(ConfigError, match=r"contexts have different numbers of words[\s\S]*forward_kl"):
         QuestionAnswering().check((), objective)
 

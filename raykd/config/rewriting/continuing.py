@@ -89,7 +89,7 @@ def continue_run(
         made["task"] = earlier.task.model_dump(mode="json")
     teacher: JsonObject = {"kind": "model", "name": OLD_STUDENT, "languages": list(spoken), "path": student}
     new = [label for label in labels if label not in earlier.data.labels]
-    if new and earlier.task.kind != "token_classification":
+    if new and earlier.form != "words":  # of tags it need not be written
         teacher["missing"] = new
     if "actor" not in _branch(tree, "teacher_defaults"):
         teacher["actor"] = {"num_cpus": _CPUS}
