@@ -23,6 +23,11 @@ def rank_by_words(queries: Sequence[str], candidates: Sequence[str]) -> list[flo
     return [10.0 * len(q & c) / max(1, len(q)) for q, c in zip(asked, held, strict=True)]
 
 
+def rank_by_letters(queries: Sequence[str], candidates: Sequence[str]) -> list[float]:
+    """Return 10 times what `share_letters` gives for each pair."""
+    return [10.0 * share for share in share_letters(queries, candidates)]
+
+
 def split_letters(text: str) -> set[str]:
     """Return the pairs of neighbouring characters; of a single character the character."""
     text = text.casefold()
