@@ -103,6 +103,8 @@ def _explain_unlabelled_task(config: RunConfig) -> str:
         why = "an answer is a number, of which there is no share that is right"
     elif config.task.vectors:
         why = "a vector chooses no class, and ranks have no parts that add up over teachers"
+    elif config.task.form == "candidates":
+        why = "an answer is an order of candidates, and scores of orders have no parts that add up over teachers"
     else:
         why = "an answer is a span with a begin and an end, and scores of spans have no parts that add up over teachers"
     return (
