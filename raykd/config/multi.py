@@ -106,6 +106,8 @@ class MultiRun(RunBase):
             raise ValueError(
                 "a linear student has no encoder to share: wanted transformer, lstm or pretrained"
             )
+        if self.student.kind == "pretrained":
+            object.__setattr__(self, "student", self.student.start_from(self.active_teachers))
         if getattr(self.student, "tuning", None) is not None:
             raise ValueError(
                 "student.tuning serves runs of one task: leave it out, or train each task in its own run"

@@ -10,7 +10,7 @@ import torch
 from pydantic import ValidationError
 
 from raykd import models
-from raykd.config import RunConfig
+from raykd.config import MultiRun, RunConfig
 from raykd.driver.jobs import Job, start_from_jobs
 from raykd.models import PretrainedStudent
 from tests.fakes import LABELS, save_transformer
@@ -50,6 +50,20 @@ def test_a_teacher_that_is_trained_first_gives_its_folder_once_the_jobs_are_know
 def test_a_name_that_is_no_model_of_the_run_is_refused_with_those_that_are() -> None:
     with pytest.raises(ValidationError, match="of this run's that is en, zh, multi"):
         starting("teacher:fr")
+
+
+def test_in_a_run_of_several_tasks_all_parts_start_from_it() -> None:
+    one = run_config().model_dump(mode="json")
+    task = {"task": one["task"], "data": one["data"], "metric": "accuracy"}
+    teachers = [{**teacher, "task": name} for name, teacher in zip(("a", "b"), TEACHERS, strict=False)]
+    run = MultiRun.model_validate(
+        {
+            "task": {"kind": "multi", "tasks": {"a": task, "b": task}},
+            "teachers": teachers,
+            "student": {"kind": "pretrained", "path": "teacher:en"},
+        }
+    )
+    assert {getattr(each.student, "path", None) for each in (run, *run.members.values())} == {"en"}
 
 
 def test_before_training_the_student_answers_as_its_teacher(tmp_path: Path) -> None:
