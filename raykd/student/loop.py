@@ -326,9 +326,8 @@ class TrainingLoop:
     def _compare_with_teachers(self) -> None:
         """Leave out teachers by the last evaluation; all ranks must call."""
         last = self.state.history[-1] if self.state.history else {}
-        for name, trainer in self.trainers.items():
-            if trainer.surpassed is not None:
-                trainer.surpassed.update({key.removeprefix(f"{name}/"): value for key, value in last.items()})
+        for trainer in self.trainers.values():
+            trainer.compare_with_teachers(last)
 
     def _keep_best(self, values: dict[str, float]) -> None:
         train, state = self.config.train, self.state

@@ -290,6 +290,11 @@ class TaskTrainer:
         """Update the learned values after a step, by the sums of this rank's micro-batches; all ranks must call."""
         self.adaptation.update(self.objective, sums, totals, progress, reduce_sum)
 
+    def compare_with_teachers(self, scores: Mapping[str, float]) -> None:
+        """Leave out teachers by the scores of an evaluation, those of all tasks; all ranks must call."""
+        if self.surpassed is not None:
+            self.surpassed.update({key.removeprefix(f"{self.name}/"): own for key, own in scores.items()})
+
     def plan_phases(self, total_steps: int) -> None:
         """Lay the run's phases, which begin at shares of it, out over its steps."""
         self._total_steps = total_steps
