@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from raykd.config import Run
 from raykd.config.loading import ConfigSource, Override, read_source
-from raykd.driver.jobs import load_rows, make_jobs
+from raykd.driver.jobs import Job, load_rows, make_jobs
 from raykd.errors import RaykdError
 from raykd.experiments.arms import ExperimentPlan
 from raykd.experiments.config import is_experiment, load_experiment
@@ -21,6 +22,7 @@ from raykd.preflight.plan import (
     compute_trial_disk,
     describe_resources,
     describe_sizes,
+    describe_states,
     describe_steps,
     estimate_duration,
     plan_run,
@@ -123,8 +125,16 @@ def plan_experiment(asked: ExperimentPlan) -> list[Finding]:
         *describe_steps(teachers),
         Finding("trainings", trainings),
         *describe_sizes(compute_trial_disk(base, student.data, count, most or 1)),
+        *_describe_states(plan, student),
         estimate_duration(base, student, count, most or 1),
     ]
+
+
+def _describe_states(plan: ExperimentPlan, student: Job) -> list[Finding]:
+    """Describe what teachers send for `objective.features` in each arm that has some."""
+    rows = {name: task.data.train for name, task in student.tasks.items()}
+    found = [(arm.name, line) for arm in plan.arms for line in describe_states(arm.run, rows)]
+    return [replace(line, what=f"{arm}: {line.what}") for arm, line in found]
 
 
 def _check_arms(plan: ExperimentPlan) -> Finding:

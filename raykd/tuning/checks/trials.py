@@ -17,6 +17,7 @@ from raykd.driver.jobs import Job
 from raykd.errors import RaykdError
 from raykd.preflight.check import available_here, list_replica_groups
 from raykd.preflight.combinations import check_combinations
+from raykd.preflight.features_check import describe_state_bytes
 from raykd.preflight.model_check import check_made
 from raykd.spaces.domains import Scalar
 from raykd.spaces.space import Sample
@@ -63,6 +64,7 @@ class TrialCheck:
         data = {task: self._read(task, member) for task, member in run.members.items()}
         for task, member in run.members.items():
             check_gold_labels(member, data[task], judged_elsewhere=True)
+            describe_state_bytes(member, data[task].train)  # refuses what is too much
         Job("student", "student", run, data, Path()).check_batch()
 
     def _read(self, task: str, run: RunConfig) -> Dataset:
