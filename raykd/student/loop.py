@@ -147,8 +147,7 @@ class TrainingLoop:
         answers: Sequence[list[AnswerSlots] | None] = work.answers or [None] * len(work.rows)
         with step_part("rows and answers"):
             micros = [
-                trainer.make_micro_batch(rows, own, progress)
-                for rows, own in zip(work.rows, answers, strict=True)
+                trainer.make_micro_batch(*part, progress) for part in zip(work.rows, answers, strict=True)
             ]
             totals = self._global_counts(micros)
         self._rate = self.engine.learning_rate()
