@@ -81,7 +81,7 @@ def correct_contradictions(signals: Signals, how: Literal["swap", "drop"]) -> Si
 
     Args:
         signals: Answers over labels.
-        how: swap: the logits of gold and most likely label are exchanged. drop: the teacher does not cover the unit.
+        how: With swap, logits of gold and likeliest label are exchanged; with drop the teacher does not cover the unit.
     """
     read = signals.on_host if how == "drop" else signals
     known_MNC, labels_N = read.known_logits(), read.labels_N
