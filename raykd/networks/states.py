@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -61,6 +60,31 @@ def read_encoder_shape(config: Mapping[str, Any], who: str) -> EncoderShape:
     return EncoderShape(family, **found)
 
 
+class _Keeper:
+    """A hook that keeps what a module returns, or what it gets.
+
+    Args:
+        found: Where states are kept.
+        state: Which one.
+    """
+
+    def __init__(self, found: dict[State, torch.Tensor], state: State) -> None:
+        self._found, self._state = found, state
+
+    def __call__(self, module: nn.Module, inputs: tuple[Any, ...], output: Any = None) -> None:
+        self._found[self._state] = (
+            output[0] if isinstance(output, tuple) else inputs[0] if output is None else output
+        )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        # Another thread may copy a model while its states are recorded (`ModulePool`): the copy is another model.
+        return _keep_nothing
+
+
+def _keep_nothing(*arguments: object) -> None:
+    """Replace a hook in a copy of its model."""
+
+
 @contextmanager
 def record_states(model: nn.Module, states: Collection[State]) -> Iterator[dict[State, torch.Tensor]]:
     """Record states of every forward pass while the body runs; those of the last pass are in the result.
@@ -76,20 +100,14 @@ def record_states(model: nn.Module, states: Collection[State]) -> Iterator[dict[
     found: dict[State, torch.Tensor] = {}
     hooks = []
 
-    def keep(state: State, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        found[state] = output[0] if isinstance(output, tuple) else output
-
-    def keep_input(state: State, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        found[state] = inputs[0]
-
     for state in sorted(set(states)):
         if state == State("hidden", 0):
-            hooks.append(layers[0].register_forward_pre_hook(partial(keep_input, state)))
+            hooks.append(layers[0].register_forward_pre_hook(_Keeper(found, state)))
             continue
         layer = layers[state.layer - 1]
         if state.part in _PROJECTED:
             layer = layer.get_submodule(parts[_PROJECTED.index(state.part)])
-        hooks.append(layer.register_forward_hook(partial(keep, state)))
+        hooks.append(layer.register_forward_hook(_Keeper(found, state)))
     try:
         yield found
     finally:

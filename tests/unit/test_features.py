@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 import re
 from dataclasses import replace
@@ -85,6 +86,22 @@ def test_states_are_what_transformers_gives(architecture: str) -> None:
     with torch.no_grad():
         model(**{name: values[:1] for name, values in inputs.items()})
     assert found == kept, "nothing is recorded after the body"
+
+
+def test_a_copy_that_is_made_meanwhile_is_not_recorded() -> None:
+    model, tokenizer = make_classifier("bert")
+    one, two = (
+        tokenizer(texts, padding=True, return_tensors="pt") for texts in (["good"], ["a good place we said"])
+    )
+    states = [State("hidden", 0), State("hidden", 1), State("query", 2)]
+    with torch.no_grad(), record_states(model, states) as found:
+        model(**one)
+        twin = copy.deepcopy(model)
+        with record_states(twin, states) as others:
+            twin(**two)
+    assert one["input_ids"].shape != two["input_ids"].shape
+    for inputs, recorded in ((one, found), (two, others)):
+        assert {value.shape[1] for value in recorded.values()} == {inputs["input_ids"].shape[1]}
 
 
 def test_a_family_whose_states_are_not_known_is_refused_by_name() -> None:
