@@ -10,13 +10,13 @@ import pytest
 import tokenizers
 import torch
 from tokenizers import Tokenizer
-from transformers import PreTrainedTokenizerFast
+from transformers import CanineTokenizer, PreTrainedTokenizerFast
 
 from raykd.answers.layout import StudentUnits, lay_out_answers, read_unit_logits
 from raykd.answers.source import AnswerSlots
 from raykd.distill.signals import MASKED, UNLABELLED
 from raykd.errors import ConfigError
-from raykd.models import HashedNgrams, TransformerStudent
+from raykd.models import TransformerStudent
 from raykd.tasks import QuestionAnswering, SystemAnswers, TokenClassification
 from raykd.teachers.store import make_text_keys
 from raykd.text.batch import Mode, TextBatch
@@ -73,7 +73,7 @@ def test_words_beyond_the_limit_are_neither_trained_nor_taught_and_tagged_o() ->
 
 def test_a_tokenizer_without_places_is_refused() -> None:
     with pytest.raises(ConfigError, match="where its tokens stand"):
-        TokenClassification().encode(HashedNgrams(), tagged())
+        TokenClassification().encode(CanineTokenizer(), tagged())
 
 
 def test_a_body_holds_the_runs_tags_whatever_the_teachers_scheme() -> None:
