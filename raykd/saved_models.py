@@ -268,12 +268,12 @@ def watch(
 
     from rich.console import Console
 
-    from raykd.runs.watching import Watch, watch_files
+    from raykd.runs.watching import DriftWatch, watch_files
     from raykd.scoring.evaluation.drift import measure_drift
 
     source = {"columns": dict(columns or {}), "language": language}
     measure = partial(measure_drift, level=level)
-    watched = Watch(
+    watched = DriftWatch(
         Path(from_run).resolve(), config, pattern, source, measure, window=window, overrides=tuple(overrides)
     )
     return watch_files(watched, console or Console(), every_s=every_s, once=once)

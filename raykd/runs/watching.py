@@ -35,7 +35,7 @@ Measure = Callable[[Path, Files], DriftReport]
 
 
 @dataclass
-class Watch:
+class DriftWatch:
     """What is watched, and what was done.
 
     Attributes:
@@ -125,7 +125,9 @@ class Watch:
         return find_run_path(run)
 
 
-def watch_files(watch: Watch, console: Console, *, every_s: float, once: bool = False) -> list[DriftReport]:
+def watch_files(
+    watch: DriftWatch, console: Console, *, every_s: float, once: bool = False
+) -> list[DriftReport]:
     """Look for new files again and again, until it is interrupted.
 
     Args:
@@ -139,7 +141,7 @@ def watch_files(watch: Watch, console: Console, *, every_s: float, once: bool = 
 
     Raises:
         ConfigError: The time between looks is not above 0.
-        RaykdError: As `Watch.look`.
+        RaykdError: As `DriftWatch.look`.
     """
     if every_s <= 0:
         raise ConfigError(

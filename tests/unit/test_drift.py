@@ -19,7 +19,7 @@ from raykd.errors import ConfigError
 from raykd.models import load_model
 from raykd.report.evaluations.drift import DriftLine, DriftReport
 from raykd.runs import watching
-from raykd.runs.watching import LOG, Watch, watch_files
+from raykd.runs.watching import LOG, DriftWatch, watch_files
 from raykd.scoring.evaluation.drift import Distances, compare_distances
 from raykd.text.padding import pad_sequences
 from raykd.text.tokens import tokenize
@@ -138,10 +138,10 @@ def made_report(drifted: bool) -> DriftReport:
     return DriftReport((DriftLine("all", 40, 0.5 if drifted else 0.1, 0.1, 0.2, 0.9, 0.9),), 0.99, "x")
 
 
-def watch_of(run: Path, verdicts: list[bool], **options: Any) -> Watch:
+def watch_of(run: Path, verdicts: list[bool], **options: Any) -> DriftWatch:
     tree = load_run(run).model_dump(mode="json") | {"name": "next"}
     measure = lambda at, source: made_report(verdicts.pop(0))  # noqa: E731
-    return Watch(run, tree, str(run.parent.parent / "incoming" / "*.jsonl"), {}, measure, **options)
+    return DriftWatch(run, tree, str(run.parent.parent / "incoming" / "*.jsonl"), {}, measure, **options)
 
 
 def test_a_watch_judges_each_file_once_and_trains_on_what_drifted(
