@@ -96,3 +96,13 @@ print("loaded" if "Tensor" in sys.modules["torch"].__dict__ else "later", "ray.t
 def test_a_configuration_is_read_and_checked_without_torch_and_tune() -> None:
     done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["later", "False"]
+
+
+def test_the_class_of_an_optimizer_is_found_where_torch_is_imported_when_it_is_used() -> None:
+    """As in every run of the command line: a part of torch that is asked for before the whole would be run twice."""
+    code = (
+        "from raykd.compat.python_private import import_later; import_later('torch'); "
+        "from raykd.config.kinds.optimizers import AdamW; print(AdamW().find_class().__name__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["AdamW"], done.stderr
