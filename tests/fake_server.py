@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+import uuid
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -145,16 +146,21 @@ def error(message: str) -> dict[str, Any]:
 def serve(server: FakeServer, port: int = 0) -> Iterator[FakeServer]:
     """Answer while the body runs."""
 
+    # What a server said is remembered under its address, and ports come round again.
+    start = f"/{uuid.uuid4().hex[:8]}" if port == 0 else ""
+
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
+            self.path = self.path.removeprefix(start)
             server.headers = dict(self.headers)
             server.asked.append((self.path, {}))
             known = self.path == "/v1/models"
             self._reply(200 if known else 404, server.list_models() if known else error("not found"))
 
         def do_POST(self) -> None:
+            self.path = self.path.removeprefix(start)
             server.headers = dict(self.headers)
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             server.asked.append((self.path, body))
@@ -209,7 +215,7 @@ def serve(server: FakeServer, port: int = 0) -> Iterator[FakeServer]:
     with Server(("127.0.0.1", port), Handler) as http:
         thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         thread.start()
-        server.url = f"http://127.0.0.1:{http.server_address[1]}/v1"
+        server.url = f"http://127.0.0.1:{http.server_address[1]}{start}/v1"
         try:
             yield server
         finally:

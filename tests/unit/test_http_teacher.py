@@ -233,7 +233,9 @@ def test_rows_that_a_server_refuses_are_not_covered(server: FakeServer, folder: 
     teacher = teacher_of(server, folder, concurrency=1)
     teacher.open()
     server.faults.append(400)
-    with pytest.raises(TeacherError, match="refuses a request"):  # the first one: nothing of it ever worked
+    with pytest.raises(
+        TeacherError, match="refuses a request for"
+    ):  # the first one: nothing of it ever worked
         teacher.answer(batch(0))
     teacher.answer(batch(0))
     server.faults.append(400)
@@ -302,6 +304,26 @@ def test_generation_only_is_said_and_still_writes(server: FakeServer, folder: Pa
                    local.generate(batch(), beams=1, max_new_tokens=6)]  # fmt: skip
     with pytest.raises(TeacherError, match="5 beams"):
         teacher.generate(batch(), beams=5, max_new_tokens=6)
+
+
+def test_a_server_started_anew_with_more_is_asked_again(server: FakeServer, folder: Path) -> None:
+    server.ways = ()
+    with pytest.raises(ModelError, match="generation only"):
+        teacher_of(server, folder).backend.check_ready()
+    server.ways = ("echo",)
+    assert answer_of(teacher_of(server, folder), batch(0)).covered_N.all()
+
+
+def test_a_server_that_scores_otherwise_than_it_did_is_to_be_asked_anew(
+    server: FakeServer, folder: Path
+) -> None:
+    server.ways = ("echo_text",)
+    teacher_of(server, folder).open()
+    server.ways = ("prompt_logprobs",)
+    with pytest.raises(TeacherError, match=r"echo is not supported[\s\S]*echo_text[\s\S]*raykd check"):
+        teacher_of(server, folder).answer(batch(0))
+    teacher_of(server, folder).backend.try_out(batch(0))
+    assert answer_of(teacher_of(server, folder), batch(0)).covered_N.all()
 
 
 def test_too_many_log_probabilities_are_refused_with_the_servers_words(

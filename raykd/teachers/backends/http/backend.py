@@ -147,7 +147,9 @@ class HttpBackend(BackendBase[HttpTeacher]):
         with self._lock:
             if self._facts is None:
                 self.check_task()
-                self._facts = read_entry(_CACHE, self._cache_key, ServerFacts) or self._ask_facts()
+                known = read_entry(_CACHE, self._cache_key, ServerFacts)
+                # One that gave generation only may have been started anew since, to give more.
+                self._facts = self._ask_facts() if known is None or known.scoring == "none" else known
             return self._facts
 
     @cached_property
@@ -274,9 +276,15 @@ class HttpBackend(BackendBase[HttpTeacher]):
                     wanted=f"those of its tokenizer {self.teacher.tokenizer}",
                     next_step="was the model behind the address exchanged? raykd check RUN.yaml asks it anew",
                 ) from None
-            except RequestRefusedError:
+            except RequestRefusedError as error:
                 if not self._has_scored:
-                    raise
+                    raise TeacherError(
+                        f"{self.who}: the server refuses a request for log-probabilities",
+                        got=str(error.got),
+                        wanted=f"them by {facts.scoring}, as the server at {self.teacher.url} gave them when it was "
+                        "asked what it can do",
+                        next_step="was another server started there? raykd check RUN.yaml asks it anew",
+                    ) from error
                 return [None] * len(tokens), 0
             self._has_scored = True
             self.check_stamp(facts, reply)
