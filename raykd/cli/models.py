@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -293,19 +294,16 @@ def predict_command(
         source_language=source_language,
     )
     if file is not None:
-        found = predictions.add_predictions(
-            rows,
-            answers,
-            loaded.list_answer_keys(ranks=rows.candidates is not None),
-            probabilities=probabilities,
-        )
+        keys = loaded.list_answer_keys(ranks=rows.candidates is not None)
+        answers = predictions.add_predictions(rows, answers, keys, probabilities=probabilities)
         if output is not None:
-            count = predictions.write_rows(found, output, rows.table)
+            count = predictions.write_rows(answers, output, rows.table)
             print_lines(f"{count:,} rows were written to {output}", markup=False)
             return
-        for row in found:
-            print(format_json(row))
-        return
+    _print_predictions(answers, as_json=as_json or file is not None)
+
+
+def _print_predictions(answers: Iterable[JsonObject], *, as_json: bool) -> None:
     for row in answers:
         if as_json:
             print(format_json(row))

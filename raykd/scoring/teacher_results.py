@@ -110,61 +110,85 @@ def collect_teacher_results(
     processes = [[spec.name for spec in g.specs] for g in pool.handle.groups]
     loss_steps = find_loss_steps(curve)
     config, pool, infos, lost = drop_lost_teachers(student.config, pool, infos, loss_steps)
-    names, languages = pool.handle.teachers, pool.handle.teacher_languages
-    held_out = student.held_out
+    names, held_out = pool.handle.teachers, student.held_out
     # Without a test set the review has asked for these rows already.
     reviewed = student.data.test is None and all(name in review.answers for name in names)
     signals = [review.answers[name] for name in names] if reviewed else ask_teachers(pool.handle, held_out)
     times = time_teachers(pool, config, student.output, student.data.train, held_out)
     taken = {name: own for name, (own, _) in times.items() if own is not None}
-    specs = {spec.name: spec for g in pool.handle.groups for spec in g.specs}
     megabytes = measure_teacher_megabytes(pool)
     found = score_teacher_systems(config, pool, infos, signals, held_out, taken, megabytes)
-    weights: list[dict[str, float]] = [{} for _ in infos]
-    if found.together is not None:
-        weights_MN = config.objective.weighting.weights(found.together).numpy()
-        weights = [_average_by_language(weights_N, found.together.languages) for weights_N in weights_MN]
+    weights = _average_weights(config, found.together, len(infos))
+    counters = {name: values for name, values in read_counters().items() if name in names}
+    costs = make_cost_table(
+        config, pool, infos, times, size, student.data.train, held_out, megabytes, _average_tokens(counters)
+    )
+    return TeacherResults(
+        infos=infos,
+        systems=found.systems,
+        facts=_list_facts(pool, infos, review, curve, weights),
+        costs=costs,
+        lost=lost,
+        notes=(*describe_lost_teachers(loss_steps, lost), *review.notes, *describe_unusable_units(counters)),
+        counters=counters,
+        money=_sum_money(config, counters),
+        restarts=pool.restarts(),
+        processes=processes,
+        ensemble=_explain_ensemble(config, student, pool, review, curve, costs),
+        together=found.together,
+    )
+
+
+def _average_weights(config: RunConfig, together: Signals | None, teachers: int) -> list[dict[str, float]]:
+    """Return each teacher's mean weight by language; nothing where there is no common distribution."""
+    if together is None:
+        return [{} for _ in range(teachers)]
+    weights_MN = config.objective.weighting.weights(together).numpy()
+    return [_average_by_language(weights_N, together.languages) for weights_N in weights_MN]
+
+
+def _list_facts(
+    pool: TeacherPool,
+    infos: Sequence[TeacherInfo],
+    review: TeacherReview,
+    curve: Sequence[Point],
+    weights: Sequence[dict[str, float]],
+) -> tuple[TeacherFacts, ...]:
+    specs = {spec.name: spec for g in pool.handle.groups for spec in g.specs}
     counted = pool.counters()
-    facts = [
+    return tuple(
         TeacherFacts(
             name=info.name,
-            languages=tuple(sorted(languages[m] or ())),
+            languages=tuple(sorted(languages or ())),
             path=specs[info.name].teacher.model_path or "",
             fingerprint=info.fingerprint,
             parameters=info.parameters,
             validation=dict(review.scores[info.name].macro or {}),
             latency_ms=_average_latency_ms(curve, info.name),
             store_hit_rate=1.0 - counted[info.name]["forwarded"] / max(1, counted[info.name]["answered"]),
-            weights=weights[m],
+            weights=own,
         )
-        for m, info in enumerate(infos)
-    ]
-    counters = {name: values for name, values in read_counters().items() if name in names}
-    prices = {teacher.name: teacher.price for teacher in config.active_teachers}
-    tokens = {
+        for info, languages, own in zip(infos, pool.handle.teacher_languages, weights, strict=True)
+    )
+
+
+def _average_tokens(counters: Counters) -> dict[str, float]:
+    """Return the tokens of a text for each teacher that counts them."""
+    return {
         name: own["real_tokens"] / own["forwarded"]
         for name, own in counters.items()
         if own.get("forwarded") and own.get("real_tokens")
     }
-    costs = make_cost_table(config, pool, infos, times, size, student.data.train, held_out, megabytes, tokens)
-    return TeacherResults(
-        infos=infos,
-        systems=found.systems,
-        facts=tuple(facts),
-        costs=costs,
-        lost=lost,
-        notes=(*describe_lost_teachers(loss_steps, lost), *review.notes, *describe_unusable_units(counters)),
-        counters=counters,
-        money={
-            name: price.per_million_tokens * counters[name].get("real_tokens", 0) / 1e6
-            for name, price in prices.items()
-            if name in counters and price is not None and price.per_million_tokens is not None
-        },
-        restarts=pool.restarts(),
-        processes=processes,
-        ensemble=_explain_ensemble(config, student, pool, review, curve, costs),
-        together=found.together,
-    )
+
+
+def _sum_money(config: RunConfig, counters: Counters) -> dict[str, float]:
+    """Return what the answers of each teacher with a price cost."""
+    prices = {teacher.name: teacher.price for teacher in config.active_teachers}
+    return {
+        name: price.per_million_tokens * counters[name].get("real_tokens", 0) / 1e6
+        for name, price in prices.items()
+        if name in counters and price is not None and price.per_million_tokens is not None
+    }
 
 
 def describe_unusable_units(counters: Counters) -> tuple[str, ...]:
