@@ -6,9 +6,10 @@ not trust confidence. What a weighting is stands in `raykd.distill.weightings.ba
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field, field_validator
@@ -34,6 +35,7 @@ class Uniform(WeightingBase):
 class Fixed(WeightingBase):
     """``w_m`` as written, renormalised over the covering teachers; a teacher of weight 0 is never asked."""
 
+    has_preferences: ClassVar[bool] = True
     kind: Literal["fixed"] = "fixed"
     by_teacher: dict[str, Annotated[float, Field(ge=0.0)]]
     """A weight for each teacher by name, on any scale."""
@@ -59,23 +61,14 @@ class Fixed(WeightingBase):
                 next_step="write each teacher's name under by_teacher; 0 switches a teacher off",
             )
 
-    def may_need(
-        self,
-        language: str,
-        teachers: Sequence[str],
-        teacher_languages: Sequence[Languages],
-        group: str | None = None,
-    ) -> tuple[bool, ...]:
-        self._check_names(teachers)
-        speaks = super().may_need(language, teachers, teacher_languages)
-        return tuple(ok and self.by_teacher[name] > 0.0 for ok, name in zip(speaks, teachers, strict=True))
+    def prefer(self, teacher: str, declared: Languages, language: str, group: str | None) -> float:
+        if teacher not in self.by_teacher:
+            self._check_names((teacher,))
+        return 0.0 if self.by_teacher[teacher] > 0.0 else math.inf
 
     def without(self, gone: Collection[str]) -> WeightingBase:
         kept = {name: weight for name, weight in self.by_teacher.items() if name not in gone}
         return self.model_copy(update={"by_teacher": kept})
-
-    def eligible(self, signals: Signals) -> torch.Tensor:
-        return signals.covered_MN & (self._column(signals) > 0.0)
 
     def _spread(self, signals: Signals, eligible_MN: torch.Tensor) -> torch.Tensor:
         return normalise(self._column(signals), eligible_MN)

@@ -4,22 +4,26 @@ Decision record: weights are non-negative and sum to 1 over a unit's eligible te
 comparing two weightings never compares two strengths of distillation. `eligible` is separate from `weights` because the
 objective counts units before it has seen a student's output, and counting needs no logits. What a weighting reads
 (gold labels, the student, a column of the rows) is said by class variables, so that a run that lacks it is refused
-before it starts.
+before it starts. Which teachers are asked about a row, and which have weight for a unit, follows from one preference
+(`prefer`), so that no teacher is asked in vain and none has weight unasked.
 """
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
-from collections.abc import Collection, Sequence
-from typing import ClassVar
+from collections.abc import Callable, Collection, Hashable, Sequence
+from typing import ClassVar, TypeVar
 
 import torch
 
+from raykd.devices import copy_to_device
 from raykd.distill.signals import Signals
 from raykd.spec import Spec
 
 Languages = frozenset[str] | None
 """The languages a teacher was declared for; None for any."""
+V = TypeVar("V", bound=Hashable)
 
 
 class WeightingBase(Spec):
@@ -33,6 +37,8 @@ class WeightingBase(Spec):
     """Whether it reads the student's logits of all units of a micro-batch at once. Without a student it is uniform."""
     reads_groups: ClassVar[bool] = False
     """Whether it reads the column `data.columns.group`."""
+    has_preferences: ClassVar[bool] = False
+    """Whether it prefers some teachers for a row (`prefer`)."""
     kind: str
 
     @property
@@ -54,6 +60,17 @@ class WeightingBase(Spec):
             ConfigError: A name is missing or unknown.
         """
 
+    def prefer(self, teacher: str, declared: Languages, language: str, group: str | None) -> float:
+        """Return the rank of a teacher for a row: those of the smallest rank share it, infinity is none of it.
+
+        Args:
+            teacher: Its name.
+            declared: The languages that it was declared for.
+            language: Of the row.
+            group: The row's value in the column `data.columns.group`; None for a row of any group.
+        """
+        return 0.0
+
     def may_need(
         self,
         language: str,
@@ -71,7 +88,12 @@ class WeightingBase(Spec):
             teacher_languages: The languages that each was declared for.
             group: The row's value in the column `data.columns.group`; None for a row of any group.
         """
-        return tuple(speaks(declared, language) for declared in teacher_languages)
+        ranks = [
+            self.prefer(name, declared, language, group) if speaks(declared, language) else math.inf
+            for name, declared in zip(teachers, teacher_languages, strict=True)
+        ]
+        best = min(ranks, default=math.inf)
+        return tuple(rank == best < math.inf for rank in ranks)
 
     def without(self, gone: Collection[str]) -> WeightingBase:
         """Return the weighting of a run that has not these teachers; it names none of them."""
@@ -79,7 +101,16 @@ class WeightingBase(Spec):
 
     def eligible(self, signals: Signals) -> torch.Tensor:
         """Return the covering teachers among whom a unit's weight is spread, bool ``[M, N]``; needs no logits."""
-        return signals.covered_MN
+        if not self.has_preferences:
+            return signals.covered_MN
+        groups = signals.groups or ("",) * len(signals.languages)
+        teachers = list(zip(signals.teachers, signals.teacher_languages, strict=True))
+        rank_MN = lay_out_table(
+            list(zip(signals.languages, groups, strict=True)),
+            lambda row: [self.prefer(name, declared, *row) for name, declared in teachers],
+            signals,
+        ).masked_fill(~signals.covered_MN, torch.inf)
+        return (rank_MN == rank_MN.amin(dim=0, keepdim=True)) & rank_MN.isfinite()
 
     def weights(
         self, signals: Signals, student_NC: torch.Tensor | None = None, temperature: float = 1.0
@@ -117,6 +148,25 @@ class WeightingBase(Spec):
 def speaks(declared: Languages, language: str) -> bool:
     """Return whether a teacher was declared for a language."""
     return declared is None or language in declared
+
+
+def lay_out_table(
+    values: Sequence[V], list_numbers: Callable[[V], list[float]], signals: Signals
+) -> torch.Tensor:
+    """Return ``[M, N]``: numbers of teachers that follow from a value of the unit, float64 on the signals' device.
+
+    float64, so that a very small weight renormalises to 1 where its teacher stands alone.
+
+    Args:
+        values: Of each unit.
+        list_numbers: Returns the numbers ``[M]`` of a value.
+        signals: The answers.
+    """
+    position = {value: i for i, value in enumerate(dict.fromkeys(values))}
+    table_VM = torch.tensor([list_numbers(value) for value in position], dtype=torch.float64)
+    table_VM = table_VM.reshape(len(position), len(signals.teachers))
+    index_N = torch.tensor([position[value] for value in values], dtype=torch.int64)
+    return copy_to_device(table_VM.T[:, index_N], signals.covered_MN.device)
 
 
 def spread_evenly(eligible_MN: torch.Tensor) -> torch.Tensor:

@@ -6,17 +6,18 @@ how sure a teacher is. Only the teachers that a row's weights name are asked for
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Annotated, Literal
+import math
+from collections.abc import Collection, Mapping, Sequence
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import BeforeValidator, Field, field_validator
 
-from raykd.devices import copy_to_device
 from raykd.distill.signals import Signals
 from raykd.distill.weightings.base import (
     Languages,
     WeightingBase,
+    lay_out_table,
     normalise,
     softmax_over_teachers,
     speaks,
@@ -39,6 +40,7 @@ class ByLanguage(WeightingBase):
     unit, the others were not asked and the unit is not covered: it falls back to its gold label.
     """
 
+    has_preferences: ClassVar[bool] = True
     kind: Literal["by_language"] = "by_language"
     chain: tuple[LanguageClass, ...] = Field(default=("monolingual", "multilingual", "any"), min_length=1)
     """Classes of teachers, the preferred one first."""
@@ -50,30 +52,9 @@ class ByLanguage(WeightingBase):
             raise ValueError(f"a class stands twice in the chain {value}")
         return value
 
-    def may_need(
-        self,
-        language: str,
-        teachers: Sequence[str],
-        teacher_languages: Sequence[Languages],
-        group: str | None = None,
-    ) -> tuple[bool, ...]:
-        speaks = super().may_need(language, teachers, teacher_languages)
-        for name in self.chain:
-            chosen = tuple(
-                ok and _in_class(name, declared, language)
-                for ok, declared in zip(speaks, teacher_languages, strict=True)
-            )
-            if any(chosen):
-                return chosen
-        return (False,) * len(speaks)
-
-    def eligible(self, signals: Signals) -> torch.Tensor:
-        eligible_MN = torch.zeros_like(signals.covered_MN)
-        for name in self.chain:
-            chosen_MN = signals.covered_MN & _class_mask(name, signals)
-            # Only units that no earlier class served.
-            eligible_MN = eligible_MN | (chosen_MN & ~eligible_MN.any(dim=0, keepdim=True))
-        return eligible_MN
+    def prefer(self, teacher: str, declared: Languages, language: str, group: str | None) -> float:
+        ranks = (at for at, name in enumerate(self.chain) if _in_class(name, declared, language))
+        return next(ranks, math.inf)
 
     def _spread(self, signals: Signals, eligible_MN: torch.Tensor) -> torch.Tensor:
         return spread_evenly(eligible_MN)
@@ -96,6 +77,7 @@ class ByColumn(WeightingBase):
     `language` each language has fixed weights of its own. A teacher without weight for a row is not asked for it.
     """
 
+    has_preferences: ClassVar[bool] = True
     kind: Literal["by_column"] = "by_column"
     column: Literal["group", "language"] = "group"
     """What a row is weighted by: its value in the column that `data.columns.group` names, or its language."""
@@ -144,19 +126,11 @@ class ByColumn(WeightingBase):
                 next_step="correct it, or write column: group for another column than the language",
             )
 
-    def may_need(
-        self,
-        language: str,
-        teachers: Sequence[str],
-        teacher_languages: Sequence[Languages],
-        group: str | None = None,
-    ) -> tuple[bool, ...]:
+    def prefer(self, teacher: str, declared: Languages, language: str, group: str | None) -> float:
         values = [language if self.column == "language" else group]
         if values == [None]:
             values = [*self.weights_of, None]
-        rows = [self._list_weights(value, teachers) for value in values]
-        own = super().may_need(language, teachers, teacher_languages)
-        return tuple(ok and any(weights[m] > 0.0 for weights in rows) for m, ok in enumerate(own))
+        return 0.0 if any(self._find_weight(value, teacher) > 0.0 for value in values) else math.inf
 
     def without(self, gone: Collection[str]) -> WeightingBase:
         """See the base; rows whose teachers are all gone go to those of `otherwise`."""
@@ -172,20 +146,18 @@ class ByColumn(WeightingBase):
             }
         )
 
-    def eligible(self, signals: Signals) -> torch.Tensor:
-        return signals.covered_MN & (self._lay_out(signals) > 0.0)
-
     def _spread(self, signals: Signals, eligible_MN: torch.Tensor) -> torch.Tensor:
-        return normalise(self._lay_out(signals), eligible_MN)
-
-    def _list_weights(self, value: str | None, teachers: Sequence[str]) -> list[float]:
-        weights = self.weights_of.get(value or "", self.otherwise)
-        return [1.0 if weights is None else weights.get(name, 0.0) for name in teachers]
-
-    def _lay_out(self, signals: Signals) -> torch.Tensor:
         values = signals.languages if self.column == "language" else signals.groups
-        values = values or ("",) * len(signals.languages)
-        return _lay_out_table(values, lambda value: self._list_weights(value, signals.teachers), signals)
+        weight_MN = lay_out_table(
+            values or ("",) * len(signals.languages),
+            lambda value: [self._find_weight(value, name) for name in signals.teachers],
+            signals,
+        )
+        return normalise(weight_MN, eligible_MN)
+
+    def _find_weight(self, value: str | None, teacher: str) -> float:
+        weights = self.weights_of.get(value or "", self.otherwise)
+        return 1.0 if weights is None else weights.get(teacher, 0.0)
 
 
 class LanguageSimilarity(WeightingBase):
@@ -197,6 +169,7 @@ class LanguageSimilarity(WeightingBase):
     unrelated ones. Of a teacher at home in several languages the nearest counts.
     """
 
+    has_preferences: ClassVar[bool] = True
     kind: Literal["language_similarity"] = "language_similarity"
     home: dict[str, tuple[str, ...]] = {}
     """The languages that a teacher was trained on, where it is declared for more (`teachers.languages`, in which it is
@@ -237,31 +210,22 @@ class LanguageSimilarity(WeightingBase):
                     next_step="write it, or choose another weighting",
                 )
 
-    def may_need(
-        self,
-        language: str,
-        teachers: Sequence[str],
-        teacher_languages: Sequence[Languages],
-        group: str | None = None,
-    ) -> tuple[bool, ...]:
-        own = super().may_need(language, teachers, teacher_languages)
-        at_home = tuple(
-            ok and speaks(self._find_home(name, declared), language)
-            for ok, name, declared in zip(own, teachers, teacher_languages, strict=True)
-        )
-        return at_home if any(at_home) else own
+    def prefer(self, teacher: str, declared: Languages, language: str, group: str | None) -> float:
+        return 0.0 if speaks(self._find_home(teacher, declared), language) else 1.0
 
     def without(self, gone: Collection[str]) -> WeightingBase:
         kept = {name: home for name, home in self.home.items() if name not in gone}
         return self.model_copy(update={"home": kept})
 
-    def eligible(self, signals: Signals) -> torch.Tensor:
-        at_home_MN = self._lay_out(signals) >= 1.0
-        chosen_MN = signals.covered_MN & at_home_MN
-        return torch.where(chosen_MN.any(dim=0, keepdim=True), chosen_MN, signals.covered_MN)
-
     def _spread(self, signals: Signals, eligible_MN: torch.Tensor) -> torch.Tensor:
-        return softmax_over_teachers(self._lay_out(signals).float() / self.tau, eligible_MN)
+        homes = [
+            self._find_home(name, declared)
+            for name, declared in zip(signals.teachers, signals.teacher_languages, strict=True)
+        ]
+        near_MN = lay_out_table(
+            signals.languages, lambda language: [self._compare(language, home) for home in homes], signals
+        )
+        return softmax_over_teachers(near_MN.float() / self.tau, eligible_MN)
 
     def _find_home(self, teacher: str, declared: Languages) -> Languages:
         return frozenset(self.home[teacher]) if teacher in self.home else declared
@@ -275,15 +239,6 @@ class LanguageSimilarity(WeightingBase):
         found = (written[own] if own in written else compare_languages(language, own) for own in home or ())
         return min(max(found, default=0.0), 1.0 - 1e-6)
 
-    def _lay_out(self, signals: Signals) -> torch.Tensor:
-        homes = [
-            self._find_home(name, declared)
-            for name, declared in zip(signals.teachers, signals.teacher_languages, strict=True)
-        ]
-        return _lay_out_table(
-            signals.languages, lambda language: [self._compare(language, home) for home in homes], signals
-        )
-
 
 def _in_class(name: LanguageClass, declared: Languages, language: str) -> bool:
     if name == "monolingual":
@@ -291,35 +246,3 @@ def _in_class(name: LanguageClass, declared: Languages, language: str) -> bool:
     if name == "multilingual":
         return declared is None or (len(declared) > 1 and language in declared)
     return True
-
-
-def _class_mask(name: LanguageClass, signals: Signals) -> torch.Tensor:
-    """Return whether teacher m belongs to this class for unit n's language, bool ``[M, N]``."""
-    return (
-        _lay_out_table(
-            signals.languages,
-            lambda code: [float(_in_class(name, declared, code)) for declared in signals.teacher_languages],
-            signals,
-        )
-        > 0.0
-    )
-
-
-def _lay_out_table(
-    values: Sequence[str], list_numbers: Callable[[str], list[float]], signals: Signals
-) -> torch.Tensor:
-    """Return ``[M, N]``: numbers of teachers that follow from a value of the unit, float64 on the signals' device.
-
-    float64, so that a very small weight renormalises to 1 where its teacher stands alone.
-
-    Args:
-        values: Of each unit.
-        list_numbers: Returns the numbers ``[M]`` of a value.
-        signals: The answers.
-    """
-    distinct = sorted(set(values))
-    position: Mapping[str, int] = {value: i for i, value in enumerate(distinct)}
-    table_VM = torch.tensor([list_numbers(value) for value in distinct], dtype=torch.float64)
-    table_VM = table_VM.reshape(len(distinct), len(signals.teachers))
-    index_N = torch.tensor([position[value] for value in values], dtype=torch.int64)
-    return copy_to_device(table_VM.T[:, index_N], signals.covered_MN.device)
