@@ -34,7 +34,7 @@ from raykd.distill.losses import (
     compute_gold_losses,
     write_labels_as_texts,
 )
-from raykd.distill.parts import TargetPart, make_parts, sum_over_parts
+from raykd.distill.parts import TargetPart, find_silent, make_parts, silence_unsure, sum_over_parts
 from raykd.distill.schedules import Constant, Schedule, check_range
 from raykd.distill.shares import Counts, ObjectiveResult, Shares
 from raykd.distill.signals import UNLABELLED, Signals
@@ -96,7 +96,7 @@ class Objective(Spec):
     teachers are all it has. Under "unlabelled" the others keep it: a schedule that rises is a ramp by which units
     without gold label come in (arXiv:1610.02242). Alpha is not affected."""
     least_confidence: Schedule = Constant(value=0.0)
-    """In [0, 1]. A unit without gold label contributes 0 to the divergences where the teachers together give no answer
+    """In [0, 1]. A unit without gold label contributes 0 to all soft terms where the teachers together give no answer
     this probability at the run's temperature, and still counts as a unit (arXiv:2001.07685). Of teachers that know
     different labels each set decides for its share. 0 lets all contribute."""
     contradictions: Literal["keep", "swap", "drop"] = "keep"
@@ -340,10 +340,12 @@ class Objective(Spec):
             weights_MN = self.weighting.weights(signals, logits_NC.detach(), values.temperature)
             weights_M = weights_MN.sum(dim=1)
             parts = make_parts(logits_NC, signals, weights_MN, values.temperature, self.mixture)
+            if values.least_confidence > 0.0:
+                parts = silence_unsure(parts, labels_N, values.least_confidence)
             share = (1.0 - values.alpha) / max(totals.soft, 1)
             fallback_N = compute_gold_losses(logits_NC, labels_N, values_N) if counts.uncovered else 0.0
             soft = self._soft(fallback_N, labels_N, parts, values, sums, counts)
-            soft += self._compare_features(features, weights_MN, values, sums)
+            soft += self._compare_features(features, weights_MN, find_silent(parts, weights_MN), values, sums)
             shares += [(value, factor * share) for value, factor in soft]
         return Shares(
             values=tuple(value for value, _ in shares),
@@ -366,9 +368,7 @@ class Objective(Spec):
         shares: list[tuple[torch.Tensor, float]] = []
         for term in self.terms:
             kind, factor = term.divergence.kind, values.lambdas[term.divergence.kind]
-            divergence_N, covered_N = sum_over_parts(
-                term.divergence, parts, values.temperature, labels_N, values.least_confidence
-            )
+            divergence_N, covered_N = sum_over_parts(term.divergence, parts, values.temperature, labels_N)
             is_whole = counts.soft - counts.uncovered == len(labels_N)
             loss_N = divergence_N if is_whole else torch.where(covered_N, divergence_N, fallback_N)
             total = loss_N.sum()
@@ -384,6 +384,7 @@ class Objective(Spec):
         self,
         batch: FeatureBatch | None,
         weights_MN: torch.Tensor,
+        silent_MN: torch.Tensor | None,
         values: ScheduleValues,
         sums: dict[str, torch.Tensor],
     ) -> list[tuple[torch.Tensor, float]]:
@@ -392,7 +393,7 @@ class Objective(Spec):
         for term in self.features:
             if batch is None or not values.lambdas[term.kind]:
                 continue
-            total = sum_feature(term, batch, weights_MN)
+            total = sum_feature(term, batch, weights_MN, silent_MN)
             sums[f"soft/{term.kind}"] = total.detach()
             shares.append((total, values.lambdas[term.kind]))
         return shares

@@ -41,6 +41,8 @@ class TargetPart:
         support: Over what the two are compared.
         share_N: The part's weight per unit; None where it is the only part.
         units_N: Which units these are, rising; None for all of them.
+        members: Its teachers, by their places.
+        silent_N: Which of its units it does not teach although it covers them; None for none.
     """
 
     student_NK: torch.Tensor
@@ -48,6 +50,8 @@ class TargetPart:
     support: Support
     share_N: torch.Tensor | None
     units_N: torch.Tensor | None = None
+    members: tuple[int, ...] = ()
+    silent_N: torch.Tensor | None = None
 
 
 def make_parts(
@@ -74,7 +78,9 @@ def make_parts(
     if signals.plain and has_logits:
         target = combine_logits(signals.logits_MNC, weights_MN, temperature, mixture)
         check_alignment(logits_NC, target)
-        return [TargetPart(logits_NC, replace(target, labels_N=signals.labels_N), "whole", None)]
+        everyone = tuple(range(len(signals.teachers)))
+        target = replace(target, labels_N=signals.labels_N)
+        return [TargetPart(logits_NC, target, "whole", None, members=everyone)]
     groups: dict[object, list[int]] = {}
     for m in range(len(signals.teachers)):
         groups.setdefault(_group(signals, m), []).append(m)
@@ -103,9 +109,35 @@ def make_parts(
         student_NK, target, support = made
         if not _has_own_support(answer):
             target = replace(target, labels_N=_find_labels(signals, members[0]))
-        parts.append(TargetPart(student_NK, target, support, None if len(groups) == 1 else share_N, units_N))
+        own_N = None if len(groups) == 1 else share_N
+        parts.append(TargetPart(student_NK, target, support, own_N, units_N, tuple(members)))
     # Parts without units are dropped; one is kept where there is no other, for the graph.
     return [part for part in parts if len(part.target.covered_N)] or parts[:1]
+
+
+def silence_unsure(
+    parts: Sequence[TargetPart], labels_N: torch.Tensor, least_confidence: float
+) -> list[TargetPart]:
+    """Return the parts such that each is silent where a unit has no gold label and no answer this probability."""
+    made = []
+    for part in parts:
+        own_N = labels_N if part.units_N is None else labels_N[part.units_N]
+        unsure_N = part.target.p_NK.max(dim=-1).values < least_confidence
+        made.append(replace(part, silent_N=unsure_N & (own_N == UNLABELLED)))
+    return made
+
+
+def find_silent(parts: Sequence[TargetPart], weights_MN: torch.Tensor) -> torch.Tensor | None:
+    """Return which units each teacher does not teach since its part is silent, ``[M, N]``; None for none."""
+    if all(part.silent_N is None for part in parts):
+        return None
+    silent_MN = torch.zeros_like(weights_MN, dtype=torch.bool)
+    for part in parts:
+        units_N = slice(None) if part.units_N is None else part.units_N
+        if part.silent_N is not None:
+            for m in part.members:
+                silent_MN[m, units_N] = part.silent_N
+    return silent_MN
 
 
 def sum_over_parts(
@@ -113,7 +145,6 @@ def sum_over_parts(
     parts: Sequence[TargetPart],
     temperature: float,
     labels_N: torch.Tensor,
-    least_confidence: float = 0.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Sum a divergence over the parts with their shares.
 
@@ -122,7 +153,6 @@ def sum_over_parts(
         parts: From `make_parts`; none where no teacher was asked for the batch.
         temperature: T.
         labels_N: Of the units, whose number they give.
-        least_confidence: Of a part's target, below which it teaches no unit without gold label; 0 teaches all.
 
     Returns:
         The sum ``[N]``, and which units any part covers, ``[N]``.
@@ -136,10 +166,8 @@ def sum_over_parts(
         if not divergence.serves(part.support):
             raise ValueError(f"{divergence.kind} cannot be computed over the support {part.support!r}")
         loss_N = divergence.per_unit(part.student_NK, part.target, temperature)
-        if least_confidence > 0.0:
-            own_N = labels_N if part.units_N is None else labels_N[part.units_N]
-            unsure_N = part.target.p_NK.max(dim=-1).values < least_confidence
-            loss_N = torch.where(unsure_N & (own_N == UNLABELLED), 0.0, loss_N)
+        if part.silent_N is not None:
+            loss_N = torch.where(part.silent_N, 0.0, loss_N)
         if part.share_N is not None:
             loss_N = torch.where(part.target.covered_N, part.share_N * loss_N, 0.0)
         here_N = part.target.covered_N

@@ -23,12 +23,8 @@ class LinearConfig(PreTrainedConfig):
     pad_token_id: int | None = 0
 
 
-class LinearForSequenceClassification(PreTrainedModel):
-    """Softmax regression over a bag of ids: ``sum(weight[id]) / sqrt(number of ids) + bias``.
-
-    A binary bag of n words is a vector of length sqrt(n). The division gives all texts an input of length one, as in
-    a linear model over normalised counts.
-    """
+class LinearModel(PreTrainedModel):
+    """A table of weights with a row per n-gram, and a bias."""
 
     config_class = LinearConfig
     base_model_prefix = ""
@@ -36,15 +32,29 @@ class LinearForSequenceClassification(PreTrainedModel):
     def __init__(self, config: LinearConfig) -> None:
         super().__init__(config)
         classes = len(config.id2label or ())
-        self.weights = nn.EmbeddingBag(config.buckets, classes, mode="sum", padding_idx=0)
+        self.weights = self._make_table(config.buckets, classes)
         self.bias = nn.Parameter(torch.zeros(classes))
         self.post_init()  # type: ignore[no-untyped-call]
 
+    def _make_table(self, buckets: int, classes: int) -> nn.Module:
+        raise NotImplementedError
+
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, nn.EmbeddingBag):
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag):
             init.zeros_(module.weight)
         elif module is self:
             init.zeros_(self.bias)
+
+
+class LinearForSequenceClassification(LinearModel):
+    """Softmax regression over a bag of ids: ``sum(weight[id]) / sqrt(number of ids) + bias``.
+
+    A binary bag of n words is a vector of length sqrt(n). The division gives all texts an input of length one, as in
+    a linear model over normalised counts.
+    """
+
+    def _make_table(self, buckets: int, classes: int) -> nn.Module:
+        return nn.EmbeddingBag(buckets, classes, mode="sum", padding_idx=0)
 
     def forward(
         self,
@@ -62,28 +72,15 @@ class LinearForSequenceClassification(PreTrainedModel):
         return build_output(logits_BC, labels)
 
 
-class LinearForTokenClassification(PreTrainedModel):
+class LinearForTokenClassification(LinearModel):
     """Softmax regression of each word over the n-grams of the word and of its two neighbours, a table for each.
 
     A row of ids holds for each word a 0 and then its n-grams (`HashedNgrams.encode_words`). Sums are divided by the
     root of the number of ids, as in `LinearForSequenceClassification`.
     """
 
-    config_class = LinearConfig
-    base_model_prefix = ""
-
-    def __init__(self, config: LinearConfig) -> None:
-        super().__init__(config)
-        classes = len(config.id2label or ())
-        self.weights = nn.Embedding(config.buckets, 3 * classes, padding_idx=0)
-        self.bias = nn.Parameter(torch.zeros(classes))
-        self.post_init()  # type: ignore[no-untyped-call]
-
-    def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, nn.Embedding):
-            init.zeros_(module.weight)
-        elif module is self:
-            init.zeros_(self.bias)
+    def _make_table(self, buckets: int, classes: int) -> nn.Module:
+        return nn.Embedding(buckets, 3 * classes, padding_idx=0)
 
     def forward(
         self,

@@ -32,10 +32,10 @@ from raykd.answers.answer import DenseAnswer
 from raykd.answers.codec import encode_answer
 from raykd.distill.objective import Objective
 from raykd.distill.signals import MASKED, UNLABELLED
-from raykd.errors import ConfigError
 from raykd.head import Head
 from raykd.tasks.base import Network, PendingRows, SystemAnswers, TaskBase
 from raykd.tasks.forms import RowForm
+from raykd.tasks.refusals import refuse_equal_choices
 from raykd.tasks.registry import register_task
 from raykd.tasks.scores import spans
 from raykd.tasks.scores.classification import log_softmax
@@ -87,14 +87,7 @@ class QuestionAnswering(TaskBase):
 
     def check(self, labels: Sequence[str], objective: Objective) -> None:
         """Refuse a loss that averages over choices, of which rows have different numbers."""
-        kinds = [term.divergence.kind for term in objective.terms if term.divergence.equal_choices]
-        if kinds:
-            raise ConfigError(
-                f"{kinds[0]} averages over choices, and contexts have different numbers of words",
-                got=f"objective.terms: {kinds[0]}",
-                wanted="a divergence of probabilities, or logit_mse",
-                next_step="use forward_kl, reverse_kl, jensen_shannon, total_variation or logit_mse",
-            )
+        refuse_equal_choices(objective, "contexts have different numbers of words")
 
     def encode(self, tokenizer: Tokenizer, batch: TextBatch) -> EncodedRows:
         """Return the windows of B rows, and for each word of a context the window and token where it is read.

@@ -28,10 +28,10 @@ from raykd.answers.answer import DenseAnswer
 from raykd.answers.codec import encode_answer
 from raykd.distill.objective import Objective
 from raykd.distill.signals import MASKED, UNLABELLED
-from raykd.errors import ConfigError
 from raykd.head import Head
 from raykd.tasks.base import Network, PendingRows, SystemAnswers, TaskBase
 from raykd.tasks.forms import RowForm
+from raykd.tasks.refusals import refuse_equal_choices, refuse_keys
 from raykd.tasks.registry import register_task
 from raykd.tasks.scores.candidates import QueryScores, score_queries
 from raykd.tasks.scores.intervals import RowShares
@@ -72,21 +72,8 @@ class Ranking(TaskBase):
 
     def check(self, labels: Sequence[str], objective: Objective) -> None:
         """Refuse losses that compare the same choices of all units, and keys that say something of one gold label."""
-        wrong = [t.divergence.kind for t in objective.terms if t.divergence.equal_choices]
-        if wrong:
-            raise ConfigError(
-                f"{wrong[0]} compares the same choices of all units, and queries have different numbers of candidates",
-                got=f"objective.terms: {wrong[0]}",
-                wanted="a divergence of probabilities, or logit_mse",
-                next_step="use forward_kl, reverse_kl, jensen_shannon, total_variation or logit_mse",
-            )
-        idle = [key for key in _IDLE if getattr(objective, key) != Objective.model_fields[key].default]
-        if idle:
-            raise ConfigError(
-                f"objective.{idle[0]} plays no part in a ranking, whose gold are relevances and not one label",
-                got=f"{idle[0]}: {getattr(objective, idle[0])}",
-                wanted="no such key",
-            )
+        refuse_equal_choices(objective, "queries have different numbers of candidates")
+        refuse_keys(objective, _IDLE, "a ranking, whose gold are relevances and not one label")
 
     def encode(self, tokenizer: Tokenizer, batch: TextBatch) -> EncodedRows:
         """Return a sequence for each query and candidate of B rows."""

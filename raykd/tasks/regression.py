@@ -24,6 +24,7 @@ from raykd.distill.signals import UNLABELLED
 from raykd.head import Head
 from raykd.tasks.base import SystemAnswers, TaskBase
 from raykd.tasks.forms import RowForm
+from raykd.tasks.refusals import refuse_keys
 from raykd.tasks.registry import register_task
 from raykd.tasks.scores.intervals import RowShares
 from raykd.tasks.scores.values import compute_value_metrics
@@ -70,11 +71,7 @@ class Regression(TaskBase):
                 f"objective.weighting {objective.weighting.inner.kind} reads how sure teachers are, which one number "
                 "does not say: write weighting: {kind: by_language}, uniform or fixed"
             )
-        for key in _IDLE:
-            if getattr(objective, key) != Objective.model_fields[key].default:
-                raise ValueError(
-                    f"objective.{key} plays no part in a regression, whose answers are no probabilities; leave it out"
-                )
+        refuse_keys(objective, _IDLE, "a regression, whose answers are no probabilities")
 
     def encode(self, tokenizer: Tokenizer, batch: TextBatch) -> EncodedRows:
         """Return the token ids of B rows, and their values."""

@@ -462,7 +462,7 @@ def test_a_student_learns_the_order_of_a_cross_encoder_without_gold(tmp_path: Pa
 
 def test_what_cannot_be_right_is_refused_by_name() -> None:
     for kind in ("standardised_kl", "dist", "relational_distance"):
-        with pytest.raises(ConfigError, match=f"{kind} compares the same choices of all units"):
+        with pytest.raises(ConfigError, match=f"{kind} averages over choices"):
             validate_run(tree(objective={"terms": [{"divergence": {"kind": kind}}]}), "test")
     for key, value in {"label_smoothing": 0.1, "focal_gamma": 2.0}.items():
         with pytest.raises(ConfigError, match=key):

@@ -13,7 +13,14 @@ from raykd.distill.features.layers import list_layer_pairs
 from raykd.distill.features.plan import FeaturePlan, plan_features
 from raykd.distill.features.states import EncoderShape, Source, State, TeacherStates
 from raykd.distill.features.sums import FeatureBatch, sum_feature
-from raykd.distill.features.terms import AttentionMSE, FeatureBase, HiddenCosine, HiddenMSE, RelationKL
+from raykd.distill.features.terms import (
+    AttentionMSE,
+    ComparedStates,
+    FeatureBase,
+    HiddenCosine,
+    HiddenMSE,
+    RelationKL,
+)
 from raykd.distill.objective import Objective
 from raykd.distill.shares import Counts
 from raykd.distill.signals import Signals
@@ -42,9 +49,9 @@ def plain_relations(query: np.ndarray, key: np.ndarray, heads: int) -> np.ndarra
 
 def test_hidden_states_are_compared_vector_by_vector() -> None:
     own, taught = draw(3, 8, seed=1), draw(3, 8, seed=2)
-    mse = HiddenMSE(position="cls").measure((own,), (taught,), MASK, 2)
+    mse = HiddenMSE(position="cls").measure(ComparedStates((own,), (taught,), MASK, 2))
     np.testing.assert_allclose(mse, ((own - taught) ** 2).numpy().mean(axis=1), rtol=1e-6)
-    cosine = HiddenCosine(position="cls").measure((own,), (taught,), MASK, 2)
+    cosine = HiddenCosine(position="cls").measure(ComparedStates((own,), (taught,), MASK, 2))
     a, b = own.numpy(), taught.numpy()
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     np.testing.assert_allclose(cosine, 1 - (a * b).sum(axis=1) / norms, rtol=1e-5)
@@ -57,21 +64,23 @@ def test_padding_takes_no_part_in_what_is_compared_token_by_token() -> None:
     states = [draw(3, 5, 8, seed=seed) for seed in range(6)]
     for term, count in ((HiddenMSE(position="sequence"), 1), (AttentionMSE(), 2), (RelationKL(heads=4), 3)):
         own, taught = tuple(states[:count]), tuple(states[3 : 3 + count])
-        found = term.measure(own, taught, MASK, 2)
+        found = term.measure(ComparedStates(own, taught, MASK, 2))
         for row, length in enumerate(LENGTHS):
             alone = term.measure(
-                tuple(x[row : row + 1, :length] for x in own),
-                tuple(x[row : row + 1, :length] for x in taught),
-                MASK[row : row + 1, :length],
-                2,
+                ComparedStates(
+                    tuple(x[row : row + 1, :length] for x in own),
+                    tuple(x[row : row + 1, :length] for x in taught),
+                    MASK[row : row + 1, :length],
+                    2,
+                )
             )
             torch.testing.assert_close(found[row : row + 1], alone)
-        torch.testing.assert_close(term.measure(own, own, MASK, 2), torch.zeros(3))
+        torch.testing.assert_close(term.measure(ComparedStates(own, own, MASK, 2)), torch.zeros(3))
 
 
 def test_attention_is_tinyberts_mean_squared_difference_of_scores() -> None:
     query, key, taught_query, taught_key = (draw(3, 5, 8, seed=seed) for seed in range(4))
-    found = AttentionMSE().measure((query, key), (taught_query, taught_key), MASK, 2)
+    found = AttentionMSE().measure(ComparedStates((query, key), (taught_query, taught_key), MASK, 2))
     for row, length in enumerate(LENGTHS):
         own = plain_relations(query[row, :length].numpy(), key[row, :length].numpy(), 2)
         taught = plain_relations(taught_query[row, :length].numpy(), taught_key[row, :length].numpy(), 2)
@@ -82,7 +91,7 @@ def test_attention_is_tinyberts_mean_squared_difference_of_scores() -> None:
 def test_relations_are_minilms_divergences_for_any_number_of_heads() -> None:
     own, taught = ([draw(3, 5, width, seed=seed) for seed in range(3)] for width in (8, 24))
     for heads in (1, 4):
-        found = RelationKL(heads=heads).measure(tuple(own), tuple(taught), MASK, 2)
+        found = RelationKL(heads=heads).measure(ComparedStates(tuple(own), tuple(taught), MASK, 2))
         for row, length in enumerate(LENGTHS):
             wanted = 0.0
             for x, z in zip(own, taught, strict=True):
@@ -191,6 +200,38 @@ def test_the_objective_adds_features_with_their_factor_to_the_soft_part() -> Non
     mean = sum(((own - states) ** 2).mean(dim=1).sum() for states in taught) / 2
     torch.testing.assert_close(found.loss - without.loss, 0.75 * 3.0 * mean / 6)
     torch.testing.assert_close(found.sums["soft/hidden_mse"], mean)
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_teachers_that_are_unsure_of_a_text_without_gold_label_teach_no_states_of_it(apart: bool) -> None:
+    objective = Objective.model_validate(
+        {
+            "alpha": 0.0,
+            "weighting": {"kind": "uniform"},
+            "features": [{"kind": "hidden_mse", "position": "mean"}],
+            "least_confidence": 0.9,
+        }
+    )
+    # Of text 2 the first teacher is sure and the second is not: mixed they are unsure. Text 0 has a gold label.
+    logits_MNC = torch.zeros(2, 3, 3)
+    logits_MNC[0, 1:, 0] = logits_MNC[1, 1, 0] = 20.0
+    signals = Signals(
+        ("a", "b"),
+        (None, None),
+        logits_MNC,
+        torch.ones(2, 3, dtype=torch.bool),
+        torch.tensor([0, -100, -100]),
+        ("en",) * 3,
+        columns_M=(None, (0, 1)) if apart else (),
+    )
+    own, taught = draw(3, 8, seed=1), [draw(3, 8, seed=seed) for seed in (2, 3)]
+    batch = make_batch(objective.features[0], own, taught, [[True] * 3] * 2, [0, 1, 2])
+    found = objective.evaluate(
+        draw(3, 3, seed=4), signals.labels_N, signals, 0.0, Counts(hard=1, soft=3), features=batch
+    )
+    loss_MN = torch.stack([((own - states) ** 2).mean(dim=1) for states in taught]) / 2
+    loss_MN[:, 2] *= torch.tensor([1.0, 0.0]) if apart else 0.0
+    torch.testing.assert_close(found.sums["soft/hidden_mse"], loss_MN.sum())
 
 
 def test_a_term_without_weight_asks_for_nothing() -> None:

@@ -9,7 +9,7 @@ import torch
 
 from raykd.distill.features.plan import FeaturePlan, name_projection
 from raykd.distill.features.states import Source, TeacherStates
-from raykd.distill.features.terms import FeatureBase
+from raykd.distill.features.terms import ComparedStates, FeatureBase
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,19 @@ class FeatureBatch:
     project: Callable[[str, torch.Tensor], torch.Tensor]
 
 
-def sum_feature(term: FeatureBase, batch: FeatureBatch, weights_MN: torch.Tensor) -> torch.Tensor:
+def sum_feature(
+    term: FeatureBase,
+    batch: FeatureBatch,
+    weights_MN: torch.Tensor,
+    silent_MN: torch.Tensor | None = None,
+) -> torch.Tensor:
     """Return ``sum over n, m of w_mn loss_mn``, w made to sum to 1 over the teachers whose states cover the unit.
 
     Args:
         term: The term.
         batch: States of student and teachers.
         weights_MN: From the weighting.
+        silent_MN: Which units a teacher covers and does not teach (`find_silent`): its loss there is 0.
     """
     losses, weights = [], []
     for m, teacher in enumerate(batch.teachers):
@@ -48,7 +54,8 @@ def sum_feature(term: FeatureBase, batch: FeatureBatch, weights_MN: torch.Tensor
         loss_N, covered_N = _measure_teacher(term, batch, m, teacher), teacher.covered[term.where]
         if term.where != "words":
             loss_N, covered_N = loss_N[batch.row_N], covered_N[batch.row_N]
-        losses.append(torch.where(covered_N, loss_N, 0.0))
+        taught_N = covered_N if silent_MN is None else covered_N & ~silent_MN[m]
+        losses.append(torch.where(taught_N, loss_N, 0.0))
         weights.append(torch.where(covered_N, weights_MN[m], 0.0))
     if not losses:
         return weights_MN.new_zeros(())
@@ -67,5 +74,5 @@ def _measure_teacher(term: FeatureBase, batch: FeatureBatch, m: int, teacher: Te
         taught = tuple(teacher.vectors[source] for source in term.list_sources(theirs))
         if (name := name_projection(term, m, ours, theirs)) in batch.plan.widths:
             own = tuple(batch.project(name, states) for states in own)
-        losses.append(term.measure(own, taught, batch.mask_BL, batch.plan.heads))
+        losses.append(term.measure(ComparedStates(own, taught, batch.mask_BL, batch.plan.heads)))
     return torch.stack(losses).mean(dim=0)

@@ -10,6 +10,7 @@ fall back to. Pairs of layers are averaged, so that lambda does not depend on ho
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -22,6 +23,23 @@ from raykd.errors import ConfigError
 from raykd.spec import Spec
 
 Pairs = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class ComparedStates:
+    """States of one layer of the student and of one of a teacher. Made by `sum_feature`, read by a term's `measure`.
+
+    Attributes:
+        student: One tensor for each part, projected.
+        teacher: One tensor for each part.
+        mask_BL: Which tokens are no padding.
+        heads: Attention heads of both.
+    """
+
+    student: tuple[torch.Tensor, ...]
+    teacher: tuple[torch.Tensor, ...]
+    mask_BL: torch.Tensor
+    heads: int
 
 
 class FeatureBase(Spec):
@@ -73,21 +91,8 @@ class FeatureBase(Spec):
         """
 
     @abstractmethod
-    def measure(
-        self,
-        student: tuple[torch.Tensor, ...],
-        teacher: tuple[torch.Tensor, ...],
-        mask_BL: torch.Tensor,
-        heads: int,
-    ) -> torch.Tensor:
-        """Return the loss of each row or unit, float32 ``[X]``.
-
-        Args:
-            student: One tensor for each part, projected.
-            teacher: One tensor for each part.
-            mask_BL: Which tokens are no padding.
-            heads: Attention heads of both.
-        """
+    def measure(self, states: ComparedStates) -> torch.Tensor:
+        """Return the loss of each row or unit, float32 ``[X]``."""
 
 
 class HiddenBase(FeatureBase):
@@ -115,15 +120,9 @@ class HiddenBase(FeatureBase):
     def has_projection(self, student: EncoderShape, teacher: EncoderShape) -> bool:
         return self.project or student.width != teacher.width
 
-    def measure(
-        self,
-        student: tuple[torch.Tensor, ...],
-        teacher: tuple[torch.Tensor, ...],
-        mask_BL: torch.Tensor,
-        heads: int,
-    ) -> torch.Tensor:
-        loss = self.compare(student[0], teacher[0])
-        return loss if loss.ndim == 1 else average_tokens(loss, mask_BL)
+    def measure(self, states: ComparedStates) -> torch.Tensor:
+        loss = self.compare(states.student[0], states.teacher[0])
+        return loss if loss.ndim == 1 else average_tokens(loss, states.mask_BL)
 
     @abstractmethod
     def compare(self, student_XD: torch.Tensor, teacher_XD: torch.Tensor) -> torch.Tensor:
@@ -189,16 +188,10 @@ class AttentionMSE(AttentionBase):
                 next_step="take relation_kl, which splits both into as many relation heads",
             )
 
-    def measure(
-        self,
-        student: tuple[torch.Tensor, ...],
-        teacher: tuple[torch.Tensor, ...],
-        mask_BL: torch.Tensor,
-        heads: int,
-    ) -> torch.Tensor:
-        own, taught = (relate(queries, keys, heads) for queries, keys in (student, teacher))
+    def measure(self, states: ComparedStates) -> torch.Tensor:
+        own, taught = (relate(q, k, states.heads) for q, k in (states.student, states.teacher))
         gap_BALL = own - taught
-        both_BLL = mask_BL[:, :, None] & mask_BL[:, None, :]
+        both_BLL = states.mask_BL[:, :, None] & states.mask_BL[:, None, :]
         squared_BLL = torch.where(both_BLL, gap_BALL.square().mean(dim=1), 0.0)
         return squared_BLL.sum(dim=(1, 2)) / both_BLL.sum(dim=(1, 2)).clamp_min(1)
 
@@ -228,23 +221,17 @@ class RelationKL(AttentionBase):
                     next_step="choose `heads` that divide both widths",
                 )
 
-    def measure(
-        self,
-        student: tuple[torch.Tensor, ...],
-        teacher: tuple[torch.Tensor, ...],
-        mask_BL: torch.Tensor,
-        heads: int,
-    ) -> torch.Tensor:
+    def measure(self, states: ComparedStates) -> torch.Tensor:
         total_BL = torch.zeros(())
-        hidden_B11L = ~mask_BL[:, None, None, :]
-        for own, taught in zip(student, teacher, strict=True):
+        hidden_B11L = ~states.mask_BL[:, None, None, :]
+        for own, taught in zip(states.student, states.teacher, strict=True):
             # The softmax of finite scores at places that are left out afterwards; infinite ones would make NaN.
             logq, logp = (
                 relate(x, x, self.heads).masked_fill(hidden_B11L, -1e9).log_softmax(dim=-1)
                 for x in (own, taught)
             )
             total_BL = total_BL.to(own.device) + (logp.exp() * (logp - logq)).sum(dim=-1).mean(dim=1)
-        return average_tokens(total_BL, mask_BL)
+        return average_tokens(total_BL, states.mask_BL)
 
 
 def relate(left_BLD: torch.Tensor, right_BLD: torch.Tensor, heads: int) -> torch.Tensor:

@@ -8,6 +8,7 @@ reads the same twice. The interval is of the luck of the rows. It says nothing o
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,23 +55,8 @@ def compute_bootstrap_interval(shares: RowShares) -> Interval | None:
 
     None where no draw can differ from another: of one row, and where every row scores alike.
     """
-    from scipy.stats import bootstrap
-
-    rows = len(shares.numerator_B)
-    if rows < 2:
-        return None
-    found = bootstrap(
-        (shares.numerator_B, shares.denominator_B),
-        _divide_sums,
-        paired=True,
-        vectorized=True,
-        n_resamples=RESAMPLES,
-        batch=max(1, _DRAWN_AT_ONCE // rows),
-        confidence_level=LEVEL,
-        method="percentile",
-        rng=np.random.default_rng(0),
-    ).confidence_interval
-    return None if found.low == found.high else Interval(float(found.low), float(found.high))
+    found = _draw_interval(_divide_sums, shares.numerator_B, shares.denominator_B)
+    return None if found is None or found.low == found.high else found
 
 
 def compute_change_interval(before: RowShares, after: RowShares) -> Interval | None:
@@ -80,19 +66,28 @@ def compute_change_interval(before: RowShares, after: RowShares) -> Interval | N
         before: Of one system.
         after: Of another one, for the same rows in the same order.
     """
-    from scipy.stats import bootstrap
-
-    rows = len(before.numerator_B)
-    if rows < 2:
-        return None
 
     def change(*parts: NDArray[np.float64], axis: int = -1) -> NDArray[np.float64]:
         old_top, old_bottom, top, bottom = parts
         return _divide_sums(top, bottom, axis) - _divide_sums(old_top, old_bottom, axis)
 
+    return _draw_interval(
+        change, before.numerator_B, before.denominator_B, after.numerator_B, after.denominator_B
+    )
+
+
+def _draw_interval(
+    statistic: Callable[..., NDArray[np.float64]], *columns_B: NDArray[np.float64]
+) -> Interval | None:
+    """Return the percentile interval of a statistic of paired columns; None of fewer than two rows."""
+    from scipy.stats import bootstrap
+
+    rows = len(columns_B[0])
+    if rows < 2:
+        return None
     found = bootstrap(
-        (before.numerator_B, before.denominator_B, after.numerator_B, after.denominator_B),
-        change,
+        columns_B,
+        statistic,
         paired=True,
         vectorized=True,
         n_resamples=RESAMPLES,
