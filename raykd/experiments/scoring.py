@@ -29,6 +29,7 @@ from raykd.report.results import Predictions, Score
 from raykd.scoring.ensembles.agreement import describe_agreement, name_score
 from raykd.scoring.score import System, score_student
 from raykd.tasks.scores.metrics import name_agreement
+from raykd.teachers.timing import BUSY, describe_load, measure_load
 from raykd.tracking import describe_environment
 from raykd.tuning.journal import Journal, Trial
 
@@ -64,6 +65,7 @@ def score_arms(
         and trial.sample["seed"] in experiment.seeds
     ]
     units: tuple[str, ...] = ()
+    loads: list[float] = []
     for done, trial in enumerate(finished, start=1):
         arm, seed = str(trial.sample["arm"]), int(str(trial.sample["seed"]))
         if arm in found:
@@ -71,6 +73,7 @@ def score_arms(
             # The folder has the name that Tune gave the training at its last start.
             found[arm][seed], own = _score_training(trial, students / trial.tune_ids[-1], run, student)
             units = units or own
+            loads += [load for load in (measure_load(),) if load is not None]
         report(done, len(finished))
     compared = ComparisonReport(
         arms=tuple(
@@ -94,6 +97,7 @@ def score_arms(
             *notes,
             *_describe_rows(experiment, student),
             *_describe_agreement(student),
+            *([f"texts/s: {describe_load(loads)}"] if max(loads, default=0.0) > BUSY else []),
         ),
         environment=describe_environment(),
         created=time.strftime("%Y-%m-%d %H:%M:%S %Z"),

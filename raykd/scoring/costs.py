@@ -19,12 +19,10 @@ from raykd.report.sizes import Size
 from raykd.scoring.score import join_sizes, make_student_spec, sample_texts, share_texts
 from raykd.teachers.pools.pool import TeacherPool
 from raykd.teachers.spec import TeacherInfo
-from raykd.teachers.timing import PASSES, Timing
+from raykd.teachers.timing import PASSES, Timing, describe_load
 
 Times = Mapping[str, tuple[Timing | None, Timing | None]]
 """By teacher: its own time and the student's in the same process. None is not known."""
-BUSY = 1.0
-"""Processes a CPU beyond which a time is surely longer than on a free machine."""
 
 
 def time_teachers(
@@ -179,13 +177,9 @@ def _describe_conditions(times: Times) -> str:
 
 def _describe_load(times: Times) -> str:
     """Return how busy the machine was while models were timed."""
-    loads = sorted(t.load for pair in times.values() for t in pair if t is not None and t.load is not None)
-    if not loads:
-        return "the load of the machine is not known"
-    low, high = f"{loads[0]:.1f}", f"{loads[-1]:.1f}"
-    between = low if low == high else f"{low} to {high}"
-    busy = "; other work made the times longer" if loads[-1] > BUSY else ""
-    return f"load of the machine while they were taken: {between} processes a CPU{busy}"
+    return describe_load(
+        [t.load for pair in times.values() for t in pair if t is not None and t.load is not None]
+    )
 
 
 def _either(values: Sequence[object]) -> str:

@@ -25,6 +25,8 @@ PASSES = 25
 """Most passes, after one that does not count: enough that one of them is likely to meet no other work."""
 LENGTHS_DIFFER = 1.25
 """Ratio of mean lengths from which two sets of texts are not timed alike."""
+BUSY = 1.0
+"""Processes a CPU beyond which a time is surely longer than on a free machine."""
 LIMIT_S = 0.3
 """No further pass begins after this time; a model whose first pass takes longer has that one alone."""
 
@@ -126,3 +128,17 @@ def measure_load() -> float | None:
         return os.getloadavg()[0] / (os.cpu_count() or 1)
     except OSError:
         return None
+
+
+def describe_load(loads: Sequence[float]) -> str:
+    """Return how busy the machine was while models were timed, in words.
+
+    Args:
+        loads: Of each time, processes a CPU.
+    """
+    if not loads:
+        return "the load of the machine is not known"
+    low, high = f"{min(loads):.1f}", f"{max(loads):.1f}"
+    between = low if low == high else f"{low} to {high}"
+    busy = "; other work made the times longer" if max(loads) > BUSY else ""
+    return f"load of the machine while they were taken: {between} processes a CPU{busy}"
