@@ -87,13 +87,10 @@ class Classification(TaskBase):
     ) -> list[dict[str, object]]:
         """Return text, label and the probability of every label."""
         p_NC = np.exp(log_softmax(answers.logits_NC))
+        best_N, rounded_NC = p_NC.argmax(axis=1).tolist(), p_NC.astype(np.float64).round(6).tolist()
         return [
-            {
-                "text": text,
-                "label": labels[int(p_C.argmax())],
-                "probabilities": {label: round(float(p), 6) for label, p in zip(labels, p_C, strict=True)},
-            }
-            for text, p_C in zip(rows.texts, p_NC, strict=True)
+            {"text": text, "label": labels[best], "probabilities": dict(zip(labels, p_C, strict=True))}
+            for text, best, p_C in zip(rows.texts, best_N, rounded_NC, strict=True)
         ]
 
     @classmethod

@@ -167,13 +167,14 @@ class MultiLabel(TaskBase):
         """Return text, the labels that are given, and the probability of every label."""
         p_BL = self._read_probabilities(answers)
         chosen_BL = apply_thresholds(p_BL, self.thresholds)
+        rounded_BL = p_BL.astype(np.float64).round(6).tolist()
         return [
             {
                 "text": text,
                 "labels": [label for label, given in zip(labels, chosen_L, strict=True) if given],
-                "probabilities": {label: round(float(p), 6) for label, p in zip(labels, p_L, strict=True)},
+                "probabilities": dict(zip(labels, p_L, strict=True)),
             }
-            for text, p_L, chosen_L in zip(rows.texts, p_BL, chosen_BL, strict=True)
+            for text, p_L, chosen_L in zip(rows.texts, rounded_BL, chosen_BL, strict=True)
         ]
 
     @classmethod

@@ -136,7 +136,10 @@ def tokenize(
 
 
 def find_truncated(encoded: Encoded) -> NDArray[np.bool_] | None:
-    """Return whether each sequence lost tokens, as a fast tokenizer's encodings tell; None of another tokenizer."""
+    """Return whether each sequence lost tokens, as fast tokenizers and n-grams tell; None of another tokenizer."""
+    long_B: NDArray[np.bool_] | None = getattr(encoded, "long_B", None)
+    if long_B is not None:
+        return long_B
     encodings = getattr(encoded, "encodings", None)
     if encodings is None:
         return None

@@ -89,7 +89,7 @@ class HashedNgrams:
         *,
         truncation: bool = True,
         max_length: int | None = None,
-    ) -> Mapping[str, list[NDArray[np.int64]]]:
+    ) -> EncodedNgrams:
         """Encode B texts or pairs.
 
         Args:
@@ -100,12 +100,13 @@ class HashedNgrams:
                 cut that a sub-word model with the same number would read.
 
         Returns:
-            Sorted ids and masks (all ones), one array per text, not padded.
+            Sorted ids and masks (all ones), one array per text, not padded; and which texts were cut.
         """
         if text_pair is not None and len(text_pair) != len(text):
             raise ValueError(f"{len(text)} texts and {len(text_pair)} second texts")
         limit = max_length if truncation else None
         rows: list[NDArray[np.int64]] = []
+        long: list[bool] = []
         for at in range(0, len(text), _ROWS_AT_ONCE):
             firsts = [self._words(t, limit) for t in text[at : at + _ROWS_AT_ONCE]]
             parts = [firsts]
@@ -113,7 +114,9 @@ class HashedNgrams:
                 seconds = [self._words(t, limit) for t in text_pair[at : at + _ROWS_AT_ONCE]]
                 parts = list(_share(firsts, seconds, limit))
             rows.extend(self._rows(parts))
-        return {"input_ids": rows, "attention_mask": [np.ones_like(row) for row in rows]}
+            long.extend(any(words.is_cut for words in row) for row in zip(*parts, strict=True))
+        fields = {"input_ids": rows, "attention_mask": [np.ones_like(row) for row in rows]}
+        return EncodedNgrams(fields, np.asarray(long, dtype=bool))
 
     def encode_words(
         self, rows: Sequence[Sequence[str]], max_length: int
@@ -146,15 +149,20 @@ class HashedNgrams:
     def _words(self, text: str, limit: int | None) -> _Words:
         """Normalise a text and find its words."""
         text = " ".join(text.split())
+        is_cut = False
         if limit is not None:
             # To keep 128 words of a megabyte it need not be normalised whole. Normalising may shorten a text, so this
             # leaves four times as much as the cut below.
+            is_cut = len(text) > 4 * CHARS_PER_WORD * limit
             text = text[: 4 * CHARS_PER_WORD * limit]
         text = unicodedata.normalize("NFKC", text)
         text = " ".join((text.lower() if self.lowercase else text).split())
-        text = f" {text if limit is None else text[: CHARS_PER_WORD * limit]} "
+        if limit is not None:
+            is_cut = is_cut or len(text) > CHARS_PER_WORD * limit
+            text = text[: CHARS_PER_WORD * limit]
+        text = f" {text} "
         spans = [m.span() for m in _WORD.finditer(text)]
-        return _Words(text, spans).first(limit)
+        return _Words(text, spans, is_cut).first(limit)
 
     def _rows(self, parts: Sequence[Sequence[_Words]]) -> list[NDArray[np.int64]]:
         """Return the sorted ids of each row; `parts` are the first texts and perhaps the second ones."""
@@ -166,8 +174,10 @@ class HashedNgrams:
             if self.word_ngrams is not None:
                 keys += [self._keys(*batch.words(n), salt=(salt, 1, n)) for n in _lengths(self.word_ngrams)]
         # The row is the high part of a key, so one sort orders all rows at once.
-        flat = np.concatenate(keys)
-        flat = np.sort(flat) if self.counted else np.unique(flat)
+        flat = np.sort(np.concatenate(keys))
+        if not self.counted:
+            # What `np.unique` gives, which hashes first and takes 30 times as long.
+            flat = flat[np.diff(flat, prepend=-1) > 0]
         edges = np.searchsorted(flat, np.arange(1, len(parts[0])) * self.buckets)
         return [row % self.buckets for row in np.split(flat, edges)]
 
@@ -214,19 +224,33 @@ class HashedNgrams:
             ) from None
 
 
+class EncodedNgrams(dict[str, list[NDArray[np.int64]]]):
+    """Texts as `HashedNgrams` encodes them.
+
+    Args:
+        fields: ``input_ids`` and ``attention_mask``.
+        long_B: Which texts were cut.
+    """
+
+    def __init__(self, fields: Mapping[str, list[NDArray[np.int64]]], long_B: NDArray[np.bool_]) -> None:
+        super().__init__(fields)
+        self.long_B = long_B
+
+
 @dataclass(frozen=True)
 class _Words:
-    """A normalised text with a blank at both ends, and the spans of its words."""
+    """A normalised text with a blank at both ends, the spans of its words, and whether some of it was left out."""
 
     text: str
     spans: Sequence[tuple[int, int]]
+    is_cut: bool
 
     def first(self, count: int | None) -> _Words:
         """Return the text with its first `count` words."""
         if count is None or len(self.spans) <= count:
             return self
         kept = self.spans[:count]
-        return _Words(f"{self.text[: kept[-1][1] if kept else 0]} ", kept)
+        return _Words(f"{self.text[: kept[-1][1] if kept else 0]} ", kept, is_cut=True)
 
 
 @dataclass(frozen=True)
