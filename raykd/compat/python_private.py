@@ -7,6 +7,7 @@ import importlib.util
 import sys
 import threading
 import types
+from importlib.machinery import ModuleSpec
 from typing import Any
 
 
@@ -33,6 +34,7 @@ def import_later(name: str) -> None:
         module = importlib.util.module_from_spec(spec)
         module.__class__ = _LaterModule
         sys.modules[name] = module
+        sys.meta_path.insert(0, _PartsFinder(name))
 
 
 class _LaterModule(types.ModuleType):
@@ -52,6 +54,31 @@ class _LaterModule(types.ModuleType):
                     raise
                 self.__class__ = types.ModuleType  # type: ignore[assignment]
         return types.ModuleType.__getattribute__(self, name)
+
+
+class _PartsFinder:
+    """Finds the parts of a package that its own run has imported.
+
+    ``import torch.utils`` as the first use of torch asks for torch's path, which runs torch, which imports torch.utils;
+    Python would then run that part a second time, as another module than the one that torch holds.
+    """
+
+    def __init__(self, package: str) -> None:
+        self._prefix = f"{package}."
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        """Return how to find a part that is there already; None for all else, and to load one anew."""
+        if not name.startswith(self._prefix) or name not in sys.modules or target is not None:
+            return None
+        return ModuleSpec(name, self, loader_state=sys.modules[name].__spec__)  # type: ignore[arg-type]
+
+    def create_module(self, spec: ModuleSpec) -> types.ModuleType:
+        """Return the part."""
+        return sys.modules[spec.name]
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        """Give it back its own spec."""
+        module.__spec__ = module.__spec__.loader_state  # type: ignore[union-attr]
 
 
 _KNOWN = {"__class__", "__dict__", "__file__", "__loader__", "__name__", "__package__", "__spec__"}

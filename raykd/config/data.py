@@ -137,8 +137,8 @@ class Columns(Spec):
     """The class of a row; null reads no class of any row, with `empty_label: unlabeled`."""
     tokens: str = "tokens"
     """A list of words (in CSV: JSON, or words between blanks)."""
-    tags: str = "tags"
-    """One label per word, in the same form."""
+    tags: str | None = "tags"
+    """One label per word, in the same form; null reads none of any row, with `empty_label: unlabeled`."""
     head: str = "head"
     """First entity of a relation: its text, `[begin, end]` in characters, or `{text, begin, end}`. Where head and tail
     keep their defaults and are not there, the texts hold the markers [E1] [/E1] [E2] [/E2]."""
@@ -336,9 +336,10 @@ class DataConfig(Spec):
             except ConfigError as error:
                 raise ValueError(f"data.labels are no tags of entities: {error}") from None
         self._check_label_map(form)
-        if self.columns.label is None and self.empty_label != "unlabeled":
+        gold = "tags" if form == "words" else "label"
+        if getattr(self.columns, gold) is None and self.empty_label != "unlabeled":
             raise ValueError(
-                "data.columns.label null reads no label; set data.empty_label: unlabeled with it"
+                f"data.columns.{gold} null reads no {gold.rstrip('s')}; set data.empty_label: unlabeled with it"
             )
         if self.augment and (form not in ("text", "value", "labels") or self.columns.text_pair is not None):
             raise ValueError("data.augment changes single texts that have labels or a number; leave it out")

@@ -95,19 +95,32 @@ def describe_columns(own: Sequence[str], wanted: Sequence[str], columns: Sequenc
     """
     if not columns:
         return ""
-    said = f"labels {', '.join(own)}"
+    said = f"labels {_join_names(own, ', ')}"
     pairs = [(label, [own[i] for i in column]) for label, column in zip(wanted, columns, strict=True)]
-    changed = [f"{label} is {' + '.join(names)}" for label, names in pairs if names not in ([label], [])]
+    changed = [f"{label} is {_join_names(names, ' + ')}" for label, names in pairs if names not in ([label], [])]
     lacking = [label for label, column in pairs if not column]
     used = {i for column in columns for i in column}
     dropped = [label for i, label in enumerate(own) if i not in used]
     return "; ".join(
         [
             said + (f"; {', '.join(changed)}" if changed else ""),
-            *([f"dropped {', '.join(dropped)}"] if dropped else []),
+            *([f"dropped {_join_names(dropped, ', ')}"] if dropped else []),
             *([f"does not teach {', '.join(lacking)}"] if lacking else []),
         ]
     )
+
+
+def _join_names(names: Sequence[str], sign: str) -> str:
+    """Return names in a line, many tags by their types: spaCy's English pipeline has 73."""
+    if len(names) <= 8 or not all(name == "O" or name[1:2] == "-" for name in names):
+        return sign.join(names)
+    letters: dict[str, str] = {}
+    for name in names:
+        letters[name[2:]] = letters.get(name[2:], "") + name[0]
+    kinds: dict[str, list[str]] = {}
+    for kind, own in letters.items():
+        kinds.setdefault(own, []).append(kind)
+    return sign.join(own if found == [""] else f"{own} of {', '.join(found)}" for own, found in kinds.items())
 
 
 def preview_source(model: SavedModelTeacher | models.PretrainedStudent, key: str = "") -> Path:

@@ -12,6 +12,7 @@ import pytest
 
 from raykd.config import DataConfig, RunConfig
 from raykd.config.augmentation import Fragments, Spelling
+from raykd.data.columns import lacks_gold_column
 from raykd.data.load import Dataset, load_data
 from raykd.data.rows import Rows, make_copies
 from raykd.distill.signals import UNLABELLED
@@ -140,6 +141,12 @@ def test_labels_of_a_file_are_not_read_where_their_column_is_null(tmp_path: Path
     assert not data.train.labelled.any() and data.judged == ("validation", "test")
     with pytest.raises(ValueError, match=r"set data\.empty_label: unlabeled with it"):
         load(tmp_path, [], columns={"label": None})
+    source = {"kind": "files", "paths": ["a.jsonl"]}
+    tags = {"train": source, "validation": source, "languages": ["en"], "labels": ["O", "B-PER", "I-PER"]}
+    words = DataConfig.model_validate({**tags, "columns": {"tags": None}})
+    with pytest.raises(ValueError, match=r"columns\.tags null reads no tag; set data\.empty_label"):
+        words.check("words")
+    assert lacks_gold_column([], words.train, words, "words")
 
 
 def test_states_are_compared_of_one_text_only() -> None:

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from importlib import reload
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ import time
 loads = globals().get("loads", 0) + 1
 time.sleep(0.2)
 value = 7
+from . import own as held
 def __getattr__(name):
     if name == "made":
         return "made when asked"
@@ -32,10 +34,12 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     folder.mkdir()
     (folder / "__init__.py").write_text(SLOW)
     (folder / "part.py").write_text(f"from {name} import value\n")
+    (folder / "own.py").write_text("")
     monkeypatch.syspath_prepend(tmp_path)
     yield name
     for module in [module for module in sys.modules if module.partition(".")[0] == name]:
         del sys.modules[module]
+    sys.meta_path[:] = [finder for finder in sys.meta_path if getattr(finder, "_prefix", "") != f"{name}."]
 
 
 def is_loaded(name: str) -> bool:
@@ -57,6 +61,14 @@ def test_a_submodule_finds_its_package_imported(package: str) -> None:
     import_later(package)
     part = __import__(f"{package}.part", fromlist=["value"])
     assert part.value == 7 and is_loaded(package)
+
+
+def test_a_submodule_that_its_package_imports_runs_once(package: str) -> None:
+    """A library that begins with ``import torch.utils.dlpack`` (thinc, under spaCy) found two modules torch.utils."""
+    import_later(package)
+    own = __import__(f"{package}.own", fromlist=["value"])
+    assert own is sys.modules[package].held and own is sys.modules[f"{package}.own"]
+    assert own.__spec__.origin and reload(own) is own
 
 
 def test_threads_that_use_it_at_once_find_it_whole(package: str) -> None:

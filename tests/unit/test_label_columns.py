@@ -218,6 +218,12 @@ def test_a_check_says_what_becomes_of_the_labels(tmp_path: Path) -> None:
     assert "negative is 1 star + 2 stars, positive is 4 stars + 5 stars; dropped 3 stars" in said
     assert "does not teach neutral" in said
     assert describe_columns(RUN, RUN, ((0,), (1,), (2,))) == "labels negative, neutral, positive"
+    own = ["O", *(f"{letter}-{kind}" for letter in "BILU" for kind in ("PERSON", "DATE", "TIME"))]
+    columns = [[0, 2, 3, 5, 6, 8, 9, 11, 12], [1, 10], [4]]  # L-PERSON leads to nothing
+    assert describe_columns(own, ["O", "B-PER", "I-PER"], columns) == (
+        "labels O, BILU of PERSON, DATE, TIME; O is O + BILU of DATE, TIME, B-PER is B-PERSON + U-PERSON, "
+        "I-PER is I-PERSON; dropped L-PERSON"
+    )
     trained = config_of(path=None, training={}, label_map={"bad": "negative"})
     with pytest.raises(LabelMismatchError, match="bad"):
         check_teacher(trained.teachers[0], trained)

@@ -37,9 +37,6 @@ class OptimizerBase(Spec):
             ConfigError: The library is not installed.
         """
         try:
-            # The package first: the command line imports torch when it is used, and a part of it that is asked for
-            # before the whole would be run twice.
-            getattr(import_module(self.library.partition(".")[0]), "__version__", None)
             module = import_module(self.library)
         except ImportError:
             raise ConfigError(
