@@ -25,8 +25,16 @@ def check_name(value: str) -> str:
 def overlay(base: object, top: object) -> Any:
     """Lay ``top`` over ``base``. Mappings merge key by key; any other value replaces.
 
-    A mapping whose ``kind`` differs from the base's replaces it, since another kind has other keys.
+    A mapping whose ``kind`` differs from the base's replaces it, since another kind has other keys. A mapping over a
+    list changes the items of these names (``teachers: {large: {path: ...}}``).
     """
+    if isinstance(base, list) and isinstance(top, Mapping):
+        names = [item.get("name") if isinstance(item, Mapping) else None for item in base]
+        if top and set(top) <= set(names):
+            return [
+                overlay(item, top[name]) if name in top else item
+                for item, name in zip(base, names, strict=True)
+            ]
     if not (isinstance(base, Mapping) and isinstance(top, Mapping)):
         return top
     if "kind" in top and top["kind"] != base.get("kind", top["kind"]):

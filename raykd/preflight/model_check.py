@@ -97,7 +97,9 @@ def describe_columns(own: Sequence[str], wanted: Sequence[str], columns: Sequenc
         return ""
     said = f"labels {_join_names(own, ', ')}"
     pairs = [(label, [own[i] for i in column]) for label, column in zip(wanted, columns, strict=True)]
-    changed = [f"{label} is {_join_names(names, ' + ')}" for label, names in pairs if names not in ([label], [])]
+    changed = [
+        f"{label} is {_join_names(names, ' + ')}" for label, names in pairs if names not in ([label], [])
+    ]
     lacking = [label for label, column in pairs if not column]
     used = {i for column in columns for i in column}
     dropped = [label for i, label in enumerate(own) if i not in used]

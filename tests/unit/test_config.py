@@ -228,6 +228,9 @@ def test_overrides_reach_keys_list_items_by_name_and_whole_branches() -> None:
 def test_overlay_merges_keys_and_replaces_another_kind() -> None:
     assert overlay({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}}) == {"a": {"b": 3, "c": 2}}
     assert overlay({"kind": "linear", "buckets": 4}, {"kind": "lstm"}) == {"kind": "lstm"}
+    teachers = [{"name": "a", "path": "x"}, {"name": "b", "path": "y"}, "c"]
+    assert overlay(teachers, {"b": {"path": "z"}}) == [teachers[0], {"name": "b", "path": "z"}, "c"]
+    assert overlay(teachers, {"d": {}}) == {"d": {}} and overlay(teachers, ["d"]) == ["d"]
     assert overlay({"kind": "linear", "buckets": 4}, {"kind": "linear", "lowercase": False}) == {
         "kind": "linear", "buckets": 4, "lowercase": False,
     }  # fmt: skip
