@@ -42,7 +42,8 @@ def evaluate_command(
         typer.Option(
             "--column",
             metavar="KEY=NAME",
-            help="Name of a column in FILE: text=review label=stars. Keys as in data.columns of a run file.",
+            help="Name of a column in FILE: text=review label=stars. Keys as in data.columns of a run file; "
+            "group=domain scores each value of the column domain.",
         ),
     ] = None,
     label_map: Annotated[

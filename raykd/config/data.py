@@ -190,8 +190,8 @@ class Columns(Spec):
     """Language of the source, by any name, for models that read it (mBART, NLLB, M2M-100); not read where it keeps its
     default and is not there."""
     group: str | None = None
-    """A text by which rows can be weighted (`objective.weighting: by_column`), such as a domain. Unlabelled files may
-    lack it."""
+    """A text by which rows are chosen (`data.select_groups`), weighted (`objective.weighting: by_column`) and scored,
+    such as a domain. Unlabelled files may lack it."""
     id: str | None = None
     """Name of a row in messages; without it rows are named by file and line."""
 
@@ -258,6 +258,12 @@ class DataConfig(Spec):
     """All languages that may occur. A row in another one is an error."""
     select_languages: tuple[str, ...] | None = None
     """Keep only rows in these languages; None keeps all of `languages`."""
+    select_groups: tuple[str, ...] | None = Field(None, min_length=1)
+    """Learn from rows with these values of the column `columns.group` alone: a student of one domain. Teachers that the
+    run trains learn from all. Test rows stay, and are scored value by value. None keeps all."""
+    leave_out_groups: tuple[str, ...] = ()
+    """Values of that column that neither the student nor a teacher that the run trains learns from; test rows stay.
+    With either key rows without a value are left out too, because they may be of any."""
     labelled_per_language: int | None = Field(None, ge=1)
     """Use only so many labelled training rows per language, with the label shares of the data."""
     labelled_seed: int = Field(0, ge=0)
@@ -311,6 +317,9 @@ class DataConfig(Spec):
 
     @model_validator(mode="after")
     def _selected_known(self) -> DataConfig:
+        named = [key for key in ("select_groups", "leave_out_groups") if getattr(self, key)]
+        if named and self.columns.group is None:
+            raise ValueError(f"{named[0]} reads a column that no key names: set data.columns.group")
         unknown = set(self.select_languages or ()) - set(self.languages)
         if unknown:
             raise ValueError(

@@ -20,6 +20,10 @@ _FIRST_COLUMNS = {
     *("text", "text_pair", "label", "tokens", "tags", "question", "context", "answers", "source", "target"),
     *("language", "source_language", "id"),
 }
+_DATA: JsonObject = {
+    **{"augment": [], "min_candidates": None, "max_candidates": None},
+    **{"select_groups": None, "leave_out_groups": []},
+}
 _EMBEDDED: JsonObject = {"corpus": None}
 _TEACHER: JsonObject = {"missing": [], "scale": None}
 _TRAINING: JsonObject = {"labelled": "all", "teachers": [], "objective": {}}
@@ -42,7 +46,7 @@ def remove_unused_run_keys(run: JsonObject, columns: Mapping[str, object]) -> No
     """
     _remove(run["objective"], _OBJECTIVE)
     _remove(run["train"], _TRAIN)
-    _remove(run["data"], {"augment": [], "min_candidates": None, "max_candidates": None})
+    _remove(run["data"], _DATA)
     later = {key: value for key, value in columns.items() if key not in _FIRST_COLUMNS}
     _remove(run["data"]["columns"], later)
     replay = run["data"].pop("replay")

@@ -27,6 +27,7 @@ from raykd.data.files.candidates import limit_candidates
 from raykd.data.overlap import WITH_TARGETS, HeldOut
 from raykd.data.read import Tally, read_rows
 from raykd.data.rows import Rows, draw_share, make_copies, stratified_order
+from raykd.data.selection.groups import GroupSelection
 from raykd.data.summary import summarize_rows
 from raykd.errors import DataError
 from raykd.tasks.forms import LABELLED_FORMS, RowForm
@@ -120,6 +121,7 @@ def load_data(
     """
     left_out: dict[str, int] = {}
     notes: list[str] = []
+    groups = GroupSelection(config.select_groups, config.leave_out_groups)
 
     def part(name: str, source: Source, labelled: bool) -> Rows:
         tally = Tally()
@@ -133,7 +135,9 @@ def load_data(
                 wanted="at least one",
                 next_step="change data.label_map, data.empty_label or data.on_bad_row, or the source",
             )
-        rows = _limit_rows(_select_languages(rows, name, config, left_out), name, source, left_out)
+        groups.note(rows)
+        rows = groups.select(_select_languages(rows, name, config, left_out), name, left_out)
+        rows = _limit_rows(rows, name, source, left_out)
         if config.max_candidates is None or name in ("validation", "test"):
             return rows
         rows, cut = limit_candidates(rows, config.max_candidates)
@@ -167,6 +171,7 @@ def load_data(
         parts.append(_not_held_out(unlabelled, held_out, left_out))
     if config.replay is not None and config.replay.share:
         parts.append(_read_replayed(config.replay, base_dir, form, held_out, left_out))
+    groups.check()
     _check_pairs(parts)
     if not any(map(len, parts)):
         raise DataError(

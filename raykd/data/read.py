@@ -51,7 +51,7 @@ _MENDED: dict[RowForm, str] = {
 NO_GOLD_COLUMN = "sources without a column of gold labels are read as texts without labels"
 """Note on such sources, once for all."""
 _NOT_READ = {"train", "validation", "test", "unlabeled", "select_languages", "labelled_per_language"}
-_NOT_READ |= {"labelled_seed", "undrawn", "augment", "max_candidates"}
+_NOT_READ |= {"labelled_seed", "undrawn", "augment", "max_candidates", "select_groups", "leave_out_groups"}
 """Keys of the data that rows do not follow from."""
 
 

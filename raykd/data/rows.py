@@ -163,6 +163,10 @@ class Rows(TextBatch):
         """Return the languages, sorted, and ``[B]``: which of them each row is in."""
         return self._columns()["languages"].to_codes()
 
+    def code_groups(self) -> tuple[tuple[str, ...], NDArray[np.int32]]:
+        """Return the values of the column `groups`, sorted, and ``[B]``: which of them each row has."""
+        return self._columns()["groups"].to_codes()
+
     def _repeat(self, column: str, value: object) -> Sequence[Any]:
         return repeat_value(column, value, len(self))
 

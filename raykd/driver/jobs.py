@@ -169,8 +169,8 @@ def make_teacher_run(config: RunConfig, teacher: TrainedTeacher) -> RunConfig:
     training = teacher.training
     taught = bool(training.teachers)
     tree = config.data.model_dump(mode="json")
-    # The student may be kept to a few labelled rows; its teachers are not, but in self-training.
-    everything = {"labelled_per_language": None, "labelled_seed": 0}
+    # The student may be kept to a few labelled rows, or to a domain; its teachers are not, but in self-training.
+    everything = {"labelled_per_language": None, "labelled_seed": 0, "select_groups": None}
     own = {
         **({"undrawn": "drop"} if training.labelled == "student" else everything),
         "select_languages": None if teacher.languages == "all" else list(teacher.languages),

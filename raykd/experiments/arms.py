@@ -38,6 +38,7 @@ class Arm:
         against: The arm that it is compared with; None takes the experiment's baseline.
         labelled: Labelled rows per language, of an arm of a budget curve.
         is_reference: Whether it is compared with no other arm.
+        left_out: Value of `data.columns.group` that it learns nothing from, of an arm of `generate: left_out`.
         trials: The runs among which the arm chooses by its validation score before its seeds; empty trains `run`.
         trial_changes: What differs between them, for people.
         teachers_by_seed: Names of the teachers that are asked with each seed, where they differ (self-training).
@@ -49,6 +50,7 @@ class Arm:
     against: str | None = None
     labelled: int | None = None
     is_reference: bool = False
+    left_out: str | None = None
     trials: tuple[Run, ...] = ()
     trial_changes: tuple[str, ...] = ()
     teachers_by_seed: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
@@ -251,6 +253,11 @@ class ExperimentPlan:
             for arm in self.arms
             if number < len(arm.trials)
         ]
+
+    def list_own_teachers(self) -> dict[str, tuple[str, ...]]:
+        """Return the teachers of each distilled arm of `generate: left_out`, which no other arm has."""
+        arms = [arm for arm in self.arms if arm.left_out is not None and not arm.run.plain]
+        return {arm.name: tuple(teacher.name for teacher in arm.run.active_teachers) for arm in arms}
 
     def build_sampler(self) -> PairSampler:
         """Return what hands out the trainings."""

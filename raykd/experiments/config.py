@@ -237,9 +237,11 @@ def _build_arm(made: GeneratedArm, base: Run, base_dir: Path, origin: str, equal
             wanted="equal: as_written, which lets arms train as they say",
             next_step="write equal: as_written, or leave train.steps and train.epochs out of the arm",
         )
-    described = ", ".join(_flatten(made.changes)) or ("" if made.plain else "the base as it is")
+    # Teachers that learn from other rows are named by the rows; written out they fill the page.
+    shown = {key: made.changes[key] for key in made.changes if made.left_out is None or key == "data"}
+    described = ", ".join(_flatten(shown)) or ("" if made.plain else "the base as it is")
     described = ", ".join(part for part in (described, "no teachers" if made.plain else "") if part)
-    return Arm(made.name, run, described, made.against, made.labelled, made.is_reference)
+    return Arm(made.name, run, described, made.against, made.labelled, made.is_reference, made.left_out)
 
 
 def _add_trials(arm: Arm, config: ExperimentConfig, base_dir: Path, origin: str) -> Arm:

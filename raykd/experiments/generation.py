@@ -8,18 +8,18 @@ that are the same run (with two teachers, leaving one out is the other alone) ar
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
-from raykd.config import MultiRun, Run
+from raykd.config import MultiRun, Run, RunConfig, TeacherConfig, TrainedTeacher, overlay
 from raykd.errors import ConfigError
 from raykd.parse import JsonObject
 from raykd.spec import Spec
 
-ALONE, LEFT_OUT, NO_TEACHERS, SELF = "only_", "without_", "no_teachers", "self_training"
+ALONE, LEFT_OUT, NO_TEACHERS, SELF, UNSEEN = "only_", "without_", "no_teachers", "self_training", "unseen_"
 """Names of generated arms, or their beginnings."""
 WIDTHS = ("embedding", "hidden", "feed_forward", "buckets")
 """Keys of a student that `sizes` multiplies."""
@@ -46,6 +46,10 @@ class Generator(Spec):
     labelled: tuple[Annotated[int, Field(ge=1)], ...] = ()
     """Two arms for each number of labelled rows per language: `labelled_N` with the base's teachers, and
     `labelled_N_no_teachers`, with which it is compared."""
+    left_out: tuple[str, ...] = ()
+    """Two arms for each value of the column `data.columns.group` (leave one domain out): `unseen_VALUE`, whose student
+    and trained teachers learn nothing from such rows, and `unseen_VALUE_no_teachers`, with which it is compared. A
+    table has the scores on the rows of the value and on the others."""
     self_training: tuple[Annotated[int, Field(ge=1)], ...] = ()
     """An arm `labelled_N_self_training` for each number of labelled rows per language, compared with
     `labelled_N_no_teachers`: its only teacher is a model of the student's kind and size, trained on the same labelled
@@ -85,6 +89,7 @@ class GeneratedArm:
         against: The arm that it is compared with; None takes the experiment's baseline.
         labelled: Labelled rows per language, of an arm of a budget curve.
         is_reference: Whether it is compared with no other arm.
+        left_out: Value of `data.columns.group` that it learns nothing from, of an arm of `left_out`.
     """
 
     name: str
@@ -93,6 +98,7 @@ class GeneratedArm:
     against: str | None = None
     labelled: int | None = None
     is_reference: bool = False
+    left_out: str | None = None
 
 
 def generate_arms(generator: Generator, base: Run) -> Iterator[GeneratedArm]:
@@ -122,6 +128,8 @@ def generate_arms(generator: Generator, base: Run) -> Iterator[GeneratedArm]:
         yield GeneratedArm(f"student_{name}", {"student": student})
     if generator.labelled:
         yield from _labelled(generator, base)
+    if generator.left_out:
+        yield from _left_out(generator, base)
     if generator.self_training:
         yield from _self_training(generator, base)
 
@@ -183,6 +191,43 @@ def _labelled(generator: Generator, base: Run) -> Iterator[GeneratedArm]:
         plain = _without_teachers(base, count)
         yield GeneratedArm(f"labelled_{count}", plain.changes, against=plain.name, labelled=count)
         yield plain
+
+
+def _left_out(generator: Generator, base: Run) -> Iterator[GeneratedArm]:
+    """Yield two arms per value that is left out; teachers that learn other rows have names of their own."""
+    if not isinstance(base, RunConfig):
+        raise ConfigError(
+            "generate: left_out is not offered over a run of several tasks",
+            got="task.kind: multi",
+            wanted="a run of one task",
+            next_step="write the arms out under arms",
+        )
+    _require_teachers(base, 1, "left_out")
+    for value in generator.left_out:
+        mark = _clean(value)
+        left: JsonObject = {"leave_out_groups": [*base.data.leave_out_groups, value]}
+        renamed = {
+            t.name: f"{t.name}-unseen-{mark}" for t in base.needed_teachers if isinstance(t, TrainedTeacher)
+        }
+        teachers = [_leave_out(t, left, renamed) for t in base.needed_teachers]
+        changes: JsonObject = {"data": left, "teachers": teachers}
+        if base.select_teachers is not None:
+            changes["select_teachers"] = [renamed.get(name, name) for name in base.select_teachers]
+        plain = GeneratedArm(
+            f"{UNSEEN}{mark}_{NO_TEACHERS}", {"data": left}, plain=True, is_reference=True, left_out=value
+        )
+        yield GeneratedArm(f"{UNSEEN}{mark}", changes, against=plain.name, left_out=value)
+        yield plain
+
+
+def _leave_out(teacher: TeacherConfig, left: JsonObject, renamed: Mapping[str, str]) -> JsonObject:
+    """Return a teacher that learns nothing from some rows, under its new name; one that exists as it is."""
+    tree: JsonObject = teacher.model_dump(mode="json")
+    if isinstance(teacher, TrainedTeacher):
+        tree["name"] = renamed[teacher.name]
+        tree["training"]["data"] = overlay(teacher.training.data, left)
+        tree["training"]["teachers"] = [renamed.get(name, name) for name in teacher.training.teachers]
+    return tree
 
 
 def _self_training(generator: Generator, base: Run) -> Iterator[GeneratedArm]:
@@ -280,4 +325,9 @@ def _name(what: str, value: JsonObject) -> str:
     """Return an arm's name of a mapping with a kind: weighting_entropy, weighting_entropy_tau_0.5."""
     settings = [f"{key}_{one}" for key, one in value.items() if key != "kind" and not isinstance(one, dict)]
     text = "_".join([what, str(value["kind"]), *settings])
+    return _clean(text)
+
+
+def _clean(text: str) -> str:
+    """Return a text as part of an arm's name."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text)[:80]

@@ -171,7 +171,13 @@ class CompareCommand(Command[ComparisonOutcome]):
         # The base's own, not those that single arms add; all, where the base has none.
         own = [teacher.name for teacher in self.asked.base.active_teachers or self.base.active_teachers]
         driver = SweepDriver(
-            self.base, self.teachers, self.student, session, experiment.label, needed, references=own
+            self.base,
+            self.teachers,
+            self.student,
+            session,
+            experiment.label,
+            needed,
+            references={"": own, **experiment.list_own_teachers()},
         )
         students = folder.path / STUDENTS
         concurrent = driver.count_concurrent_trials(experiment.max_concurrent_trials)

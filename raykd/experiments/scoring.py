@@ -17,7 +17,7 @@ from raykd.distill.signals import UNLABELLED
 from raykd.driver.jobs import Job
 from raykd.experiments.arms import ExperimentPlan
 from raykd.keys import make_key_part
-from raykd.report.comparisons.differences import MACRO, SPLITS
+from raykd.report.comparisons.differences import GROUP, MACRO, SPLITS
 from raykd.report.comparisons.results import (
     ArmResult,
     ComparisonReport,
@@ -43,7 +43,7 @@ def score_arms(
     students: Path,
     notes: Sequence[str],
     report: Callable[[int, int], None] = lambda done, total: None,
-    references: Mapping[str, Sequence[System]] = MappingProxyType({}),
+    references: Mapping[str, Mapping[str, Sequence[System]]] = MappingProxyType({}),
 ) -> ComparisonReport:
     """Score every trained student on the held-out rows.
 
@@ -54,7 +54,7 @@ def score_arms(
         students: Folder of the trained students.
         notes: What a reader must know about the teachers.
         report: Called with (students scored, students in all).
-        references: Teachers and ensemble of each task on the held-out rows.
+        references: Teachers and ensemble of each task on the held-out rows, by the arm whose they are; "" is the base.
     """
     found: dict[str, dict[int, TrainedStudent]] = {arm.name: {} for arm in experiment.arms}
     finished = [
@@ -83,6 +83,8 @@ def score_arms(
                 experiment.find_reference(arm),
                 arm.labelled,
                 {seed: found[arm.name][seed] for seed in experiment.seeds if seed in found[arm.name]},
+                arm.left_out,
+                _score_together(experiment.base, references.get(arm.name, {}), student),
             )
             for arm in experiment.arms
         ),
@@ -102,7 +104,7 @@ def score_arms(
         environment=describe_environment(),
         created=time.strftime("%Y-%m-%d %H:%M:%S %Z"),
         yaml=experiment.yaml,
-        references=build_references(experiment.base, references, student),
+        references=build_references(experiment.base, references.get("", {}), student),
     )
     plain = [arm.name for arm in experiment.arms if arm.run.plain]
     partial = [name_teacher(teacher.name) for teacher in experiment.base.active_teachers if teacher.missing]
@@ -218,14 +220,24 @@ def build_references(
     return tuple(found)
 
 
+def _score_together(base: Run, systems: Mapping[str, Sequence[System]], student: Job) -> Mapping[str, float]:
+    """Return what an arm's own teachers score together; nothing where it has none, or they write texts."""
+    found = build_references(base, systems, student)
+    return found[-1].scores if found and (len(found) == 1 or found[-1].role == "ensemble") else {}
+
+
 def _name_task_scores(task: str, split: str, score: Score) -> dict[str, float]:
-    """Return scores by ``split/language/metric``; with several tasks, a language is named after its task."""
+    """Return scores by ``split/language/metric`` and ``split/group/value/metric``.
+
+    With several tasks, a language is named after its task.
+    """
     by_language = {make_key_part(f"{task} {name}".lstrip()): own for name, own in score.by_language.items()}
     if score.macro:
         by_language[f"{task} mean" if task else MACRO] = score.macro
+    by_group = {f"{GROUP}/{make_key_part(f'{task} {g}'.lstrip())}": own for g, own in score.by_group.items()}
     return {
-        f"{split}/{language}/{metric}": value
-        for language, metrics in by_language.items()
+        f"{split}/{part}/{metric}": value
+        for part, metrics in (by_language | by_group).items()
         for metric, value in metrics.items()
     }
 

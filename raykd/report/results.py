@@ -9,7 +9,7 @@ therefore its one language, and the tables say so.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -85,11 +85,14 @@ class Score:
         by_language: Metrics of each language that has a covered, labelled row.
         macro: Unweighted mean over these languages; None without any.
         rows: Number of covered, labelled rows of each language.
+        by_group: Mean over languages on the rows of each value of `data.columns.group`, as of a domain; empty where no
+            such column is named.
     """
 
     by_language: Mapping[str, Mapping[str, float]]
     macro: Mapping[str, float] | None
     rows: Mapping[str, int]
+    by_group: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -148,6 +151,27 @@ def build_calibration_curve(system: Predictions, title: str) -> CalibrationCurve
         title, system.role, int(counted_N.sum()),
         tuple(CalibrationBin(at / ECE_BINS, (at + 1) / ECE_BINS, *values) for at, values in enumerate(bins)),
     )  # fmt: skip
+
+
+def score_rows(
+    languages: Sequence[str], groups: Sequence[str] | None, counted_B: NDArray[np.bool_], measure: Measure
+) -> Score:
+    """Score each language that has a row that counts, their mean, and the mean on the rows of each group.
+
+    Args:
+        languages: Language code of each row.
+        groups: Value of `data.columns.group` of each row, "" of one without; None where no such column is named.
+        counted_B: Rows that the system covers and that have a gold label.
+        measure: Computes the metrics of some rows.
+    """
+    whole = score_by_language(languages, counted_B, measure)
+    if groups is None:
+        return whole
+    own = np.asarray(groups, dtype=object)
+    found = {
+        g: score_by_language(languages, counted_B & (own == g), measure).macro for g in sorted(set(groups))
+    }
+    return replace(whole, by_group={g: macro for g, macro in found.items() if g and macro is not None})
 
 
 def score_by_language(languages: Sequence[str], counted_B: NDArray[np.bool_], measure: Measure) -> Score:

@@ -236,6 +236,32 @@ class ResultTable:
         ]
         return heads, lines
 
+    @property
+    def groups(self) -> list[str]:
+        """Values of `data.columns.group` among the held-out rows, such as domains."""
+        return list(dict.fromkeys(group for _, s in self.systems for group in s.by_group))
+
+    def group_cells(self) -> tuple[list[str], list[list[str]]]:
+        """Return headings and rows of the table by group: the first metric, mean over languages."""
+        first = self._metrics[0]
+        lines = [
+            [format_system(p), *(format_metric(first, s.by_group.get(g, {}).get(first)) for g in self.groups)]
+            for p, s in self.systems
+        ]
+        return ["system", *self.groups], lines
+
+    @property
+    def groups_title(self) -> str:
+        """What the table by group shows."""
+        return f"By data.columns.group: {find_metric_title(self._metrics[0])}, mean over languages"
+
+    def groups_to_rich(self) -> FittedTable:
+        """Return the table by group for the terminal."""
+        heads, lines = self.group_cells()
+        students = frozenset(at for at, role in enumerate(self.roles) if role == "student")
+        form = build_form(heads, lines, left=1, bold=students, title=self.groups_title)
+        return FittedTable((form,), heads, lines, bold=students, title=self.groups_title)
+
     def to_rich(self) -> FittedTable:
         """Return the main table for the terminal.
 
@@ -286,6 +312,7 @@ class ResultTable:
             render_markdown_table(*self.to_cells()),
             "\n\n".join(self._remarks_below()),
             render_markdown_table(*self.language_cells()),
+            *([f"{self.groups_title}:", render_markdown_table(*self.group_cells())] if self.groups else []),
         ]
         return "\n\n".join(part for part in parts if part) + "\n"
 

@@ -155,8 +155,10 @@ def conclude_task(
     places = [f"student  {student.output}"]
     return Outcome(
         table=report.table,
-        tables=tuple(
-            one.to_rich() for one in (report.table, report.costs, report.forgetting) if one is not None
+        tables=(
+            report.table.to_rich(),
+            *([report.table.groups_to_rich()] if report.table.groups else []),
+            *(one.to_rich() for one in (report.costs, report.forgetting) if one is not None),
         ),
         lines=describe_results(report.notes, page, tracker, folder, logged=logged, places=places),
         student=student.output,
@@ -310,6 +312,9 @@ def _list_table_metrics(table: ResultTable) -> dict[str, float]:
         prefix = prefixes.get(answers.role, f"teacher/{answers.name}/test")
         for lang, metrics in score.by_language.items():
             values |= {f"{prefix}/{make_key_part(lang)}/{metric}": value for metric, value in metrics.items()}
+        for group, metrics in score.by_group.items():
+            key = f"{prefix}/group/{make_key_part(group)}"
+            values |= {f"{key}/{metric}": value for metric, value in metrics.items()}
         values |= {f"{prefix}/mean/{metric}": value for metric, value in (score.macro or {}).items()}
         if answers.ms_per_1000 is not None:
             values[f"{prefix}/ms_per_1000"] = answers.ms_per_1000

@@ -24,7 +24,7 @@ from raykd.distill.signals import MASKED, UNLABELLED, Signals
 from raykd.ensemble.mixing import mix_weighted
 from raykd.errors import RaykdError
 from raykd.pretrained.files import inspect_directory
-from raykd.report.results import Predictions, Role, Score, score_by_language
+from raykd.report.results import Predictions, Role, Score, score_rows
 from raykd.report.sizes import Size
 from raykd.scoring.language_answers import collect_student_answers, collect_teacher_answers
 from raykd.student.prepare import get_language_codes
@@ -88,8 +88,9 @@ def measure_system(
         parameters: Of the model; of an ensemble the sum.
         ms_per_1000: Milliseconds per 1,000 texts; None if not measured.
     """
-    scores = score_by_language(
+    scores = score_rows(
         rows.languages,
+        rows.groups,
         asked_B & rows.labelled,
         lambda picked: config.task.compute_metrics(
             answers.take(picked), rows.take(picked), config.data.labels

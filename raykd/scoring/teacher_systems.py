@@ -97,6 +97,8 @@ def score_reference_systems(
     pool: TeacherPool,
     infos: Sequence[TeacherInfo],
     names: Collection[str],
+    *,
+    timed: bool = True,
 ) -> list[System]:
     """Score teachers and ensemble on the held-out rows as references for the arms of an experiment.
 
@@ -106,6 +108,7 @@ def score_reference_systems(
         pool: The opened teachers; they answer the held-out rows here.
         infos: What each teacher says of itself.
         names: The teachers that are scored; arms of the experiment may have others, which are left out.
+        timed: Whether it is measured how fast they are.
     """
     others = {name for name in pool.handle.teachers if name not in names}
     if len(others) == len(infos):
@@ -114,11 +117,8 @@ def score_reference_systems(
         config, pool, infos = leave_out_teachers(config, pool, infos, others)
     rows = getattr(data, data.held_out)
     signals = ask_teachers(pool.handle, rows)
-    times = {
-        name: own
-        for name, (own, _) in time_teachers(pool, config, None, data.train, rows).items()
-        if own is not None
-    }
+    found_times = time_teachers(pool, config, None, data.train, rows) if timed else {}
+    times = {name: own for name, (own, _) in found_times.items() if own is not None}
     megabytes = measure_teacher_megabytes(pool)
     found = score_teacher_systems(config, pool, infos, signals, rows, times, megabytes).systems
     if data.held_out in data.judged:

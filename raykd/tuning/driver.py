@@ -90,13 +90,13 @@ class SweepDriver:
         session: The session of the command.
         label: Whether teachers answer all texts before the first trial.
         needed: Which teachers trials may ask about which training rows.
-        references: Teachers that are scored on the held-out rows with their ensemble, to be set beside the students;
-            None scores none.
+        references: Teachers that are scored on the held-out rows with their ensemble, to be set beside the students,
+            by the arm whose they are; "" is the base. None scores none.
 
     Attributes:
         journal: The sample and the results of every trial.
         notes: What a reader must know about the teachers; filled by `run`.
-        references: Teachers and ensemble of each task on the held-out rows; filled by `run`, if asked for.
+        references: Teachers and ensemble of each task on the held-out rows, by arm; filled by `run`, if asked for.
         sizes: How large and fast the teachers are; filled by `run`, where no references are asked for.
         tokenizers: Of the student, by `tokenizer_key`; filled by `run`.
     """
@@ -110,14 +110,14 @@ class SweepDriver:
         label: Literal["ahead", "on_demand"],
         needed: Needed,
         *,
-        references: Collection[str] | None = None,
+        references: Mapping[str, Collection[str]] | None = None,
     ) -> None:
         self.base, self.teacher_jobs, self.student = base, teachers, student
         self.session, self.folder, self.console = session, session.folder, session.console
         self.label, self.needed = label, needed
         self.journal = Journal(self.folder.path / JOURNAL)
         self.notes: tuple[str, ...] = ()
-        self.references: dict[str, list[System]] = {}
+        self.references: dict[str, dict[str, list[System]]] = {}
         self.sizes = TeacherSizes()
         self.tokenizers: dict[str, Any] = {}
         self._asked_references = references
@@ -191,9 +191,11 @@ class SweepDriver:
         """Score the teachers on the held-out rows: now, since their processes give way to the trials."""
         if self._asked_references is None:
             return
-        for task, (pool, infos) in teachers.pools.items():
-            member, data = self.base.members[task], self.student.data[task]
-            self.references[task] = score_reference_systems(member, data, pool, infos, self._asked_references)
+        for arm, names in self._asked_references.items():
+            own = self.references.setdefault(arm, {})
+            for task, (pool, infos) in teachers.pools.items():
+                member, data = self.base.members[task], self.student.data[task]
+                own[task] = score_reference_systems(member, data, pool, infos, names, timed=not arm)
 
     def _print(self, line: str) -> None:
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)

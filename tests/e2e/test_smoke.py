@@ -48,7 +48,8 @@ def files(paths: list[Path]) -> list[Any]:
 
 def made_row(kind: str, language: str, split: str, i: int) -> dict[str, Any]:
     """A row of the form that files of this folder have."""
-    common = {"lang": language, "id": f"{language}-{split}-{i}"}
+    domain = ("coursera", "food", "hotel", "laptop", "phone", "sight")[i // 2 % 6]
+    common = {"lang": language, "id": f"{language}-{split}-{i}", "domain": domain}
     text = f"{('awful', 'lovely')[i % 2]} thing number {i} of {split} in {language}"
     if kind == "sentiment":
         return {"text": text, "label": ("negative", "positive")[i % 2], **common}

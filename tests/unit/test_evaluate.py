@@ -110,13 +110,14 @@ def test_rows_that_all_score_alike_have_no_interval(right_B: np.ndarray) -> None
 
 def test_slices_take_the_rows_apart(model: Path, tmp_path: Path) -> None:
     rows = [
-        {"text": text, "label": NAMES[label], "lang": "en" if at % 3 else "fr"}
+        {"text": text, "label": NAMES[label], "lang": "en" if at % 3 else "fr", "domain": "ab"[at % 2]}
         for at, (text, label) in enumerate(zip(TEXTS, LABELS, strict=True))
     ]
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found = raykd.evaluate(model, file)
-    parts = {by: [part for part in found.slices if part.by == by] for by in ("language", "length")}
+    found = raykd.evaluate(model, file, columns={"group": "domain"})
+    parts = {by: [part for part in found.slices if part.by == by] for by in ("language", "group", "length")}
+    assert [part.name for part in parts["group"]] == ["a", "b"]
     assert [part.name for part in parts["language"]] == ["en", "fr"] and len(parts["length"]) == 4
     for own in parts.values():
         assert sum(part.rows for part in own) == found.rows == len(TEXTS)

@@ -19,6 +19,8 @@ from raykd.tasks.scores.ranking import round_score
 
 SPLITS = ("test", "validation")
 MACRO = "macro"
+GROUP = "group"
+"""Second part of the name of a score on the rows of a value of `data.columns.group`: ``test/group/hotel/accuracy``."""
 SIGNIFICANT = 0.05
 """A corrected p-value below this is called a difference."""
 
@@ -31,7 +33,7 @@ class PairedDifference:
         arm: The arm in question.
         against: What it is compared with.
         split: Split of the rows.
-        language: Language, or `MACRO` for the mean over languages.
+        language: Language, or `MACRO` for the mean over languages; of a score by class or by group that.
         metric: Name of the metric.
         seeds: Number of pairs.
         means: The mean of each arm over these.

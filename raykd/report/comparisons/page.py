@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from raykd.report.comparisons.differences import PairedDifference
+from raykd.report.comparisons.left_out import LEFT_OUT_TITLE, list_left_out_cells, measure_left_out
 from raykd.report.comparisons.plots import draw_comparison_figures
 from raykd.report.comparisons.results import ComparisonReport
-from raykd.report.comparisons.tables import ComparisonTables
+from raykd.report.comparisons.tables import GROUPS_REMARK, ComparisonTables
 from raykd.report.formats import format_metric_name
 from raykd.report.html import write_html
 from raykd.report.record import ARMS, write_record
@@ -22,6 +23,7 @@ def write_comparison_page(report: ComparisonReport, path: Path) -> Path:
     """Write the page, and ``arms.json`` beside it; return the page's path."""
     write_record(path.parent / ARMS, report)
     tables = ComparisonTables(report)
+    left_out = measure_left_out(report)
     missing = "; ".join(report.list_missing())
     return write_html(
         path,
@@ -40,6 +42,10 @@ def write_comparison_page(report: ComparisonReport, path: Path) -> Path:
             *(one.role for one in report.references),
         ],
         languages=tables.language_cells() if len(report.languages) > 1 else None,
+        left_out=list_left_out_cells(left_out) if left_out else None,
+        left_out_title=LEFT_OUT_TITLE,
+        groups=tables.group_cells() if report.groups else None,
+        groups_remark=GROUPS_REMARK,
         metrics=tables.metric_cells() if report.other_metrics else None,
         classes=tables.class_cells() if report.classes else None,
         costs=tables.cost_cells(),

@@ -18,6 +18,7 @@ from pydantic import TypeAdapter
 
 from raykd.parse import JsonObject
 from raykd.report.comparisons.differences import (
+    GROUP,
     MACRO,
     SPLITS,
     PairedDifference,
@@ -75,6 +76,8 @@ class ArmResult:
         against: The arm that it is compared with; None is compared with none.
         labelled: Labelled rows per language, of an arm of a budget curve.
         students: By seed; a failed training is missing.
+        left_out: Value of `data.columns.group` that student and teachers learnt nothing from.
+        teachers: Scores of its own teachers together, named as those of students; empty where it shares the base's.
     """
 
     name: str
@@ -82,6 +85,8 @@ class ArmResult:
     against: str | None = None
     labelled: int | None = None
     students: Mapping[int, TrainedStudent] = field(default_factory=dict)
+    left_out: str | None = None
+    teachers: Mapping[str, float] = field(default_factory=dict)
 
     def read_scores(self, name: str) -> dict[int, float]:
         """Return a score by seed (``test/macro/accuracy``, ``class/positive``), without what is not finite."""
@@ -195,6 +200,16 @@ class ComparisonReport:
         return list(dict.fromkeys(found))
 
     @cached_property
+    def groups(self) -> list[str]:
+        """Values of `data.columns.group` among the rows that arms are compared on, as names of scores hold them."""
+        parts = [name.split("/") for name in self._names]
+        return list(dict.fromkeys(p[2] for p in parts if p[:2] == [self.split, GROUP]))
+
+    def name_group(self, group: str) -> str:
+        """Return the name of the score on the rows of a group."""
+        return f"{self.split}/{GROUP}/{group}/{self.metric}"
+
+    @cached_property
     def other_metrics(self) -> list[str]:
         """Metrics beside `metric` whose mean over languages is known on the rows that arms are compared on."""
         parts = [name.split("/") for name in self._names]
@@ -243,6 +258,12 @@ class ComparisonReport:
         return self._correct([self._compare(arm, name) for name in names for arm in self.compared])
 
     @cached_property
+    def group_differences(self) -> list[PairedDifference]:
+        """`metric` on the rows of each group, for every compared arm, corrected as one family."""
+        names = [self.name_group(group) for group in self.groups]
+        return self._correct([self._compare(arm, name) for name in names for arm in self.compared])
+
+    @cached_property
     def class_differences(self) -> list[PairedDifference]:
         """F1 of each class, for every compared arm, corrected as one family."""
         names = [f"class/{label}" for label in self.classes]
@@ -280,9 +301,8 @@ class ComparisonReport:
         pairs = self.list_pairs(arm, name)
         if not pairs or arm.against is None:
             return None
-        split, language, metric = (
-            (self.split, name[6:], "f1") if name.startswith("class/") else name.split("/")
-        )
+        parts = [self.split, name[6:], "f1"] if name.startswith("class/") else name.split("/")
+        split, language, metric = parts[0], parts[-2], parts[-1]
         found = compute_paired_difference(pairs, arm.name, arm.against, split, language, metric)
         units = self._subtract_units(arm, [seed for seed, _, _ in pairs]) if whole else None
         if units is not None:
@@ -309,7 +329,9 @@ def build_comparison_report(tree: JsonObject) -> ComparisonReport:
     """Return the report of its plain data (`raykd.report.record`)."""
     arms = tuple(
         ArmResult(**{
-            **arm, "students": {int(seed): _build_student(one) for seed, one in arm["students"].items()}
+            **arm,
+            "teachers": {name: float(value) for name, value in arm.get("teachers", {}).items()},
+            "students": {int(seed): _build_student(one) for seed, one in arm["students"].items()}
         })
         for arm in tree["arms"]
     )  # fmt: skip

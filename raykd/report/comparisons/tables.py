@@ -8,6 +8,12 @@ from dataclasses import dataclass
 from raykd.parse import JsonObject
 from raykd.report.comparisons.costs import ArmCost, summarize_costs
 from raykd.report.comparisons.differences import MACRO, PairedDifference, find_scale
+from raykd.report.comparisons.left_out import (
+    LEFT_OUT_TITLE,
+    dump_left_out_lines,
+    list_left_out_cells,
+    measure_left_out,
+)
 from raykd.report.comparisons.results import ArmResult, ArmScore, ComparisonReport, ReferenceSystem
 from raykd.report.comparisons.statistics import Interval
 from raykd.report.fitted_table import FittedTable, build_form
@@ -23,6 +29,7 @@ from raykd.tasks.scores.metrics import find_metric_title
 
 WITH = "compared with"
 """Heading of the column that names an arm's partner."""
+GROUPS_REMARK = "Means over languages on the rows of each value of data.columns.group"
 Cells = tuple[list[str], list[list[str]]]
 """Headings and lines of a table."""
 
@@ -97,6 +104,16 @@ class ComparisonTables:
             self.report.languages,
             {(d.arm, d.language): d for d in self.report.language_differences},
             [self.report.metric] * len(self.report.languages),
+        )
+
+    def group_cells(self) -> Cells:
+        """Return every arm's mean on the rows of each group, with its difference to its partner."""
+        report = self.report
+        return self._grid(
+            [report.name_group(group) for group in report.groups],
+            report.groups,
+            {(d.arm, d.language): d for d in report.group_differences},
+            [report.metric] * len(report.groups),
         )
 
     def metric_cells(self) -> Cells:
@@ -207,6 +224,11 @@ class ComparisonTables:
         if len(self.report.languages) > 1:
             note = "In brackets the difference to the arm's partner; * is below 0.05 by Holm over this table."
             tables.append(_fit(self.language_cells(), baseline, (note,)))
+        if lines := measure_left_out(self.report):
+            cells = list_left_out_cells(lines)
+            tables.append(_fit(cells, frozenset(), (f"{LEFT_OUT_TITLE}.",), left=2, droppable=1))
+        elif self.report.groups:
+            tables.append(_fit(self.group_cells(), baseline, (f"{GROUPS_REMARK}.",)))
         if self.report.other_metrics:
             tables.append(
                 _fit(self.metric_cells(), baseline, ("Means over languages, as in the first table.",))
@@ -220,6 +242,10 @@ class ComparisonTables:
         parts = [self.describe(), render_markdown_table(*self.main_cells())]
         if len(self.report.languages) > 1:
             parts.append(render_markdown_table(*self.language_cells()))
+        if lines := measure_left_out(self.report):
+            parts += [f"{LEFT_OUT_TITLE}:", render_markdown_table(*list_left_out_cells(lines))]
+        if self.report.groups:
+            parts += [f"{GROUPS_REMARK}:", render_markdown_table(*self.group_cells())]
         if self.report.other_metrics:
             parts.append(render_markdown_table(*self.metric_cells()))
         if self.report.classes:
@@ -251,6 +277,8 @@ class ComparisonTables:
             "arms": [_dump_arm(arm, report.average(arm), costs.get(arm.name)) for arm in report.arms],
             "differences": self.to_rows(),
             "language_differences": [_build_row(d) for d in report.language_differences],
+            "group_differences": [_build_row(d) for d in report.group_differences],
+            "left_out": dump_left_out_lines(measure_left_out(report)),
             "class_differences": [_build_row(d) for d in report.class_differences],
         }
 
@@ -298,7 +326,9 @@ def _describe_one(d: PairedDifference) -> str:
     return f"{head} (95 % interval {interval}, {d.seeds} seeds, {wins}). The interval {conclusion}."
 
 
-def _fit(cells: Cells, bold: frozenset[int], remarks: tuple[str, ...], droppable: int = 0) -> FittedTable:
+def _fit(
+    cells: Cells, bold: frozenset[int], remarks: tuple[str, ...], droppable: int = 0, left: int = 1
+) -> FittedTable:
     """Return a table for the terminal.
 
     Args:
@@ -306,10 +336,11 @@ def _fit(cells: Cells, bold: frozenset[int], remarks: tuple[str, ...], droppable
         bold: Numbers of the lines that stand out.
         remarks: Lines below the table.
         droppable: How many of the last columns a narrow terminal may do without, one after the other.
+        left: Number of columns with texts.
     """
     heads, lines = cells
     forms = [
-        build_form(heads[:count], [line[:count] for line in lines], left=1, bold=bold, remarks=remarks)
+        build_form(heads[:count], [line[:count] for line in lines], left=left, bold=bold, remarks=remarks)
         for count in range(len(heads), len(heads) - droppable - 1, -1)
     ]
     for form in forms:

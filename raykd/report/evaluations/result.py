@@ -18,14 +18,15 @@ class Slice:
     """Scores of some of the rows.
 
     Attributes:
-        by: What the rows share: all, language, length, or whether they were cut at the model's longest text.
-        name: The language or the range of lengths.
+        by: What the rows share: all, language, value of the column `group`, length, or whether they were cut at the
+            model's longest text.
+        name: The language, the value or the range of lengths.
         rows: Number of rows.
         metrics: By name: rates in [0, 1], NLL in nats.
         interval: 95 % bootstrap interval of the main metric over rows; None of one row, or if all rows score alike.
     """
 
-    by: Literal["all", "language", "length", "cut"]
+    by: Literal["all", "language", "group", "length", "cut"]
     name: str
     rows: int
     metrics: Mapping[str, float]
@@ -78,7 +79,7 @@ class EvaluationResult:
         metric: The main metric, of which intervals are.
         overall: All rows together.
         mean_of_languages: Unweighted mean over languages, as a run's table has it; None of a single language.
-        slices: Rows by language, by length, and those that were cut.
+        slices: Rows by language, by group, by length, and those that were cut.
         classes: Scores by class and the confusion table; None for a task without classes.
         calibration: None for a task that gives no probabilities of answers.
         notes: What a reader must know.

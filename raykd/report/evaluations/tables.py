@@ -21,7 +21,7 @@ from raykd.report.sizes import SIZE_HEADS, Size, format_size
 from raykd.tasks.scores.classes import ClassScores
 from raykd.tasks.scores.metrics import find_metric_title
 
-_BY = {"language": "language", "length": "characters", "cut": "cut"}
+_BY = {"language": "language", "group": "group", "length": "characters", "cut": "cut"}
 
 
 def build_evaluation_tables(evaluation: EvaluationResult) -> list[FittedTable]:

@@ -118,7 +118,7 @@ class RunReport:
         tree = {
             **{name: value for name, value in vars(self).items() if name not in elsewhere},
             "results": rows if self.costs is None else self.costs.merge_into(rows),
-            "systems": [_dump_system(p) for p, _ in self.table.systems],
+            "systems": [_dump_system(p, s) for p, s in self.table.systems],
             "costs": [] if self.costs is None else self.costs.to_rows(),
             "cost_table": self.costs,
             "gap": self.table.gap,
@@ -128,8 +128,13 @@ class RunReport:
         return plain
 
 
-def _dump_system(p: Predictions) -> JsonObject:
-    return {"system": p.name, "role": p.role, **{key: getattr(p, key) for key in SYSTEM_KEYS}}
+def _dump_system(p: Predictions, s: Score) -> JsonObject:
+    return {
+        "system": p.name,
+        "role": p.role,
+        **{key: getattr(p, key) for key in SYSTEM_KEYS},
+        "by_group": s.by_group,
+    }
 
 
 def _unpack_scalar(value: np.generic) -> object:
@@ -202,4 +207,4 @@ def _build_system(
         **{key: known[key] for key in SYSTEM_KEYS if key in known},
     )  # fmt: skip
     macro = scores.pop(MACRO, None)
-    return predictions, Score(scores, macro, counts)
+    return predictions, Score(scores, macro, counts, about.get("by_group", {}))

@@ -95,7 +95,8 @@ def name_score(score: Score) -> Score:
 
     by_language = {language: name(dict(metrics)) for language, metrics in score.by_language.items()}
     macro = None if score.macro is None else name(dict(score.macro))
-    return Score(by_language, macro, score.rows)
+    by_group = {group: name(dict(metrics)) for group, metrics in score.by_group.items()}
+    return Score(by_language, macro, score.rows, by_group)
 
 
 def describe_agreement(config: RunConfig, data: Dataset) -> tuple[str, ...]:

@@ -94,7 +94,12 @@ def evaluate_model(model: models.TextModel, name: str, path: Path, options: File
         metric=asked.task.metric_names[0],
         overall=_score_slice(asked, "all", "", np.arange(len(asked.rows))),
         mean_of_languages=_average_languages(asked),
-        slices=(*_slice_by_language(asked), *_slice_by_length(asked), *_slice_by_cut(asked)),
+        slices=(
+            *_slice_by_language(asked),
+            *_slice_by_group(asked),
+            *_slice_by_length(asked),
+            *_slice_by_cut(asked),
+        ),
         classes=asked.task.score_classes(asked.answers, asked.rows, asked.labels),
         calibration=_measure_calibration(asked),
         notes=(*found.notes, *_list_notes(asked)),
@@ -141,7 +146,10 @@ def _ask_model(predictor: Predictor, found: LabelledFile) -> _Asked:
 
 
 def _score_slice(
-    asked: _Asked, by: Literal["all", "language", "length", "cut"], name: str, picked_B: NDArray[np.integer]
+    asked: _Asked,
+    by: Literal["all", "language", "group", "length", "cut"],
+    name: str,
+    picked_B: NDArray[np.integer],
 ) -> Slice:
     """Return the scores of the rows at these positions."""
     answers, rows = asked.answers.take(picked_B), asked.rows.take(picked_B)
@@ -162,6 +170,13 @@ def _group_by_language(asked: _Asked) -> dict[str, NDArray[np.integer]]:
 
 def _slice_by_language(asked: _Asked) -> list[Slice]:
     return [_score_slice(asked, "language", name, at) for name, at in _group_by_language(asked).items()]
+
+
+def _slice_by_group(asked: _Asked) -> list[Slice]:
+    """Return the rows of each value of the column that the key `group` names, all languages together."""
+    groups = np.asarray(asked.rows.groups or (), dtype=object)
+    names = sorted(set(groups.tolist()) - {""})
+    return [_score_slice(asked, "group", name, np.flatnonzero(groups == name)) for name in names]
 
 
 def _average_languages(asked: _Asked) -> dict[str, float] | None:
