@@ -39,6 +39,12 @@ def check_objective(
         raise ValueError(
             f"objective.{key} compares what teachers say by labels, which this task has none of; leave it out"
         )
+    inner = objective.weighting.inner
+    if not labels and inner.count_needed(1):
+        raise ValueError(
+            f"objective.weighting {inner.kind} judges teachers by labels, which this task has none of; write "
+            "weighting: {kind: by_language}, uniform or fixed"
+        )
     named = weights if isinstance(weights, dict) else {}
     if unknown := [label for label in named if label not in labels]:
         raise ValueError(f"objective.class_weights names {unknown[0]!r}, not in data.labels {list(labels)}")

@@ -16,9 +16,11 @@ from pydantic import Field, field_validator
 
 from raykd.devices import copy_to_device
 from raykd.distill.signals import Signals
-from raykd.distill.weightings.base import Languages, WeightingBase, normalise, spread_evenly
+from raykd.distill.weightings.base import Languages, States, WeightingBase, normalise, spread_evenly
 from raykd.distill.weightings.confidence import Confidence, Entropy, InverseLoss, LossSoftmax
+from raykd.distill.weightings.gate import Gate
 from raykd.distill.weightings.gradients import GradientAgreement
+from raykd.distill.weightings.reliability import HeldOutReliability
 from raykd.distill.weightings.routing import ByColumn, ByLanguage, LanguageSimilarity
 from raykd.errors import ConfigError
 
@@ -92,7 +94,9 @@ PlainWeighting = Annotated[
     | Confidence
     | LossSoftmax
     | InverseLoss
-    | GradientAgreement,
+    | GradientAgreement
+    | HeldOutReliability
+    | Gate,
     Field(discriminator="kind"),
 ]
 """Any weighting that holds no other."""
@@ -145,6 +149,12 @@ class Anchored(WeightingBase):
         among = self.among.without(gone)
         return among if self.teacher in gone else self.model_copy(update={"among": among})
 
+    def fit(self, held_out: Signals) -> States:
+        return self.among.fit(held_out.of_teachers(self._list_others(held_out.teachers)))
+
+    def with_states(self, states: States) -> WeightingBase:
+        return self.model_copy(update={"among": self.among.with_states(states)})
+
     def eligible(self, signals: Signals) -> torch.Tensor:
         eligible_MN, others = signals.covered_MN.clone(), self._list_others(signals.teachers)
         if others:
@@ -190,6 +200,8 @@ Weighting = Annotated[
     | LossSoftmax
     | InverseLoss
     | GradientAgreement
+    | HeldOutReliability
+    | Gate
     | Anchored,
     Field(discriminator="kind"),
 ]

@@ -28,7 +28,7 @@ def check_gold_labels(config: RunConfig, data: Dataset, *, judged_elsewhere: boo
 
     Raises:
         DataError: A run without teachers has no labelled training or held-out rows.
-        ConfigError: A key reads gold labels, and no training row has one.
+        ConfigError: A key reads gold labels, and no training row has one, or too few validation rows.
     """
     if config.plain:
         without = [] if data.train.labelled.any() else ["train"]
@@ -43,6 +43,7 @@ def check_gold_labels(config: RunConfig, data: Dataset, *, judged_elsewhere: boo
                 else "add labels or teachers; in an experiment leave the arms without teachers out",
             )
         return
+    _check_held_out(config, data)
     if data.train.labelled.any():
         return
     phases = [config.at_progress(at) for at in (0.0, *(phase.at for phase in config.phases))]
@@ -62,6 +63,21 @@ def check_gold_labels(config: RunConfig, data: Dataset, *, judged_elsewhere: boo
             got="; ".join(what for what, _ in wrong),
             wanted="settings that read none: the teachers' answers are all there is to learn from",
             next_step=f"set {' '.join(key for _, key in wrong)}, or add labelled rows to data.train",
+        )
+
+
+def _check_held_out(config: RunConfig, data: Dataset) -> None:
+    """Refuse a weighting that would learn from too few gold labels of validation rows, or from the teachers' own."""
+    weighting = config.objective.weighting
+    needed = weighting.inner.count_needed(len(config.active_teachers))
+    needed = needed if config.smoke is None else min(needed, 1)
+    found = 0 if "validation" in data.judged else int(data.validation.labelled.sum())
+    if found < needed:
+        raise ConfigError(
+            f"objective.weighting {weighting.inner.kind} learns from the gold labels of the validation rows",
+            got=f"{found} labelled rows in data.validation",
+            wanted=f"{needed} or more for {len(config.active_teachers)} teachers",
+            next_step="label more of them, or set objective.weighting=by_language",
         )
 
 

@@ -36,6 +36,7 @@ from raykd.models.multi import MultiModel
 from raykd.student.engine import Engine
 from raykd.student.evaluate import answer_rows, compute_language_scores, gather_ranks, join_system_answers
 from raykd.student.matching.features import FeatureMatcher, States
+from raykd.student.matching.held_out import learn_weighting
 from raykd.student.matching.surpassed import SurpassedTeachers
 from raykd.student.matching.vocabularies import match_vocabularies
 from raykd.student.meter import Meter, reduce_sum
@@ -187,6 +188,8 @@ class TaskTrainer:
         if answers is not None and self._matcher is not None and self.objective.wants_features(progress):
             answers, states = self._matcher.lay_out(answers, encoded, self.device)
         if answers is not None:
+            held_out, known = self.prepared.validation, self.adaptation.states
+            self._facts = self._facts | learn_weighting(known, self.config, held_out, self.source)
             signals = self.signals(answers, encoded, rows.tolist())
             signals = signals if self.surpassed is None else self.surpassed.hide(signals)
             signals = self.objective.prepare(signals)

@@ -18,6 +18,7 @@ from raykd.distill.schedules import Constant, ScheduleBase
 from raykd.distill.shares import Counts, ObjectiveResult
 from raykd.distill.signals import Signals
 
+_WEIGHTING = "weighting/"
 _STEP = 0.01
 """Of the difference by the temperature, as a share of it: float32 rounds a loss to 1e-7, so the slope to 1e-5."""
 
@@ -35,6 +36,16 @@ class UnitGap:
     covered_N: torch.Tensor
 
 
+def name_weighting(states: Mapping[str, State]) -> dict[str, State]:
+    """Return what a weighting has learned under the names of a run's states."""
+    return {f"{_WEIGHTING}{name}": state for name, state in states.items()}
+
+
+def read_weighting(states: Mapping[str, State]) -> dict[str, State]:
+    """Return what a weighting has learned, under its own names."""
+    return {name[len(_WEIGHTING) :]: own for name, own in states.items() if name.startswith(_WEIGHTING)}
+
+
 def list_learned(objective: Objective) -> dict[str, LearnedBase]:
     """Return the learned values of an objective: under "temperature", or the kind of a term's divergence."""
     values: dict[str, ScheduleBase] = {"temperature": objective.temperature}
@@ -45,8 +56,10 @@ def list_learned(objective: Objective) -> dict[str, LearnedBase]:
 def fix_learned(objective: Objective, states: Mapping[str, State]) -> Objective:
     """Return the objective with each learned value as a constant; one without a state is at its start."""
     learned = list_learned(objective)
+    weighting = objective.weighting.with_states(read_weighting(states))
     if not learned:
-        return objective
+        same = weighting is objective.weighting
+        return objective if same else objective.model_copy(update={"weighting": weighting})
     values = {
         name: Constant(value=value.read(states.get(name) or value.begin())) for name, value in learned.items()
     }
@@ -57,7 +70,11 @@ def fix_learned(objective: Objective, states: Mapping[str, State]) -> Objective:
         for term in objective.terms
     )
     return objective.model_copy(
-        update={"terms": terms, "temperature": values.get("temperature", objective.temperature)}
+        update={
+            "terms": terms,
+            "temperature": values.get("temperature", objective.temperature),
+            "weighting": weighting,
+        }
     )
 
 
@@ -150,10 +167,11 @@ def update_states(
         slope=slope / covered,
         hard=hard / totals.hard if totals.hard else None,
     )
-    return {
+    changed = {
         name: value.update(states.get(name) or value.begin(), means, name, progress)
         for name, value in list_learned(objective).items()
     }
+    return dict(states) | changed
 
 
 class Adaptation:

@@ -12,17 +12,20 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Hashable, Sequence
-from typing import ClassVar, TypeVar
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from typing import ClassVar, Self, TypeVar
 
 import torch
+from pydantic import PrivateAttr
 
 from raykd.devices import copy_to_device
-from raykd.distill.signals import Signals
+from raykd.distill.signals import UNLABELLED, Signals
 from raykd.spec import Spec
 
 Languages = frozenset[str] | None
 """The languages a teacher was declared for; None for any."""
+States = Mapping[str, tuple[float, ...]]
+"""What a weighting has learned, by names of its own."""
 V = TypeVar("V", bound=Hashable)
 
 
@@ -99,6 +102,18 @@ class WeightingBase(Spec):
         """Return the weighting of a run that has not these teachers; it names none of them."""
         return self
 
+    def count_needed(self, teachers: int) -> int:
+        """Return how many labelled validation rows it learns from at least; 0 of one that learns from none."""
+        return 0
+
+    def fit(self, held_out: Signals) -> States:
+        """Learn from the teachers' answers to the validation rows, which carry gold labels."""
+        return {}
+
+    def with_states(self, states: States) -> WeightingBase:
+        """Return the weighting with what it has learned."""
+        return self
+
     def eligible(self, signals: Signals) -> torch.Tensor:
         """Return the covering teachers among whom a unit's weight is spread, bool ``[M, N]``; needs no logits."""
         if not self.has_preferences:
@@ -143,6 +158,38 @@ class WeightingBase(Spec):
     ) -> torch.Tensor:
         """Spread it where `reads_student`."""
         return self._spread(signals, eligible_MN)
+
+
+class LearnedWeighting(WeightingBase):
+    """Base of weightings that learn from held-out rows; without what they learn they are uniform.
+
+    They are so where teachers are scored together, because what chose the weights must not judge them.
+    """
+
+    needs_probabilities: ClassVar[bool] = True
+    _states: States = PrivateAttr(default_factory=dict)
+
+    @property
+    def states(self) -> States:
+        """What it has learned."""
+        return self._states
+
+    def with_states(self, states: States) -> Self:
+        made = self.model_copy()
+        made._states = dict(states)
+        return made
+
+    def _spread(self, signals: Signals, eligible_MN: torch.Tensor) -> torch.Tensor:
+        return self._spread_as_learned(signals, eligible_MN) if self._states else spread_evenly(eligible_MN)
+
+    @abstractmethod
+    def _spread_as_learned(self, signals: Signals, eligible_MN: torch.Tensor) -> torch.Tensor:
+        """Spread the weight of each unit by what was learned, ``[M, N]``."""
+
+
+def find_judged(held_out: Signals) -> torch.Tensor:
+    """Return the answers that a gold label judges, bool ``[M, N]``."""
+    return held_out.covered_MN & (held_out.labels_N != UNLABELLED)
 
 
 def speaks(declared: Languages, language: str) -> bool:

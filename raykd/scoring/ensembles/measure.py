@@ -54,8 +54,9 @@ def make_ensemble_report(inputs: EnsembleInputs) -> EnsembleReport:
     if not config.task.labelled:
         return _measure_unlabelled_task(report, inputs)
     weighting = config.objective.weighting
-    if weighting.inner.reads_gold or weighting.inner.reads_student:
-        what = "gold labels" if weighting.inner.reads_gold else "the student"
+    reads_held_out = weighting.inner.count_needed(len(inputs.answers)) > 0
+    if weighting.inner.reads_gold or weighting.inner.reads_student or reads_held_out:
+        what = "the student" if weighting.inner.reads_student else "gold labels"
         evenly = (
             f"the weighting {weighting.kind} reads {what}; here, as in the table of results, teachers are combined "
             "evenly, since an ensemble must not know more than its teachers"

@@ -15,17 +15,16 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from raykd.answers.layout import StudentUnits, lay_out_answers
-from raykd.answers.source import AnswerSlots, SignalSource
+from raykd.answers.source import SignalSource
 from raykd.config import RunConfig
 from raykd.data.rows import Rows
 from raykd.distill.signals import Signals
 from raykd.keys import make_key_part
 from raykd.student.evaluate import compute_language_scores
+from raykd.student.matching.held_out import ask_held_out
 from raykd.tasks import SystemAnswers
 
 log = logging.getLogger("raykd.student")
-_ASKED_ROWS = 256
 
 
 class SurpassedTeachers:
@@ -80,17 +79,8 @@ class SurpassedTeachers:
     def _teachers(self) -> dict[tuple[str, str], float]:
         """The score of each teacher in each language in which it answers validation rows."""
         rows, task, labels = self._rows, self._config.task, self._config.data.labels
-        waiting = [
-            self._source.submit(rows.take(range(begin, min(begin + _ASKED_ROWS, len(rows)))))
-            for begin in range(0, len(rows), _ASKED_ROWS)
-        ]
-        parts = [pending.result() for pending in waiting]
-        slots = [AnswerSlots.concat([part[m] for part in parts]) for m in range(len(self._source.teachers))]
-        batch = rows.take(range(len(rows)))
-        counts_B = task.count_units(batch)
-        hidden_N = torch.zeros(int(counts_B.sum()), dtype=torch.int64)
-        units = StudentUnits(hidden_N, counts_B, rows.languages, task.count_choices(batch, labels))
-        signals = lay_out_answers(slots, self._source.teacher_languages, units)
+        slots, signals = ask_held_out(self._config, rows, self._source)
+        counts_B = task.count_units(rows.take(range(len(rows))))
         logits_MNC, found = signals.known_logits().numpy(), {}
         for m, name in enumerate(self._source.teachers):
             picked = np.flatnonzero(slots[m].answered_B)

@@ -1,0 +1,238 @@
+"""Weightings that learn from held-out rows, against numbers, identities and unbroken runs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from raykd.config import RunConfig
+from raykd.distill.signals import UNLABELLED, Signals
+from raykd.distill.weighting import Anchored, Uniform
+from raykd.distill.weightings.base import LearnedWeighting
+from raykd.distill.weightings.gate import Gate
+from raykd.distill.weightings.reliability import HeldOutReliability
+from raykd.driver.gold_labels import check_gold_labels
+from raykd.errors import ConfigError
+from raykd.student.matching.held_out import learn_weighting
+from tests.worlds import build_loop, run_config, source
+from tests.worlds import rows as world_rows
+
+
+def signals_of(answers: list[list[int]], labels: list[int], languages: str = "", classes: int = 3) -> Signals:
+    """Teachers that give these labels with probability 0.9; -1 where one does not answer."""
+    told_MN = torch.tensor(answers)
+    sure = torch.nn.functional.one_hot(told_MN.clamp_min(0), classes).float()
+    return Signals(
+        teachers=tuple("abcd"[: len(answers)]),
+        teacher_languages=(None,) * len(answers),
+        logits_MNC=torch.log(0.9 * sure + 0.1 / (classes - 1) * (1.0 - sure)),
+        covered_MN=told_MN >= 0,
+        labels_N=torch.tensor(labels),
+        languages=tuple(languages or "e" * len(labels)),
+    )
+
+
+# reliability --------------------------------------------------------------------------------------------------
+
+
+def test_reliability_by_class_by_hand() -> None:
+    # In e, teacher a says 0 three times (right twice), 1 once (right), 2 never; one row has no gold label.
+    held_out = signals_of([[0, 0, 0, 1, 2], [0, 1, 1, 1, -1]], [0, 0, 1, 1, UNLABELLED])
+    weighting = HeldOutReliability(smoothing=2.0, tau=0.5)
+    states = weighting.fit(held_out)
+    assert states == {"e/a": (2.0, 1.0, 0.0, 3.0, 1.0, 0.0), "e/b": (1.0, 2.0, 0.0, 1.0, 3.0, 0.0)}
+    learned = weighting.with_states(states)
+    everywhere = (3 + 1) / (4 + 2)
+    accuracy = (3 + 2 * everywhere) / (4 + 2)
+    rates = [(2 + 2 * accuracy) / 5, (1 + 2 * accuracy) / 3, accuracy]
+    assert learned.rates("e", "a", 3) == pytest.approx(rates)
+    # Where b is alone it has the whole unit; elsewhere r ** 2 of the label that each gives.
+    weights_MN = learned.weights(signals_of([[0, 1, -1], [1, 1, 2]], [UNLABELLED] * 3))
+    b = learned.rates("e", "b", 3)
+    wanted = [rates[0] ** 2 / (rates[0] ** 2 + b[1] ** 2), rates[1] ** 2 / (rates[1] ** 2 + b[1] ** 2), 0.0]
+    assert weights_MN[0].tolist() == pytest.approx(wanted, rel=1e-5)
+    torch.testing.assert_close(weights_MN.sum(0), torch.ones(3))
+
+
+def test_reliability_of_a_language_alone_does_not_ask_what_a_teacher_says() -> None:
+    held_out = signals_of([[0, 1, 2, 0], [0, 0, 0, 1]], [0, 1, 2, 1], "eeef")
+    weighting = HeldOutReliability(by="language", smoothing=1e-9, tau=1.0)
+    learned = weighting.with_states(weighting.fit(held_out))
+    found = learned.weights(signals_of([[0, 1, 2], [2, 0, 1]], [UNLABELLED] * 3, "eef"))
+    # In e teacher a is right in 3 of 3, b in 1 of 3; in f only b is right.
+    assert found[0].tolist() == pytest.approx([0.75, 0.75, 0.0], abs=1e-6)
+    # Of a language without held-out rows all languages count: 3 of 4 and 2 of 4.
+    assert learned.weights(signals_of([[0], [1]], [0], "g"))[:, 0].tolist() == pytest.approx([0.6, 0.4])
+
+
+def test_teachers_that_are_alike_weigh_alike() -> None:
+    told = [0, 1, 2, 0, 1, 2]
+    held_out = signals_of([told] * 3, [0, 1, 1, 0, 2, 2])
+    learned = HeldOutReliability().with_states(HeldOutReliability().fit(held_out))
+    torch.testing.assert_close(learned.weights(held_out), Uniform().weights(held_out))
+
+
+def test_what_was_not_learned_is_uniform_and_an_anchor_passes_it_on() -> None:
+    held_out = signals_of([[0] * 6, [1] * 6, [2] * 6], [0, 0, 0, 0, 1, 1])
+    anchored = Anchored(teacher="c", share=0.25, among=HeldOutReliability())
+    torch.testing.assert_close(HeldOutReliability().weights(held_out), Uniform().weights(held_out))
+    states = anchored.fit(held_out)
+    assert set(states) == {"e/a", "e/b"}
+    weights_MN = anchored.with_states(states).weights(held_out)
+    assert weights_MN[2].tolist() == [0.25] * 6
+    alone = HeldOutReliability().with_states(states).weights(held_out.of_teachers([0, 1]))
+    torch.testing.assert_close(weights_MN[:2], 0.75 * alone)
+
+
+# gate ---------------------------------------------------------------------------------------------------------
+
+
+def random_signals(units: int, seed: int = 0) -> Signals:
+    """Teachers a, b and c of three labels: a is right in e and b in f, c is right where it is sure."""
+    make = np.random.default_rng(seed)
+    labels_N, languages = make.integers(0, 3, units), make.choice(["e", "f"], units)
+    logits_MNC = make.normal(size=(3, units, 3))
+    at = np.arange(units)
+    logits_MNC[0, at, labels_N] += np.where(languages == "e", 3.0, 0.0)
+    logits_MNC[1, at, labels_N] += np.where(languages == "f", 3.0, 0.0)
+    sure_N = make.random(units) < 0.5
+    logits_MNC[2, at, labels_N] += np.where(sure_N, 8.0, 0.0)
+    signals = signals_of([[0] * units] * 3, labels_N.tolist(), "".join(languages))
+    return replace(signals, logits_MNC=torch.from_numpy(logits_MNC).float())
+
+
+def measure_nll(weights_MN: torch.Tensor, signals: Signals) -> float:
+    p_MN = torch.exp(-signals.gold_ce().double())
+    return float(-(weights_MN.double() * p_MN).sum(dim=0).log().mean())
+
+
+def test_a_gate_of_biases_alone_is_where_expectation_maximisation_ends() -> None:
+    signals = random_signals(400)
+    gate = Gate(features=(), penalty=1e-9)
+    weights_MN = gate.with_states(gate.fit(signals)).weights(signals).double()
+    assert float(weights_MN.std(dim=1).max()) == 0.0
+    p_MN = torch.exp(-signals.gold_ce().double())
+    shares_MN = weights_MN * p_MN / (weights_MN * p_MN).sum(dim=0)
+    torch.testing.assert_close(shares_MN.mean(dim=1), weights_MN[:, 0], atol=2e-4, rtol=0.0)
+
+
+def test_a_gate_learns_who_knows_what_and_carries_over() -> None:
+    gate, signals, other = Gate(), random_signals(400), random_signals(400, seed=1)
+    learned = gate.with_states(gate.fit(signals))
+    weights_MN, uniform_MN = learned.weights(signals), Uniform().weights(signals)
+    in_e = torch.tensor([code == "e" for code in signals.languages])
+    assert float(weights_MN[0, in_e].mean()) > 2 * float(weights_MN[1, in_e].mean())
+    assert float(weights_MN[1, ~in_e].mean()) > 2 * float(weights_MN[0, ~in_e].mean())
+    assert learned.states["entropy"][0] - learned.states["confidence"][0] < -0.5
+    assert measure_nll(weights_MN, signals) < measure_nll(uniform_MN, signals) - 0.1
+    assert measure_nll(learned.weights(other), other) < measure_nll(Uniform().weights(other), other) - 0.1
+
+
+def test_a_gate_is_the_least_of_what_it_minimises() -> None:
+    gate, signals = Gate(penalty=3.0), random_signals(60)
+    states = gate.fit(signals)
+    assert gate.fit(signals) == states
+
+    def measure(found: dict[str, tuple[float, ...]]) -> float:
+        squares = sum(value**2 for (value,) in found.values())
+        return measure_nll(gate.with_states(found).weights(signals), signals) + 3.0 / 120 * squares
+
+    least = measure(dict(states))
+    for name in ("teacher//a", "language/e/b", "entropy", "agreement"):
+        for step in (-0.2, 0.2):
+            assert measure({**states, name: (states[name][0] + step,)}) > least
+
+
+def test_a_gate_reads_groups_and_spares_what_is_not_covered() -> None:
+    signals = random_signals(100)
+    gate = Gate(features=("group",))
+    assert gate.reads_groups
+    assert not Gate().reads_groups
+    groups = tuple("x" if code == "e" else "y" for code in signals.languages)
+    signals.covered_MN[2, :50] = False
+    as_group = gate.fit(replace(signals, groups=groups, languages=("e",) * 100))
+    as_language = Gate(features=("language",)).fit(signals)
+    assert as_group["group/x/a"][0] == pytest.approx(as_language["language/e/a"][0], abs=1e-6)
+    weights_MN = Gate(features=("language",)).with_states(as_language).weights(signals)
+    assert weights_MN[2, :50].tolist() == [0.0] * 50
+    torch.testing.assert_close(weights_MN.sum(0), torch.ones(100))
+
+
+# in a run -----------------------------------------------------------------------------------------------------
+
+RELIABILITY = {"kind": "reliability", "tau": 0.1, "smoothing": 1.0}
+GATE = {"kind": "gate", "penalty": 0.01}
+
+
+def train(weighting: dict[str, Any], directory: Path | None = None) -> tuple[list[dict[str, float]], Any]:
+    points: list[dict[str, float]] = []
+    config = run_config({"alpha": 0.1, "weighting": weighting})
+    loop = build_loop(config, publish=lambda point: points.append(dict(point.values)))
+    if directory is not None:
+        first = build_loop(config)
+        first.advance()
+        first.save(directory)
+        loop.load(directory)
+    loop.run()
+    return points, loop
+
+
+@pytest.mark.parametrize("weighting", [RELIABILITY, GATE])
+def test_a_run_that_was_cut_goes_on_with_what_it_learned(weighting: dict[str, Any], tmp_path: Path) -> None:
+    points, whole = train(weighting)
+    _, second = train(weighting, tmp_path)
+    assert second.state.history == whole.state.history
+    # It learned from the checkpoint, and did not ask about the validation rows again.
+    asked = sum(len(batch) for batch in second.trainer.source.submitted)
+    assert sum(len(batch) for batch in whole.trainer.source.submitted) - asked >= 60
+    weights = [p["teacher/multi/weight"] for p in points if "teacher/multi/weight" in p]
+    assert max(abs(w - 0.5) for w in weights) > 1e-3  # uniform would be 0.5: each language has two teachers
+    told = points[0]
+    assert told["teacher/en/weight/en"] + told["teacher/multi/weight/en"] == pytest.approx(1.0)
+    assert told["teacher/en/weight/zh"] == 0.0
+    assert "teacher/en/weight/en" not in points[1]
+
+
+def test_what_is_learned_is_logged_by_language_and_label(caplog: pytest.LogCaptureFixture) -> None:
+    config = run_config({"alpha": 0.1, "weighting": RELIABILITY})
+    with caplog.at_level("INFO", logger="raykd.student"):
+        learn_weighting({}, config, world_rows(60, 2, unlabelled=0.0), source(config))
+    told = [record.getMessage().split(":")[1] for record in caplog.records]
+    assert [text.split(" of ")[1] for text in told] == ["en", "zh", *config.data.labels]
+
+
+class Held:
+    """Rows of a run, as far as gold labels go."""
+
+    def __init__(self, labelled: int, judged: tuple[str, ...] = ()) -> None:
+        self.train, self.judged = world_rows(20, 1), judged
+        validation = world_rows(labelled + 10, 2, unlabelled=0.0)
+        labels_B = np.where(np.arange(labelled + 10) < labelled, validation.labels_B, UNLABELLED)
+        self.validation = replace(validation, labels_B=labels_B)
+
+
+@pytest.mark.parametrize("weighting", [RELIABILITY, GATE])
+def test_too_few_gold_labels_are_refused(weighting: dict[str, Any]) -> None:
+    config = run_config({"alpha": 0.1, "weighting": weighting})
+    learner: LearnedWeighting = config.objective.weighting  # type: ignore[assignment]
+    needed = learner.count_needed(3)
+    check_gold_labels(config, Held(needed))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=rf"got: +{needed - 1} labelled rows"):
+        check_gold_labels(config, Held(needed - 1))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"got: +0 labelled rows"):
+        check_gold_labels(config, Held(needed, judged=("validation",)))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("weighting", [RELIABILITY, GATE])
+def test_a_task_without_labels_refuses_it(weighting: dict[str, Any]) -> None:
+    tree = run_config({"alpha": 0.1, "weighting": weighting}).model_dump(mode="json")
+    tree["task"], tree["data"]["labels"] = {"kind": "ranking"}, []
+    tree["data"]["columns"] = {}
+    with pytest.raises(ValidationError, match="judges teachers by labels"):
+        RunConfig.model_validate(tree)
