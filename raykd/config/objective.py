@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from raykd.config.data import DataConfig
 from raykd.config.teachers import TeacherBase
+from raykd.distill.adapting.softening import TargetEntropy, find_unsuited
 from raykd.distill.divergences.transformed import AnnealedLogitMSE
 from raykd.distill.features.states import Position
 from raykd.distill.objective import Objective
@@ -48,6 +49,8 @@ def check_objective(
     named = weights if isinstance(weights, dict) else {}
     if unknown := [label for label in named if label not in labels]:
         raise ValueError(f"objective.class_weights names {unknown[0]!r}, not in data.labels {list(labels)}")
+    if isinstance(objective.temperature, TargetEntropy):
+        _check_unit_temperatures(objective, labels)
     low, high = objective.temperature.bounds()
     for divergence in (term.divergence for term in objective.terms):
         if isinstance(divergence, AnnealedLogitMSE) and not 1.0 <= low <= high <= divergence.most:
@@ -68,6 +71,30 @@ def check_objective(
                     f"objective.terms: {divergence.kind} needs {divergence.least_choices} labels or more, teacher "
                     f"{name} knows {known} of data.labels; choose another divergence, or leave the teacher out"
                 )
+
+
+def _check_unit_temperatures(objective: Objective, labels: Sequence[str]) -> None:
+    """Refuse a temperature for each unit where something reads one of all units.
+
+    Raises:
+        ValueError: Names it.
+    """
+    kind = objective.temperature.kind
+    if not labels:
+        raise ValueError(
+            f"objective.temperature {kind} reads teachers' answers over labels, which this task has none of: write a "
+            "number"
+        )
+    if unsuited := find_unsuited(term.divergence for term in objective.terms):
+        raise ValueError(
+            f"objective.temperature {kind} does not suit {unsuited}, which reads logits beside their ratio to the "
+            "temperature, or several units at once; use forward_kl, reverse_kl, jensen_shannon or skewed_kl"
+        )
+    if objective.weighting.inner.reads_student:
+        raise ValueError(
+            f"objective.temperature {kind} follows from the teachers' weights, and {objective.weighting.inner.kind} "
+            "reads the temperature to find them: write a number, or choose another weighting"
+        )
 
 
 def check_weighting(weighting: Weighting, teachers: Sequence[TeacherBase], data: DataConfig) -> None:

@@ -14,8 +14,7 @@ Decision record:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -24,6 +23,7 @@ from pydantic import Field, field_validator, model_validator
 
 from raykd.devices import copy_to_device
 from raykd.distill.adapting.learned import Factor, LearnedBase, Temperature
+from raykd.distill.adapting.softening import make_softened_parts
 from raykd.distill.features.sums import FeatureBatch, sum_feature
 from raykd.distill.features.terms import Feature
 from raykd.distill.losses import (
@@ -34,32 +34,15 @@ from raykd.distill.losses import (
     compute_gold_losses,
     write_labels_as_texts,
 )
-from raykd.distill.parts import TargetPart, find_silent, make_parts, silence_unsure, sum_over_parts
+from raykd.distill.parts import TargetPart, find_silent, silence_unsure, sum_over_parts
 from raykd.distill.schedules import Constant, Schedule, check_range
-from raykd.distill.shares import Counts, ObjectiveResult, Shares
+from raykd.distill.shares import Counts, ObjectiveResult, ScheduleValues, Shares
 from raykd.distill.signals import UNLABELLED, Signals
 from raykd.distill.targets import Mixture, correct_contradictions
 from raykd.distill.weighting import Weighting
 from raykd.distill.weightings.routing import ByLanguage
 from raykd.distill.wide.fused import is_fused
 from raykd.spec import Spec
-
-
-@dataclass(frozen=True)
-class ScheduleValues:
-    """The values of all schedules at one progress. Written by `Objective.values_at`, read by it and by tracking.
-
-    Attributes:
-        alpha: Weight of the gold label.
-        temperature: T.
-        lambdas: One per term, under the kind of its divergence or feature.
-        least_confidence: Of the teachers, below which a unit without gold label is not taught.
-    """
-
-    alpha: float
-    temperature: float
-    lambdas: Mapping[str, float]
-    least_confidence: float
 
 
 class Term(Spec):
@@ -82,7 +65,7 @@ class Objective(Spec):
     alpha: Schedule = Constant(value=0.1)
     """Weight of the gold label in [0, 1]; the teachers have ``1 - alpha``."""
     temperature: Temperature = Constant(value=2.0)
-    """Softens teachers and student alike; > 0. `adversarial` learns it."""
+    """Softens teachers and student alike; > 0. `adversarial` learns it, `target_entropy` has one for each unit."""
     terms: tuple[Term, ...] = Field(default=(Term(),), min_length=1)
     features: tuple[Feature, ...] = ()
     """Terms that compare states of the student's encoder with its teachers', beside `terms`. Each follows its own
@@ -339,7 +322,11 @@ class Objective(Spec):
         if signals is not None and values.alpha < 1.0:
             weights_MN = self.weighting.weights(signals, logits_NC.detach(), values.temperature)
             weights_M = weights_MN.sum(dim=1)
-            parts = make_parts(logits_NC, signals, weights_MN, values.temperature, self.mixture)
+            parts = make_softened_parts(
+                self.temperature, logits_NC, signals, weights_MN, values.temperature, self.mixture
+            )
+            if parts and parts[0].temperature_N is not None:
+                sums["temperature"] = (parts[0].temperature_N * weights_MN.any(dim=0)).sum()
             if values.least_confidence > 0.0:
                 parts = silence_unsure(parts, labels_N, values.least_confidence)
             share = (1.0 - values.alpha) / max(totals.soft, 1)

@@ -43,6 +43,7 @@ class TargetPart:
         units_N: Which units these are, rising; None for all of them.
         members: Its teachers, by their places.
         silent_N: Which of its units it does not teach although it covers them; None for none.
+        temperature_N: By which the logits on both sides were divided; None where one temperature serves all.
     """
 
     student_NK: torch.Tensor
@@ -52,6 +53,7 @@ class TargetPart:
     units_N: torch.Tensor | None = None
     members: tuple[int, ...] = ()
     silent_N: torch.Tensor | None = None
+    temperature_N: torch.Tensor | None = None
 
 
 def make_parts(
@@ -168,6 +170,8 @@ def sum_over_parts(
         loss_N = divergence.per_unit(part.student_NK, part.target, temperature)
         if part.silent_N is not None:
             loss_N = torch.where(part.silent_N, 0.0, loss_N)
+        if part.temperature_N is not None:
+            loss_N = loss_N * part.temperature_N**divergence.temperature_power
         if part.share_N is not None:
             loss_N = torch.where(part.target.covered_N, part.share_N * loss_N, 0.0)
         here_N = part.target.covered_N

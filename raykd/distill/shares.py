@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,14 +29,32 @@ class Counts:
 
 
 @dataclass(frozen=True)
+class ScheduleValues:
+    """The values of all schedules at one progress. Written by `Objective.values_at`, read by it and by tracking.
+
+    Attributes:
+        alpha: Weight of the gold label.
+        temperature: T.
+        lambdas: One per term, under the kind of its divergence or feature.
+        least_confidence: Of the teachers, below which a unit without gold label is not taught.
+    """
+
+    alpha: float
+    temperature: float
+    lambdas: Mapping[str, float]
+    least_confidence: float
+
+
+@dataclass(frozen=True)
 class ObjectiveResult:
     """What one micro-batch contributes. Written by `Objective.evaluate`, read by the engine and by tracking.
 
     Attributes:
         loss: Scalar with graph, this micro-batch's share of the global loss; the shares add up to it.
         sums: Detached local sums before alpha, lambda and division: "hard", and "soft/<kind>" of each term, the
-            fallback to the gold label included. A term that alpha switched off has no key. The keys depend only on
-            configuration and progress, so all ranks have the same.
+            fallback to the gold label included; "temperature" of the covered units where each has its own. A term that
+            alpha switched off has no key. The keys depend only on configuration and progress, so all ranks have the
+            same.
         weights_M: Each teacher's weight summed over the covered units; None where no teacher took part.
         counts: This micro-batch's own units.
     """

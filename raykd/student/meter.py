@@ -142,7 +142,7 @@ class Meter:
 
     def flush(self) -> dict[str, float]:
         """Return the window's values over all ranks and begin a new one; all ranks must call."""
-        names = ["loss", "hard", *(f"soft/{kind}" for kind in self._kinds)]
+        names = ["loss", "hard", "temperature", *(f"soft/{kind}" for kind in self._kinds)]
         local = [self._sums.get(name, 0.0) for name in names]
         local += [self._counts.hard, self._counts.soft, self._counts.uncovered, self._waited_s, *self._tokens]
         m = len(self._teachers)
@@ -158,8 +158,10 @@ class Meter:
         if hard:
             values["train/hard"] = sums["hard"] / hard
         if m and soft:
-            values |= {f"train/{name}": sums[name] / soft for name in names[2:]}
+            values |= {f"train/{name}": sums[name] / soft for name in names[3:]}
             values["train/uncovered"] = uncovered / soft
+            if sums["temperature"]:
+                values["train/temperature"] = sums["temperature"] / max(1.0, soft - uncovered)
         values["train/padding_efficiency"] = real / max(1.0, computed)
         if m:
             values["train/wait_s"] = waited_s / steps / ranks

@@ -36,7 +36,7 @@ from raykd.models.multi import MultiModel
 from raykd.student.engine import Engine
 from raykd.student.evaluate import answer_rows, compute_language_scores, gather_ranks, join_system_answers
 from raykd.student.matching.features import FeatureMatcher, States
-from raykd.student.matching.held_out import learn_weighting
+from raykd.student.matching.held_out import learn_from_held_out
 from raykd.student.matching.surpassed import SurpassedTeachers
 from raykd.student.matching.vocabularies import match_vocabularies
 from raykd.student.meter import Meter, reduce_sum
@@ -189,7 +189,7 @@ class TaskTrainer:
             answers, states = self._matcher.lay_out(answers, encoded, self.device)
         if answers is not None:
             held_out, known = self.prepared.validation, self.adaptation.states
-            self._facts = self._facts | learn_weighting(known, self.config, held_out, self.source)
+            self._facts = self._facts | learn_from_held_out(known, self.config, held_out, self.source)
             signals = self.signals(answers, encoded, rows.tolist())
             signals = signals if self.surpassed is None else self.surpassed.hide(signals)
             signals = self.objective.prepare(signals)
@@ -337,7 +337,7 @@ class TaskTrainer:
         scheduled = self.adaptation.fix(self.objective).values_at(progress)
         values["train/alpha"] = scheduled.alpha
         if self.source is not None:
-            values["train/temperature"] = scheduled.temperature
+            values.setdefault("train/temperature", scheduled.temperature)
             if self.surpassed is not None:
                 values |= self.surpassed.to_values()
             values |= {f"train/lambda/{kind}": value for kind, value in scheduled.lambdas.items()}

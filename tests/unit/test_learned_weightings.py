@@ -19,7 +19,7 @@ from raykd.distill.weightings.gate import Gate
 from raykd.distill.weightings.reliability import HeldOutReliability
 from raykd.driver.gold_labels import check_gold_labels
 from raykd.errors import ConfigError
-from raykd.student.matching.held_out import learn_weighting
+from raykd.student.matching.held_out import learn_from_held_out
 from tests.worlds import build_loop, run_config, source
 from tests.worlds import rows as world_rows
 
@@ -199,12 +199,19 @@ def test_a_run_that_was_cut_goes_on_with_what_it_learned(weighting: dict[str, An
     assert "teacher/en/weight/en" not in points[1]
 
 
-def test_what_is_learned_is_logged_by_language_and_label(caplog: pytest.LogCaptureFixture) -> None:
-    config = run_config({"alpha": 0.1, "weighting": RELIABILITY})
-    with caplog.at_level("INFO", logger="raykd.student"):
-        learn_weighting({}, config, world_rows(60, 2, unlabelled=0.0), source(config))
-    told = [record.getMessage().split(":")[1] for record in caplog.records]
-    assert [text.split(" of ")[1] for text in told] == ["en", "zh", *config.data.labels]
+def test_what_is_learned_is_told_by_language_and_label() -> None:
+    config = run_config({"alpha": 0.1, "weighting": GATE, "temperature": {"kind": "target_entropy"}})
+    told = learn_from_held_out({}, config, world_rows(60, 2, unlabelled=0.0), source(config))
+    parts = ["en", "zh", *(f"label/{label}" for label in config.data.labels)]
+    for part in parts:
+        assert sum(told[f"teacher/{name}/weight/{part}"] for name in ("en", "zh", "multi")) == pytest.approx(
+            1.0
+        )
+        assert 1.0 <= told[f"temperature/{part}"] <= 10.0
+    assert {name for name in told if name.startswith("weighting/")} == {
+        f"weighting/{feature}" for feature in ("entropy", "confidence", "agreement")
+    }
+    assert len(told) == 4 * len(parts) + 3
 
 
 class Held:

@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from raykd.distill.adapting.learned import LearnedBase, State, StepMeans
+from raykd.distill.adapting.softening import make_softened_parts
 from raykd.distill.objective import Objective
-from raykd.distill.parts import make_parts, sum_over_parts
+from raykd.distill.parts import sum_over_parts
 from raykd.distill.schedules import Constant, ScheduleBase
 from raykd.distill.shares import Counts, ObjectiveResult
 from raykd.distill.signals import Signals
@@ -101,7 +102,9 @@ def measure_gaps(
         logits_NC, values = student_NC.float(), objective.values_at(progress)
         weights_MN = objective.weighting.weights(signals, logits_NC, values.temperature)
         temperature = values.temperature * change
-        parts = make_parts(logits_NC, signals, weights_MN, temperature, objective.mixture)
+        parts = make_softened_parts(
+            objective.temperature, logits_NC, signals, weights_MN, temperature, objective.mixture
+        )
         return {
             term.divergence.kind: UnitGap(*sum_over_parts(term.divergence, parts, temperature, labels_N))
             for term in objective.terms

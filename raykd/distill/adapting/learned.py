@@ -17,6 +17,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from raykd.distill.adapting.softening import TargetEntropy
 from raykd.distill.schedules import (
     Constant,
     Cosine,
@@ -193,12 +194,12 @@ class Uncertainty(LearnedBase):
 
 _FIXED = Constant | Linear | Cosine | Exponential | Step | Warmup | WarmupStableDecay | TeacherAnnealing
 Temperature = Annotated[
-    _FIXED | AdversarialTemperature, Field(discriminator="kind"), BeforeValidator(number_is_constant)
+    _FIXED | AdversarialTemperature | TargetEntropy,
+    Field(discriminator="kind"),
+    BeforeValidator(number_is_constant),
 ]
-"""Any schedule, or a learned temperature."""
+"""Any schedule, a learned temperature, or one for each unit."""
 Factor = Annotated[
     _FIXED | Constraint | Uncertainty, Field(discriminator="kind"), BeforeValidator(number_is_constant)
 ]
 """Any schedule, or a learned factor of a term."""
-Learned = Annotated[AdversarialTemperature | Constraint | Uncertainty, Field(discriminator="kind")]
-"""Any learned value."""

@@ -8,22 +8,24 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from statistics import fmean
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from raykd.answers.layout import StudentUnits, lay_out_answers
 from raykd.answers.source import AnswerSlots, SignalSource
 from raykd.config import RunConfig
 from raykd.data.rows import Rows
-from raykd.distill.adapting.adaptation import name_weighting, read_weighting
+from raykd.distill.adapting.adaptation import name_weighting
+from raykd.distill.adapting.softening import TargetEntropy
 from raykd.distill.signals import UNLABELLED, Signals
 from raykd.keys import make_key_part
 
 log = logging.getLogger("raykd.student")
 _ASKED_ROWS = 256
+_SEEN = "held_out"
+"""Stands among the states of a run whose validation rows were asked about."""
 
 
 def ask_held_out(config: RunConfig, rows: Rows, source: SignalSource) -> tuple[list[AnswerSlots], Signals]:
@@ -48,10 +50,12 @@ def ask_held_out(config: RunConfig, rows: Rows, source: SignalSource) -> tuple[l
     return slots, lay_out_answers(slots, source.teacher_languages, units)
 
 
-def learn_weighting(
+def learn_from_held_out(
     states: dict[str, tuple[float, ...]], config: RunConfig, rows: Rows, source: SignalSource | None
 ) -> dict[str, float]:
-    """Add what a run's weighting learns from the validation rows to the states; does nothing where it has learned.
+    """Add to a run's states what its weighting learns from the validation rows, and say what teachers' answers bring.
+
+    Does nothing where that is known, or where neither the weighting nor the temperature follows from answers.
 
     Args:
         states: Of the run's learned values.
@@ -60,35 +64,44 @@ def learn_weighting(
         source: Its teachers; None in plain training.
 
     Returns:
-        Mean weights on the validation rows, for the curves: ``teacher/<name>/weight/<language>``.
+        Means on the validation rows, for the curves: ``teacher/<name>/weight/<language>`` and ``.../label/<label>``,
+        ``temperature/<language>`` and ``.../label/<label>``; and a gate's coefficients, ``weighting/<feature>``.
     """
-    weighting = config.objective.weighting
-    if source is None or not weighting.inner.count_needed(len(source.teachers)) or read_weighting(states):
+    weighting, temperature = config.objective.weighting, config.objective.temperature
+    learns = source is not None and bool(weighting.inner.count_needed(len(source.teachers)))
+    by_unit = isinstance(temperature, TargetEntropy)
+    if source is None or not (learns or by_unit) or _SEEN in states:
         return {}
     _, signals = ask_held_out(config, rows, source)
     found = weighting.fit(signals)
-    states |= name_weighting(found)
-    weights_MN = weighting.with_states(found).weights(signals).numpy()
-    labels_N = signals.labels_N.numpy()
-    names = config.task.name_choices(config.data.labels)
-    of_label = average_weights(weights_MN, [names[at] if at != UNLABELLED else "" for at in labels_N])
-    of_language = average_weights(weights_MN, signals.languages)
-    for value, weights in [*of_language.items(), *((k, v) for k, v in of_label.items() if k)]:
-        told = ", ".join(f"{name} {own:.2f}" for name, own in zip(signals.teachers, weights, strict=True))
-        log.info("%s: mean weights on the validation rows of %s: %s", weighting.kind, value, told)
-    return {
-        f"teacher/{name}/weight/{make_key_part(language)}": float(own)
-        for language, weights in of_language.items()
-        for name, own in zip(signals.teachers, weights, strict=True)
+    states |= name_weighting(found) | {_SEEN: (1.0,)}
+    weights_MN = weighting.with_states(found).weights(signals)
+    means: dict[str, Mapping[str, float]] = {}
+    if learns:
+        values = {name: own[0] for name, own in found.items() if "/" not in name}
+        for name, weights_N in zip(signals.teachers, weights_MN, strict=True):
+            means[f"teacher/{name}/weight"] = _average(weights_N, weights_MN, signals, config)
+    else:
+        values = {}
+    if isinstance(temperature, TargetEntropy):
+        means["temperature"] = _average(temperature.find(signals, weights_MN), weights_MN, signals, config)
+    for name, by_part in means.items():
+        log.info("%s on the validation rows: %s", name, ", ".join(f"{k} {v:.3g}" for k, v in by_part.items()))
+    return {f"weighting/{name}": value for name, value in values.items()} | {
+        f"{name}/{part}": value for name, by_part in means.items() for part, value in by_part.items()
     }
 
 
-def average_weights(
-    weights_MN: NDArray[np.float32], values: Sequence[str]
-) -> Mapping[str, NDArray[np.float64]]:
-    """Return the mean weights ``[M]`` of the covered units of each value, sorted by it."""
-    covered_N = weights_MN.sum(axis=0) > 0.0
-    at: dict[str, list[int]] = defaultdict(list)
-    for n in np.flatnonzero(covered_N).tolist():
-        at[values[n]].append(n)
-    return {value: weights_MN[:, at[value]].mean(axis=1, dtype=np.float64) for value in sorted(at)}
+def _average(
+    number_N: torch.Tensor, weights_MN: torch.Tensor, signals: Signals, config: RunConfig
+) -> dict[str, float]:
+    """Return the mean of a number of the covered units in each language and of each gold label."""
+    covered_N, labels = weights_MN.any(dim=0).tolist(), config.task.name_choices(config.data.labels)
+    at: dict[str, list[float]] = defaultdict(list)
+    units = zip(number_N.tolist(), covered_N, signals.languages, signals.labels_N.tolist(), strict=True)
+    for number, is_covered, language, label in units:
+        if is_covered:
+            at[make_key_part(language)].append(number)
+        if is_covered and label != UNLABELLED:
+            at[f"label/{make_key_part(labels[label])}"].append(number)
+    return {name: fmean(at[name]) for name in sorted(at)}
