@@ -16,6 +16,7 @@ from pydantic import Field, field_validator
 
 from raykd.devices import copy_to_device
 from raykd.distill.signals import Signals
+from raykd.distill.weightings.bandit import Bandit
 from raykd.distill.weightings.base import Languages, States, WeightingBase, normalise, spread_evenly
 from raykd.distill.weightings.confidence import Confidence, Entropy, InverseLoss, LossSoftmax
 from raykd.distill.weightings.gate import Gate
@@ -96,7 +97,8 @@ PlainWeighting = Annotated[
     | InverseLoss
     | GradientAgreement
     | HeldOutReliability
-    | Gate,
+    | Gate
+    | Bandit,
     Field(discriminator="kind"),
 ]
 """Any weighting that holds no other."""
@@ -202,6 +204,7 @@ Weighting = Annotated[
     | GradientAgreement
     | HeldOutReliability
     | Gate
+    | Bandit
     | Anchored,
     Field(discriminator="kind"),
 ]

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from raykd.config import RunConfig
 from raykd.config.multi import SCORE
 from raykd.data.load import Dataset
+from raykd.distill.weightings.bandit import Bandit
 from raykd.errors import ConfigError, DataError
 from raykd.point import Point
 from raykd.tasks.scores.metrics import name_agreement
@@ -44,6 +45,7 @@ def check_gold_labels(config: RunConfig, data: Dataset, *, judged_elsewhere: boo
             )
         return
     _check_held_out(config, data)
+    _check_rounds(config)
     if data.train.labelled.any():
         return
     phases = [config.at_progress(at) for at in (0.0, *(phase.at for phase in config.phases))]
@@ -74,10 +76,32 @@ def _check_held_out(config: RunConfig, data: Dataset) -> None:
     found = 0 if "validation" in data.judged else int(data.validation.labelled.sum())
     if found < needed:
         raise ConfigError(
-            f"objective.weighting {weighting.inner.kind} learns from the gold labels of the validation rows",
+            f"objective.weighting {weighting.inner.kind} reads the gold labels of the validation rows",
             got=f"{found} labelled rows in data.validation",
             wanted=f"{needed} or more for {len(config.active_teachers)} teachers",
             next_step="label more of them, or set objective.weighting=by_language",
+        )
+
+
+def _check_rounds(config: RunConfig) -> None:
+    """Refuse a bandit whose run has too few rounds, or no loss to reward them by."""
+    bandit = config.objective.weighting.inner
+    if not isinstance(bandit, Bandit) or config.smoke is not None:
+        return
+    if "nll" not in config.task.metric_names:
+        raise ConfigError(
+            "objective.weighting bandit is rewarded by the NLL of the validation rows",
+            got=f"task {config.task.kind}, which is scored by {', '.join(config.task.metric_names)}",
+            wanted="a task that is scored by nll too",
+            next_step="set objective.weighting=by_language",
+        )
+    needed = bandit.count_evaluations(len(config.active_teachers))
+    if config.train.evaluations < needed:
+        raise ConfigError(
+            "objective.weighting bandit draws teachers anew at each evaluation, and this run has too few of them",
+            got=f"train.evaluations {config.train.evaluations}",
+            wanted=f"{needed} or more for {len(config.active_teachers)} teachers, and several times that to learn from",
+            next_step=f"set train.evaluations={5 * needed}, or objective.weighting=by_language",
         )
 
 

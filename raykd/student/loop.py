@@ -323,10 +323,9 @@ class TrainingLoop:
         return values
 
     def _compare_with_teachers(self) -> None:
-        """Leave out teachers by the last evaluation; all ranks must call."""
-        last = self.state.history[-1] if self.state.history else {}
+        """Leave teachers out, or draw them, by the evaluations; all ranks must call."""
         for trainer in self.trainers.values():
-            trainer.compare_with_teachers(last)
+            trainer.compare_with_teachers(self.state.history)
 
     def _keep_best(self, values: dict[str, float]) -> None:
         train, state = self.config.train, self.state

@@ -36,7 +36,7 @@ from raykd.models.multi import MultiModel
 from raykd.student.engine import Engine
 from raykd.student.evaluate import answer_rows, compute_language_scores, gather_ranks, join_system_answers
 from raykd.student.matching.features import FeatureMatcher, States
-from raykd.student.matching.held_out import learn_from_held_out
+from raykd.student.matching.held_out import draw_teachers, learn_from_held_out
 from raykd.student.matching.surpassed import SurpassedTeachers
 from raykd.student.matching.vocabularies import match_vocabularies
 from raykd.student.meter import Meter, reduce_sum
@@ -293,10 +293,12 @@ class TaskTrainer:
         """Update the learned values after a step, by the sums of this rank's micro-batches; all ranks must call."""
         self.adaptation.update(self.objective, sums, totals, progress, reduce_sum)
 
-    def compare_with_teachers(self, scores: Mapping[str, float]) -> None:
-        """Leave out teachers by the scores of an evaluation, those of all tasks; all ranks must call."""
+    def compare_with_teachers(self, history: Sequence[Mapping[str, float]]) -> None:
+        """Leave teachers out, or draw them, by the scores of all evaluations and tasks; all ranks must call."""
+        own = [{key.removeprefix(f"{self.name}/"): score for key, score in each.items()} for each in history]
+        self._facts = self._facts | draw_teachers(self.adaptation.states, self.config, own, self.source)
         if self.surpassed is not None:
-            self.surpassed.update({key.removeprefix(f"{self.name}/"): own for key, own in scores.items()})
+            self.surpassed.update(own[-1] if own else {})
 
     def plan_phases(self, total_steps: int) -> None:
         """Lay the run's phases, which begin at shares of it, out over its steps."""
@@ -305,8 +307,7 @@ class TaskTrainer:
 
     def enter_phase(self, step: int) -> RunConfig | None:
         """Take the objective of the phase that a step is in; return that phase's run, None before the first."""
-        begun = [at for at in self.phases if at <= step]
-        if not begun:
+        if not (begun := [at for at in self.phases if at <= step]):
             return None
         config = self.phases[max(begun)]
         if config.objective != self.objective:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from pydantic import ValidationError
 from raykd.config import RunConfig
 from raykd.distill.signals import UNLABELLED, Signals
 from raykd.distill.weighting import Anchored, Uniform
+from raykd.distill.weightings.bandit import Bandit, scale_reward
 from raykd.distill.weightings.base import LearnedWeighting
 from raykd.distill.weightings.gate import Gate
 from raykd.distill.weightings.reliability import HeldOutReliability
@@ -162,6 +164,78 @@ def test_a_gate_reads_groups_and_spares_what_is_not_covered() -> None:
     weights_MN = Gate(features=("language",)).with_states(as_language).weights(signals)
     assert weights_MN[2, :50].tolist() == [0.0] * 50
     torch.testing.assert_close(weights_MN.sum(0), torch.ones(100))
+
+
+# bandit -------------------------------------------------------------------------------------------------------
+
+
+def test_rewards_lie_between_percentiles() -> None:
+    assert scale_reward(np.asarray([0.3])) == 0.0
+    falls_T = np.asarray([0.0, 0.1, 0.2, 0.3, 0.4, 0.26])  # percentiles 0.1 and 0.3
+    assert scale_reward(falls_T) == pytest.approx(2 * (0.26 - 0.1) / 0.2 - 1)
+    assert scale_reward(np.asarray([0.0, 0.1, 0.2, 0.3, 5.0])) == 1.0
+
+
+def test_two_rounds_by_hand() -> None:
+    bandit, arms = Bandit(rate=0.5, explore=0.4), {"e": ["a", "b"]}
+
+    def play(*losses: float) -> tuple[int, float]:
+        states = bandit.follow([{"e": loss} for loss in losses], arms, seed=3)
+        drawn = [name for name in "ab" if states[f"e/{name}"][0] == 1.0]
+        assert len(drawn) == 1
+        assert states["e/a"][1] + states["e/b"][1] == pytest.approx(1.0)
+        return "ab".index(drawn[0]), states["e/a"][1]
+
+    assert bandit.follow([], arms, seed=3) == {}
+    _, pi = play(2.0)
+    assert pi == 0.5
+    second, pi = play(2.0, 1.0)  # a single round has no percentiles yet
+    assert pi == pytest.approx(0.5)
+    # Falls of 1/2 and then 1/5: the second reward is -1.
+    _, pi = play(2.0, 1.0, 0.8)
+    v = math.exp(0.5 * -1.0 / 0.5)
+    v_M = [v if m == second else 1.0 for m in range(2)]
+    v_M = [(2 / 3) * own + (1 / 3) * sum(v_M) / 2 for own in v_M]
+    assert pi == pytest.approx(0.6 * v_M[0] / sum(v_M) + 0.2)
+
+
+def test_a_bandit_finds_the_teacher_that_helps() -> None:
+    bandit, arms = Bandit(), {"e": ["a", "b", "c"], "f": ["a", "b", "c"]}
+    share = []
+    for seed in range(5):
+        losses = [{"e": 1.0, "f": 1.0}]
+        for _ in range(60):
+            states = bandit.follow(losses, arms, seed)
+            falls = {
+                code: 0.02 if states[f"{code}/{best}"][0] else 0.0 for code, best in (("e", "b"), ("f", "c"))
+            }
+            losses.append({code: losses[-1][code] * (1.0 - falls[code]) for code in "ef"})
+        states = bandit.follow(losses, arms, seed)
+        share += [states["e/b"][1], states["f/c"][1]]
+    assert float(np.mean(share)) > 0.6  # 1/3 if it learned nothing
+
+
+def test_units_have_the_drawn_teacher_where_it_covers_them() -> None:
+    signals = signals_of([[0, 0, 0], [0, 0, -1], [0, 0, 0]], [0, 0, 0], "efe")
+    learned = Bandit().with_states({"e/b": (1.0, 0.5), "e/a": (0.0, 0.5)})
+    assert learned.weights(signals).T.tolist() == [
+        [0.0, 1.0, 0.0],
+        pytest.approx([1 / 3] * 3),
+        [0.5, 0.0, 0.5],
+    ]
+
+
+def test_a_bandit_that_was_cut_goes_on_and_too_few_rounds_are_refused(tmp_path: Path) -> None:
+    points, whole = train({"kind": "bandit"})
+    _, second = train({"kind": "bandit"}, tmp_path)
+    assert second.state.history == whole.state.history
+    weights = [p["teacher/multi/weight"] for p in points if "teacher/multi/weight" in p]
+    assert set(weights[:4]) == {0.5}  # the first of three evaluations is after 4 of 12 steps
+    assert set(weights[4:]) != {0.5}
+    assert "teacher/multi/weight/zh" in points[5]
+    config = run_config({"alpha": 0.1, "weighting": {"kind": "bandit"}}, evaluations=6)
+    with pytest.raises(ConfigError, match=r"evaluations 6(.|\n)*7 or more for 3 teachers"):
+        check_gold_labels(config, Held(60))  # type: ignore[arg-type]
 
 
 # in a run -----------------------------------------------------------------------------------------------------

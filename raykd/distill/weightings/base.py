@@ -167,6 +167,8 @@ class LearnedWeighting(WeightingBase):
     """
 
     needs_probabilities: ClassVar[bool] = True
+    learns_from_answers: ClassVar[bool] = True
+    """Whether it learns from the teachers' answers to validation rows (`fit`), or from the student's losses there."""
     _states: States = PrivateAttr(default_factory=dict)
 
     @property

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 import torch
@@ -20,6 +20,8 @@ from raykd.data.rows import Rows
 from raykd.distill.adapting.adaptation import name_weighting
 from raykd.distill.adapting.softening import TargetEntropy
 from raykd.distill.signals import UNLABELLED, Signals
+from raykd.distill.weightings.bandit import Bandit
+from raykd.distill.weightings.base import LearnedWeighting, speaks
 from raykd.keys import make_key_part
 
 log = logging.getLogger("raykd.student")
@@ -68,7 +70,7 @@ def learn_from_held_out(
         ``temperature/<language>`` and ``.../label/<label>``; and a gate's coefficients, ``weighting/<feature>``.
     """
     weighting, temperature = config.objective.weighting, config.objective.temperature
-    learns = source is not None and bool(weighting.inner.count_needed(len(source.teachers)))
+    learns = isinstance(weighting.inner, LearnedWeighting) and weighting.inner.learns_from_answers
     by_unit = isinstance(temperature, TargetEntropy)
     if source is None or not (learns or by_unit) or _SEEN in states:
         return {}
@@ -90,6 +92,45 @@ def learn_from_held_out(
     return {f"weighting/{name}": value for name, value in values.items()} | {
         f"{name}/{part}": value for name, by_part in means.items() for part, value in by_part.items()
     }
+
+
+def draw_teachers(
+    states: dict[str, tuple[float, ...]],
+    config: RunConfig,
+    history: Sequence[Mapping[str, float]],
+    source: SignalSource | None,
+) -> dict[str, float]:
+    """Add to a run's states which teacher a bandit has drawn for each language, by the losses of all evaluations.
+
+    Args:
+        states: Of the run's learned values.
+        config: The run of one task.
+        history: Scores of each evaluation: ``eval/<language>/nll``.
+        source: Its teachers; None in plain training.
+
+    Returns:
+        Probabilities, for the curves: ``teacher/<name>/weight/<language>``.
+    """
+    bandit = config.objective.weighting.inner
+    if source is None or not isinstance(bandit, Bandit):
+        return {}
+    languages = config.data.select_languages or config.data.languages
+    names = {language: f"eval/{make_key_part(language)}/nll" for language in languages}
+    losses = [{code: scores[name] for code, name in names.items() if name in scores} for scores in history]
+    spoken = list(zip(source.teachers, source.teacher_languages, strict=True))
+    anchor = getattr(config.objective.weighting, "teacher", None)
+    arms = {
+        code: [name for name, own in spoken if speaks(own, code) and name != anchor] for code in languages
+    }
+    found = bandit.follow(losses, arms, config.seed)
+    states |= name_weighting(found)
+    values: dict[str, float] = {}
+    for pair, (is_drawn, probability) in found.items():
+        code, name = pair.split("/", 1)
+        values[f"teacher/{name}/weight/{make_key_part(code)}"] = probability
+        if is_drawn:
+            log.info("bandit: %s teaches %s up to the next evaluation", name, code)
+    return values
 
 
 def _average(
