@@ -117,8 +117,12 @@ def check_weighting(weighting: Weighting, teachers: Sequence[TeacherBase], data:
 
 
 def asks_others(objective: Objective, other: Objective) -> bool:
-    """Return whether other teachers may be asked for a row, or teach it, than under another objective."""
-    routing, weighting = ("fixed", "by_column", "language_similarity"), objective.weighting
+    """Return whether other teachers may be asked for a row, or teach it, than under another objective.
+
+    What a gate or a bandit has learned holds for its own settings.
+    """
+    routing = ("fixed", "by_column", "language_similarity", "gate", "bandit")
+    weighting = objective.weighting
     differs = weighting.kind != other.weighting.kind or objective.drop_surpassed != other.drop_surpassed
     return differs or (weighting.kind in routing and weighting != other.weighting)
 

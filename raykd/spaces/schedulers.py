@@ -32,7 +32,7 @@ TIME = "evaluation"
 """Key of a trial's result that schedulers take as time."""
 
 MUTABLE = re.compile(
-    r"objective\.(?!weighting$|weighting\.(kind|by_teacher|chain|column|weights_of|otherwise|home|similarity)\b).+|train\.(learning_rate|weight_decay)$"
+    r"objective\.(?!weighting$|weighting\.(kind|by_teacher|chain|column|weights_of|otherwise|home|similarity|features|penalty)\b).+|train\.(learning_rate|weight_decay)$"
 )
 """Matches keys that may change during a run. Another weighting would ask other teachers, so it may not."""
 

@@ -129,6 +129,7 @@ def test_hyperband_fills_a_band_of_17_then_begins_another() -> None:
         ("objective.weighting", False),
         ("objective.weighting.kind", False),
         ("objective.weighting.by_teacher.zh", False),
+        ("objective.weighting.penalty", False),
         ("objective", False),
         ("train.batch_size", False),
         ("student.hidden", False),

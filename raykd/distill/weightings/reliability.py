@@ -7,7 +7,6 @@ to be weighted has an answer and no gold label.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -39,37 +38,35 @@ class HeldOutReliability(LearnedWeighting):
         return 50
 
     def fit(self, held_out: Signals) -> States:
-        """Count, for each language and teacher, right answers by label and then all answers by label."""
+        """Count right answers by label, and then all answers by label, for each language and teacher.
+
+        Under the language "" are those of all languages.
+        """
         chosen_MN, judged_MN = held_out.known_logits().argmax(dim=-1), find_judged(held_out)
         right_MN, choices = chosen_MN == held_out.labels_N, held_out.logits_MNC.shape[-1]
         found: dict[str, tuple[float, ...]] = {}
-        for language in sorted(set(held_out.languages)):
-            here_N = torch.tensor([code == language for code in held_out.languages])
+        for language in ("", *sorted(set(held_out.languages))):
+            here_N = torch.tensor([language in ("", code) for code in held_out.languages])
             for m, teacher in enumerate(held_out.teachers):
+                told_N = judged_MN[m] & here_N
                 counts = [
-                    chosen_MN[m][judged_MN[m] & here_N & among_N].bincount(minlength=choices).tolist()
-                    for among_N in (right_MN[m], here_N)
+                    chosen_MN[m][among_N].bincount(minlength=choices)
+                    for among_N in (told_N & right_MN[m], told_N)
                 ]
-                found[f"{language}/{teacher}"] = tuple(map(float, counts[0] + counts[1]))
+                found[f"{language}/{teacher}"] = tuple(torch.cat(counts).double().tolist())
         return found
 
     def rates(self, language: str, teacher: str, choices: int) -> list[float]:
         """Return r by label."""
-        zero = (0.0,) * (2 * choices)
-        all_own = [kept for name, kept in self.states.items() if name.split("/", 1)[1] == teacher]
-        everywhere = _add_up(all_own or [zero])
-        here = self.states.get(f"{language}/{teacher}", zero)
-        accuracy = self._draw(everywhere, choices, 0.5, 2.0)
-        if not any(here):
-            here = everywhere
-        accuracy = self._draw(here, choices, accuracy, self.smoothing)
+        everywhere = self.states.get(f"/{teacher}", (0.0,) * (2 * choices))
+        here = self.states.get(f"{language}/{teacher}", everywhere)
+        here = here if any(here) else everywhere
+        accuracy = _draw(sum(everywhere[:choices]), sum(everywhere[choices:]), 0.5, 2.0)
+        accuracy = _draw(sum(here[:choices]), sum(here[choices:]), accuracy, self.smoothing)
         if self.by == "language":
             return [accuracy] * choices
         pairs = zip(here[:choices], here[choices:], strict=True)
-        return [(right + self.smoothing * accuracy) / (told + self.smoothing) for right, told in pairs]
-
-    def _draw(self, counts: Sequence[float], choices: int, towards: float, by: float) -> float:
-        return (sum(counts[:choices]) + by * towards) / (sum(counts[choices:]) + by)
+        return [_draw(right, told, accuracy, self.smoothing) for right, told in pairs]
 
     def _spread_as_learned(self, signals: Signals, eligible_MN: torch.Tensor) -> torch.Tensor:
         names, choices = sorted(set(signals.languages)), signals.logits_MNC.shape[-1]
@@ -82,5 +79,6 @@ class HeldOutReliability(LearnedWeighting):
         return softmax_over_teachers(score_MN, eligible_MN).float()
 
 
-def _add_up(counts: Sequence[Sequence[float]]) -> tuple[float, ...]:
-    return tuple(map(sum, zip(*counts, strict=True)))
+def _draw(right: float, told: float, towards: float, by: float) -> float:
+    """Return the share of right answers, drawn to a number by so many answers more."""
+    return (right + by * towards) / (told + by)
