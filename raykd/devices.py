@@ -8,7 +8,7 @@ read in one copy, once a step.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ParamSpec, TypeVar
 
 import torch
@@ -65,3 +65,16 @@ def seed_generators(seed: int, device: torch.device) -> None:
     if device.type == "cuda":
         at = torch.cuda.current_device() if device.index is None else device.index
         torch.cuda.default_generators[at].manual_seed(seed)
+
+
+def read_generators(device: torch.device) -> list[torch.Tensor]:
+    """Return the states of the random numbers of the host and of one device, for `set_generators`."""
+    own = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
+    return [torch.get_rng_state(), *own]
+
+
+def set_generators(states: Sequence[torch.Tensor], device: torch.device) -> None:
+    """Set the random numbers back to what `read_generators` returned."""
+    torch.set_rng_state(states[0])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states[1], device)

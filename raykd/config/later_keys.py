@@ -27,7 +27,10 @@ _DATA: JsonObject = {
 _EMBEDDED: JsonObject = {"corpus": None}
 _TEACHER: JsonObject = {"missing": [], "scale": None}
 _TRAINING: JsonObject = {"labelled": "all", "teachers": [], "objective": {}}
-_TRAIN: JsonObject = {"optimizer": {"kind": "adamw", "betas": [0.9, 0.999], "epsilon": 1e-08}}
+_TRAIN: JsonObject = {
+    "optimizer": {"kind": "adamw", "betas": [0.9, 0.999], "epsilon": 1e-08},
+    "adversarial": None,
+}
 _MODELS: dict[str, JsonObject] = {
     "pretrained": {
         **{"vocabulary": "own", "vocab_size": None, "embedding_size": None, "dropout": None, "tuning": None},

@@ -65,6 +65,30 @@ class ObjectiveResult:
     counts: Counts
 
 
+def average_results(results: Sequence[ObjectiveResult], shares: Sequence[float]) -> ObjectiveResult:
+    """Return the weighted mean of several passes over one micro-batch, without graph; of one pass the pass itself.
+
+    Args:
+        results: Of the same units.
+        shares: Of the passes; they add up to 1.
+    """
+    first = results[0]
+    if len(results) == 1:
+        return first
+
+    def mean(values: Sequence[torch.Tensor]) -> torch.Tensor:
+        return combine_values([value.detach() for value in values], shares)
+
+    return ObjectiveResult(
+        loss=mean([result.loss for result in results]),
+        sums={name: mean([result.sums[name] for result in results]) for name in first.sums},
+        weights_M=first.weights_M
+        if first.weights_M is None
+        else mean([r.weights_M for r in results if r.weights_M is not None]),
+        counts=first.counts,
+    )
+
+
 @dataclass(frozen=True)
 class Shares:
     """What a micro-batch, or some units of one, contributes: ``loss = sum_k factors_k values_k``.

@@ -6,12 +6,15 @@ configuration that passed is cached by content (`raykd.cache`), and a run withou
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from raykd.answers.servable import check_servable
 from raykd.cache import load_or_compute
 from raykd.config import HttpTeacher, RunConfig, TrainConfig, WorkersConfig
 from raykd.errors import ConfigError, prefix_errors
 from raykd.preflight.features_check import check_encoders
 from raykd.preflight.model_check import append_notes
+from raykd.pretrained.files import read_config
 from raykd.student.overrides import find_overruled_keys
 from raykd.student.settings import read_deepspeed_keys
 from raykd.student.validation import check_deepspeed
@@ -51,6 +54,7 @@ def check_combinations(config: RunConfig) -> str:
                 wanted=f"at most {positions} together",
                 next_step="lower task.max_new_tokens or task.max_length, or raise max_positions",
             )
+    _check_adversarial(config)
     for teacher in config.active_teachers:
         if isinstance(teacher, HttpTeacher):
             _check_http(teacher, config)
@@ -63,6 +67,36 @@ def check_combinations(config: RunConfig) -> str:
         told = f"no teacher speaks {', '.join(silent)}: those rows learn from gold labels alone"
         return append_notes(told, notes)
     return append_notes("objective, weighting, batch and DeepSpeed configuration fit together", notes)
+
+
+def _check_adversarial(config: RunConfig) -> None:
+    """Refuse adversarial training of what has no vectors of tokens, and of language models.
+
+    Raises:
+        ConfigError: Names the model.
+    """
+    trained = {"student": (config.student, config.train)}
+    trained |= {f"teacher {t.name}": (t.training.model, t.training.train) for t in config.trained_teachers}
+    for name, (model, train) in trained.items():
+        if train.adversarial is None:
+            continue
+        folder = Path(getattr(model, "path", ""))
+        saved = model.kind == "pretrained" and folder.is_dir()
+        kind = read_config(folder).get("model_type") if saved else f"raykd_{model.kind}"
+        if isinstance(config.task, LanguageTask):
+            raise ConfigError(
+                f"train.adversarial of the {name} does not serve language models",
+                got=f"task {config.task.kind}",
+                wanted="a task over labels, numbers, spans or sentence vectors",
+                next_step="leave train.adversarial out",
+            )
+        if kind == "raykd_linear":
+            raise ConfigError(
+                f"train.adversarial moves the vectors of tokens, and the {name} has none",
+                got="a linear model over n-grams",
+                wanted="a model with an embedding layer: transformer, lstm, or a checkpoint of one",
+                next_step="leave train.adversarial out, or choose another model",
+            )
 
 
 def _check_http(teacher: HttpTeacher, config: RunConfig) -> None:

@@ -90,6 +90,9 @@ class Engine:
     ) -> None:
         deepspeed = import_deepspeed(device)
         config = build_deepspeed_config(train, world, find_hidden_width(model))
+        if train.adversarial is not None:  # to DeepSpeed each pass is a micro-batch
+            for key in ("gradient_accumulation_steps", "train_batch_size"):
+                config[key] *= len(train.adversarial.shares)
         self._schedule: torch.optim.lr_scheduler.LambdaLR | None = None
         self.device, self.world, self.accumulation = device, world, train.gradient_accumulation
         plan, schedule = plan_optimizer(train), plan_schedule(train, total_steps)

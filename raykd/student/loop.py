@@ -45,9 +45,10 @@ from raykd.student.engine import Engine
 from raykd.student.evaluate import combine_task_scores, gather_ranks, prefix_with_task
 from raykd.student.loop_state import LoopState
 from raykd.student.matching.features import drop_projections
-from raykd.student.meter import LOGGED_WINDOWS, list_numbers, reduce_sum, split_numbers
-from raykd.student.nonfinite import describe_nonfinite, guard_loss, make_nonfinite_error
+from raykd.student.meter import LOGGED_WINDOWS, reduce_sum, split_numbers
+from raykd.student.nonfinite import describe_nonfinite, make_nonfinite_error
 from raykd.student.padding import check_one_pass
+from raykd.student.passes import train_micro_batch
 from raykd.student.prefetch import PendingStep, Prefetcher, StepWork
 from raykd.student.prepare import PreparedRows
 from raykd.student.task_trainer import (
@@ -153,14 +154,10 @@ class TrainingLoop:
         self._rate = self.engine.learning_rate()
         results: list[ObjectiveResult] = []
         for micro in micros:
-            with step_part("forward"):
-                outputs, features = trainer.forward(self.engine, micro)
-            with step_part("objective"):
-                results.append(trainer.evaluate(self.engine, outputs, micro, progress, totals, features))
-            with step_part("backward"):
-                self.engine.backward(guard_loss(results[-1]))
-            with step_part("update"):
-                applied, read = self.engine.step(list_numbers(results) if len(results) == len(micros) else ())
+            result, applied, read = train_micro_batch(
+                self.engine, trainer, micro, progress, totals, results, is_last=micro is micros[-1]
+            )
+            results.append(result)
         self.state.step = work.step + 1
         found = split_numbers(results, read)
         if applied:

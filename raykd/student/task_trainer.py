@@ -41,6 +41,7 @@ from raykd.student.matching.surpassed import SurpassedTeachers
 from raykd.student.matching.vocabularies import match_vocabularies
 from raykd.student.meter import Meter, reduce_sum
 from raykd.student.padding import find_student_padding
+from raykd.student.passes import Perturbation
 from raykd.student.prefetch import PendingStep
 from raykd.student.prepare import PreparedRows
 from raykd.tasks import EncodedBatch
@@ -126,6 +127,8 @@ class TaskTrainer:
         self._matcher: FeatureMatcher | None = None
         if self.objective.features and self.source is not None:
             self._matcher = FeatureMatcher(config, student, self.source, self.padding)
+        moved = config.train.adversarial
+        self.perturbation = None if moved is None else Perturbation(moved, student.model)
         self._total_steps = 1
         names = () if self.source is None else self.source.teachers
         kinds = list(self.objective.values_at(0.0).lambdas) if self.source is not None else []

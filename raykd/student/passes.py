@@ -1,0 +1,155 @@
+"""Train on one micro-batch: forward, objective, backward, once or at several places around its texts.
+
+Decision record: each pass is a micro-batch to DeepSpeed, so reduction and ZeRO need to know nothing of adversarial
+training. What is added to the embedded tokens is a tensor of its own beside the model's parameters; its gradient comes
+with theirs from the same backward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from raykd.devices import read_generators, set_generators
+from raykd.distill.adversarial import Adversarial
+from raykd.distill.shares import Counts, ObjectiveResult, average_results
+from raykd.errors import ModelError
+from raykd.student.meter import list_numbers
+from raykd.student.nonfinite import guard_loss
+from raykd.timeline import step_part
+
+if TYPE_CHECKING:
+    from raykd.student.engine import Engine
+    from raykd.student.task_trainer import MicroBatch, TaskTrainer
+
+
+class Perturbation:
+    """Moves the embedded tokens of one model's micro-batches.
+
+    Attributes:
+        shares: Of the passes over a micro-batch.
+
+    Args:
+        kind: How they are moved.
+        model: The model that is trained.
+
+    Raises:
+        ModelError: It has no embedding layer.
+    """
+
+    def __init__(self, kind: Adversarial, model: nn.Module) -> None:
+        self._kind, self.shares = kind, kind.shares
+        self._layer = find_embedding(model)
+        self._added: list[torch.Tensor] = []
+        self._call = 0
+
+    def list_passes(self, mask_SL: torch.Tensor | None, device: torch.device) -> Iterator[float]:
+        """Yield the share of each pass; the caller runs forward and backward for each.
+
+        Args:
+            mask_SL: Which tokens of the micro-batch are no padding; None where nothing is padded.
+            device: Of the model.
+        """
+        state = read_generators(device)
+        # Draws of its own, so that dropout is that of a plain run.
+        generator = torch.Generator(device).manual_seed(torch.initial_seed() ^ 1)
+
+        def add(module: nn.Module, inputs: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
+            if self._call == len(self._added):
+                real_SL = mask_SL if mask_SL is not None and mask_SL.shape == output.shape[:2] else None
+                real_SL = torch.ones_like(output[..., 0]) if real_SL is None else real_SL
+                self._added.append(self._kind.begin(output.detach(), real_SL, generator).requires_grad_())
+            self._call += 1
+            return output + self._added[self._call - 1].to(output.dtype)
+
+        hook = self._layer.register_forward_hook(add)
+        try:
+            for number, share in enumerate(self.shares):
+                if number:
+                    set_generators(state, device)
+                    self._added = [self._move(added) for added in self._added]
+                self._call = 0
+                yield share
+                if not self._added:
+                    raise ModelError(
+                        "train.adversarial: a forward pass of the student does not run its embedding layer",
+                        got=f"{type(self._layer).__name__}, which was not called",
+                        wanted="a model that embeds its tokens by the layer it names",
+                        next_step="leave train.adversarial out, or choose another student",
+                    )
+        finally:
+            hook.remove()
+            self._added = []
+
+    def _move(self, added: torch.Tensor) -> torch.Tensor:
+        gradient = torch.zeros_like(added) if added.grad is None else added.grad
+        return self._kind.move(added.detach(), gradient).requires_grad_()
+
+
+def find_embedding(model: Any) -> nn.Module:
+    """Return the layer of a model that gives each token its vector.
+
+    Raises:
+        ModelError: There is none.
+    """
+    try:
+        layer = model.get_input_embeddings()
+    except (AttributeError, NotImplementedError):
+        layer = None
+    if not isinstance(layer, nn.Module):
+        raise ModelError(
+            "train.adversarial moves the vectors of tokens, and this student has none",
+            got=type(model).__name__,
+            wanted="a student with an embedding layer (transformer, lstm, most checkpoints)",
+            next_step="leave train.adversarial out, or choose another student",
+        )
+    return layer
+
+
+def train_micro_batch(
+    engine: Engine,
+    trainer: TaskTrainer,
+    micro: MicroBatch,
+    progress: float,
+    totals: Counts,
+    earlier: Sequence[ObjectiveResult],
+    *,
+    is_last: bool,
+) -> tuple[ObjectiveResult, bool, list[float]]:
+    """Run all passes over a micro-batch.
+
+    Args:
+        engine: It trains the model.
+        trainer: Of the task.
+        micro: The micro-batch.
+        progress: Step / total steps, in [0, 1].
+        totals: Units of the optimizer step over all ranks and micro-batches.
+        earlier: Results of the step's micro-batches before this one.
+        is_last: Whether it is the step's last.
+
+    Returns:
+        What it contributed; and whether the optimizer step was made and the numbers of all results, as `Engine.step`
+        returns them.
+    """
+    moved, mask = trainer.perturbation, micro.encoded.inputs.get("attention_mask")
+    shares: Sequence[float] = (1.0,) if moved is None else moved.shares
+    passes = iter(shares) if moved is None else moved.list_passes(mask, trainer.device)
+    results: list[ObjectiveResult] = []
+    for number, share in enumerate(passes):
+        with step_part("forward"):
+            outputs, features = trainer.forward(engine, micro)
+        with step_part("objective"):
+            results.append(trainer.evaluate(engine, outputs, micro, progress, totals, features))
+        with step_part("backward"):
+            loss = guard_loss(results[-1])
+            engine.backward(loss if moved is None else loss * share)
+        wanted: Sequence[torch.Tensor] = ()
+        if number == len(shares) - 1:
+            result = average_results(results, shares)
+            wanted = list_numbers([*earlier, result]) if is_last else ()
+        with step_part("update"):
+            applied, read = engine.step(wanted)
+    return result, applied, read
