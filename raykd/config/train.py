@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from raykd.config.kinds.optimizers import AdamW, Optimizer
-from raykd.distill.adversarial import Adversarial
+from raykd.distill.adversarial.perturbations import Adversarial
 from raykd.distill.schedules import Schedule, WarmupStableDecay
 from raykd.parse import JsonObject
 from raykd.spec import Spec

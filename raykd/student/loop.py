@@ -41,6 +41,7 @@ from raykd.distill.shares import Counts, ObjectiveResult
 from raykd.models.bases import rebuild_student
 from raykd.models.multi import MultiModel, rebuild_tasks
 from raykd.point import Point
+from raykd.student.adversarial.passes import train_micro_batch
 from raykd.student.engine import Engine
 from raykd.student.evaluate import combine_task_scores, gather_ranks, prefix_with_task
 from raykd.student.loop_state import LoopState
@@ -48,7 +49,6 @@ from raykd.student.matching.features import drop_projections
 from raykd.student.meter import LOGGED_WINDOWS, reduce_sum, split_numbers
 from raykd.student.nonfinite import describe_nonfinite, make_nonfinite_error
 from raykd.student.padding import check_one_pass
-from raykd.student.passes import train_micro_batch
 from raykd.student.prefetch import PendingStep, Prefetcher, StepWork
 from raykd.student.prepare import PreparedRows
 from raykd.student.task_trainer import (

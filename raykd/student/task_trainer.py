@@ -33,6 +33,7 @@ from raykd.distill.signals import Signals
 from raykd.models.bases import set_start
 from raykd.models.lm import Headless
 from raykd.models.multi import MultiModel
+from raykd.student.adversarial.passes import Perturbation
 from raykd.student.engine import Engine
 from raykd.student.evaluate import answer_rows, compute_language_scores, gather_ranks, join_system_answers
 from raykd.student.matching.features import FeatureMatcher, States
@@ -41,7 +42,6 @@ from raykd.student.matching.surpassed import SurpassedTeachers
 from raykd.student.matching.vocabularies import match_vocabularies
 from raykd.student.meter import Meter, reduce_sum
 from raykd.student.padding import find_student_padding
-from raykd.student.passes import Perturbation
 from raykd.student.prefetch import PendingStep
 from raykd.student.prepare import PreparedRows
 from raykd.tasks import EncodedBatch

@@ -11,12 +11,12 @@ from torch.nn import functional
 
 from raykd import models
 from raykd.config import RunConfig
-from raykd.distill.adversarial import FGM, FreeLB
+from raykd.distill.adversarial.perturbations import FGM, FreeLB
 from raykd.distill.signals import UNLABELLED
 from raykd.errors import ConfigError, ModelError
 from raykd.preflight.combinations import check_combinations
+from raykd.student.adversarial.passes import Perturbation, find_embedding
 from raykd.student.loop import TrainingLoop
-from raykd.student.passes import Perturbation, find_embedding
 from raykd.student.prefetch import StepWork
 from tests.worlds import build_loop, rows, run_config
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from raykd.devices import read_generators, set_generators
-from raykd.distill.adversarial import Adversarial
+from raykd.distill.adversarial.perturbations import Adversarial
 from raykd.distill.shares import Counts, ObjectiveResult, average_results
 from raykd.errors import ModelError
 from raykd.student.meter import list_numbers
@@ -58,6 +58,8 @@ class Perturbation:
         generator = torch.Generator(device).manual_seed(torch.initial_seed() ^ 1)
 
         def add(module: nn.Module, inputs: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
+            if not isinstance(output, torch.Tensor):
+                raise self._make_error(f"which returns a {type(output).__name__}")
             if self._call == len(self._added):
                 real_SL = mask_SL if mask_SL is not None and mask_SL.shape == output.shape[:2] else None
                 real_SL = torch.ones_like(output[..., 0]) if real_SL is None else real_SL
@@ -74,15 +76,18 @@ class Perturbation:
                 self._call = 0
                 yield share
                 if not self._added:
-                    raise ModelError(
-                        "train.adversarial: a forward pass of the student does not run its embedding layer",
-                        got=f"{type(self._layer).__name__}, which was not called",
-                        wanted="a model that embeds its tokens by the layer it names",
-                        next_step="leave train.adversarial out, or choose another student",
-                    )
+                    raise self._make_error("which was not called")
         finally:
             hook.remove()
             self._added = []
+
+    def _make_error(self, got: str) -> ModelError:
+        return ModelError(
+            "train.adversarial: the student does not embed its tokens by the layer that it names",
+            got=f"{type(self._layer).__name__}, {got}",
+            wanted="one layer that gives each token its vector, as in BERT",
+            next_step="leave train.adversarial out, or choose another student",
+        )
 
     def _move(self, added: torch.Tensor) -> torch.Tensor:
         gradient = torch.zeros_like(added) if added.grad is None else added.grad

@@ -1,0 +1,1 @@
+"""Adversarial training: how inputs are moved to where the loss is larger."""
