@@ -350,8 +350,17 @@ class DataConfig(Spec):
             raise ValueError(
                 f"data.columns.{gold} null reads no {gold.rstrip('s')}; set data.empty_label: unlabeled with it"
             )
-        if self.augment and (form not in ("text", "value", "labels") or self.columns.text_pair is not None):
-            raise ValueError("data.augment changes single texts that have labels or a number; leave it out")
+        forms = ("text", "value", "labels")
+        wrong = [
+            c.kind for c in self.augment if form not in forms and not (form == "words" and c.keeps_words)
+        ]
+        if wrong:
+            wanted = (
+                "lexicon or masked_lm, which keep words in their places" if form == "words" else "none here"
+            )
+            raise ValueError(
+                f"data.augment: {wrong[0]} changes texts that have labels or a number; wanted {wanted}"
+            )
         if self.empty_label != "fail" and form in ("target", "source_target", "plain", "sentences"):
             raise ValueError("data.empty_label plays no part in this task, whose rows have no label")
         if form not in LABELLED_FORMS and self.labels:

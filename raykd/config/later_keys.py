@@ -52,6 +52,8 @@ def remove_unused_run_keys(run: JsonObject, columns: Mapping[str, object]) -> No
     _remove(run["data"], _DATA)
     later = {key: value for key, value in columns.items() if key not in _FIRST_COLUMNS}
     _remove(run["data"]["columns"], later)
+    for change in run["data"].get("augment", ()):
+        change.pop("path", None)  # what it makes is among the rows
     replay = run["data"].pop("replay")
     if replay is not None:  # its rows, like all, have a fingerprint of their own
         run["data"]["replay"] = {key: replay[key] for key in ("share", "seed")}

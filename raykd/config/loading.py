@@ -231,12 +231,7 @@ def _resolve(tree: JsonObject, base_dir: Path) -> JsonObject:
     trained = [t["training"] for t in tree["teachers"] if "training" in t]
     members = tree["task"]["tasks"].values() if has_several_tasks(tree) else [tree]
     for part in [*(member["data"] for member in members), *(training["data"] for training in trained)]:
-        for source in part.values():
-            if isinstance(source, dict) and isinstance(source.get("paths"), list):
-                source["paths"] = [
-                    path if "://" in path else _absolute(path, base_dir, "data.*.paths")
-                    for path in source["paths"]
-                ]
+        _resolve_data(part, base_dir)
     for teacher in tree["teachers"]:
         if "path" in teacher and "://" not in teacher["path"]:
             resolve = _absolute if teacher["kind"] == "file" else _local  # a pattern exists nowhere
@@ -255,6 +250,18 @@ def _resolve(tree: JsonObject, base_dir: Path) -> JsonObject:
         train["deepspeed"] = read_deepspeed(train["deepspeed"], base_dir)
         check_switches(train["deepspeed"], "train.deepspeed")
     return tree
+
+
+def _resolve_data(data: JsonObject, base_dir: Path) -> None:
+    for source in data.values():
+        if isinstance(source, dict) and isinstance(source.get("paths"), list):
+            source["paths"] = [
+                path if "://" in path else _absolute(path, base_dir, "data.*.paths")
+                for path in source["paths"]
+            ]
+    for change in data.get("augment", ()):
+        if "path" in change:
+            change["path"] = _local(change["path"], base_dir, "data.augment[].path")
 
 
 def _output(path: str) -> str:

@@ -15,16 +15,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raykd.cache import compute_key, read_entry, write_entry
-from raykd.config.augmentation import Augmentation
+from raykd.config.augmentation import Augmentation, Passage
 from raykd.data.arrow.tables import RowColumn, Selection, Table, build_table, repeat_value
 from raykd.distill.signals import UNLABELLED
-from raykd.text.batch import Mode, TextBatch
+from raykd.errors import ConfigError
+from raykd.text.batch import SAYS_NOTHING, Mode, TextBatch
 
 _ALL_OR_NONE = {"pairs": "a second text"} | {
     name: name for name in ("words", "golds", "values", "candidates")
@@ -113,8 +114,9 @@ class Rows(TextBatch):
         joined: dict[tuple[int, ...], Selection] = {}
         kept: dict[str, Any] = {}
         for name in names:
-            # A part that says nothing of modes, source languages or what is asked says "" of each of its rows.
-            own = [part._columns().get(name) or repeat_value(name, "", len(part)) for part in filled]
+            # A part that says nothing of modes, source languages or what is asked says so of each of its rows.
+            nothing = SAYS_NOTHING.get(name, "")
+            own = [part._columns().get(name) or repeat_value(name, nothing, len(part)) for part in filled]
             key = tuple(id(column.rows) for column in own)
             if key not in joined:
                 joined[key] = Selection.concat([column.rows for column in own])
@@ -231,6 +233,8 @@ class Rows(TextBatch):
             "values",
             "groups",
             "asked",
+            "asked_pairs",
+            "asked_words",
             "candidates",
         ):
             # Rows without the column keep the fingerprint of older versions.
@@ -295,29 +299,72 @@ def stratified_order(labels_B: NDArray[np.int64], generator: np.random.Generator
     return order
 
 
+class _Copy(NamedTuple):
+    """A changed copy: of which row, by what name, its texts, and whether teachers are asked about the row."""
+
+    at: int
+    row_id: str
+    first: Passage
+    second: Passage
+    of_text: bool
+
+
 def make_copies(rows: Rows, changes: Sequence[Augmentation]) -> Rows:
     """Return the changed copies of all texts (`data.augment`), without gold labels, and what teachers are asked about.
 
     Args:
-        rows: Single texts.
+        rows: Texts, or pairs of texts.
         changes: How copies are made; each kind of all texts.
+
+    Raises:
+        ConfigError: Rows have two texts, and a kind changes one.
     """
-    found: list[tuple[int, str, str, str]] = []
-    for at, (row_id, text) in enumerate(zip(rows.ids, rows.texts, strict=True)):
-        seen = {text}
-        for change in changes:
-            asked = text if change.targets == "of_the_text" else ""
-            for number in range(change.copies):
-                copy = change.make_copy(text, number)
-                if copy not in seen:
-                    seen.add(copy)
-                    found.append((at, f"{row_id} {change.kind} {number}", copy, asked))
+    found = _list_copies(rows, changes)
+    parents = rows.select([copy.at for copy in found])
+
+    def ask(column: Sequence[Any] | None, nothing: object) -> list[Any] | None:
+        if column is None:
+            return None
+        return [own if copy.of_text else nothing for own, copy in zip(column, found, strict=True)]
+
     return replace(
-        rows.select([at for at, *_ in found]),
-        ids=[row_id for _, row_id, _, _ in found],
-        texts=[copy for _, _, copy, _ in found],
+        parents,
+        ids=[copy.row_id for copy in found],
+        texts=[copy.first.text for copy in found],
+        pairs=None if rows.pairs is None else [copy.second.text for copy in found],
+        words=None if rows.words is None else [copy.first.words or () for copy in found],
         labels_B=np.full(len(found), UNLABELLED, dtype=np.int64),
         golds=None if rows.golds is None else [()] * len(found),
         values=None if rows.values is None else [()] * len(found),
-        asked=[asked for *_, asked in found],
+        asked=ask(parents.texts, ""),
+        asked_pairs=ask(parents.pairs, ""),
+        asked_words=ask(parents.words, ()),
     )
+
+
+def _list_copies(rows: Rows, changes: Sequence[Augmentation]) -> list[_Copy]:
+    """Return the copies that equal neither their row nor one another, row by row of each kind."""
+    words: Sequence[Any] = rows.words or [None] * len(rows)
+    firsts = [Passage(*one) for one in zip(rows.texts, rows.languages, words, strict=True)]
+    seconds = [Passage(*one) for one in zip(rows.pairs or [""] * len(rows), rows.languages, strict=True)]
+    found: list[_Copy] = []
+    seen = {(at, one.text, two.text) for at, (one, two) in enumerate(zip(firsts, seconds, strict=True))}
+    for change in changes:
+        if rows.pairs is not None and not change.reads_pairs:
+            raise ConfigError(
+                f"data.augment: {change.kind} changes single texts, and these rows have two",
+                got=f"rows with a second text, such as {rows.ids[0]}",
+                wanted="spelling, lexicon or masked_lm",
+                next_step="leave it out",
+            )
+        own = change.make_all(firsts)
+        others = (
+            [[two] * change.copies for two in seconds] if rows.pairs is None else change.make_all(seconds)
+        )
+        for at, copies in enumerate(zip(own, others, strict=True)):
+            for number, (one, two) in enumerate(zip(*copies, strict=True)):
+                if (at, one.text, two.text) not in seen:
+                    seen.add((at, one.text, two.text))
+                    row_id = f"{rows.ids[at]} {change.kind} {number}"
+                    found.append(_Copy(at, row_id, one, two, change.targets == "of_the_text"))
+    return found

@@ -176,7 +176,7 @@ def make_teacher_run(config: RunConfig, teacher: TrainedTeacher) -> RunConfig:
         "select_languages": None if teacher.languages == "all" else list(teacher.languages),
         "labelled_share": None,
         "empty_label": "drop" if config.data.empty_label == "unlabeled" else config.data.empty_label,
-        **({} if taught else {"unlabeled": None}),
+        **({} if taught else {"unlabeled": None, "augment": []}),
         "replay": None,
         "test": None,
     }

@@ -24,6 +24,13 @@ split: its words came as tokens, and a tokenizer is given each of them by itself
 answer the question is a choice. "": neither."""
 
 
+SAYS_NOTHING: Mapping[str, object] = {
+    **dict.fromkeys(("modes", "source_languages", "groups", "asked", "asked_pairs"), ""),
+    "asked_words": (),
+}
+"""Columns that a part of the rows may lack, and what stands there in its place."""
+
+
 @dataclass(frozen=True)
 class TextBatch:
     """B rows of text. Made by `data`, read by teachers (which encode it themselves) and the student.
@@ -47,6 +54,8 @@ class TextBatch:
         groups: Value of the column `data.columns.group` (a domain, a source), "" of rows without one; None where no
             such column is named.
         asked: What teachers are asked about instead of a row's text, "" where it is the text; None is "" for all.
+        asked_pairs: The second text of what they are asked about, where `asked` is given; None where there is none.
+        asked_words: The same of its words.
         candidates: The texts that are ranked for each query; None for the other tasks.
     """
 
@@ -62,6 +71,8 @@ class TextBatch:
     values: Sequence[tuple[float, ...]] | None = None
     groups: Sequence[str] | None = None
     asked: Sequence[str] | None = None
+    asked_pairs: Sequence[str] | None = None
+    asked_words: Sequence[Spans] | None = None
     candidates: Sequence[tuple[str, ...]] | None = None
 
     def __len__(self) -> int:
@@ -97,9 +108,10 @@ class TextBatch:
         for field in fields(cls):
             values = [getattr(part, field.name) for part in parts]
             known = any(value is not None for value in values)
-            if field.name in ("modes", "source_languages", "groups", "asked") and known:
-                # A part that says nothing says "" of each of its rows.
-                values = [value or ("",) * len(part) for value, part in zip(values, parts, strict=True)]
+            if field.name in SAYS_NOTHING and known:
+                # A part that says nothing says so of each of its rows.
+                nothing = SAYS_NOTHING[field.name]
+                values = [value or (nothing,) * len(part) for value, part in zip(values, parts, strict=True)]
             if field.name == "labels_B":
                 columns[field.name] = np.concatenate(values).astype(np.int64)
             else:
@@ -121,8 +133,13 @@ class TextBatch:
         """Return the rows that teachers are asked about in place of these."""
         if self.asked is None:
             return self
-        pairs = zip(self.texts, self.asked, strict=True)
-        return replace(self, texts=tuple(asked or text for text, asked in pairs), asked=None)
+        changes: dict[str, Any] = dict.fromkeys(("asked", "asked_pairs", "asked_words"))
+        for name in ("texts", "pairs", "words"):
+            other = self.asked if name == "texts" else getattr(self, f"asked_{name}")
+            if other is not None:
+                rows = zip(self.asked, other, getattr(self, name), strict=True)
+                changes[name] = tuple(theirs if asked else own for asked, theirs, own in rows)
+        return replace(self, **changes)
 
     def without_labels(self) -> Self:
         """Return the same rows as a teacher may see them: no gold label leaves the student's side."""

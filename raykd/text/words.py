@@ -42,7 +42,12 @@ def find_word_spans(text: str) -> NDArray[np.int32]:
 def split_words(text: str, *, signs: bool = True) -> list[str]:
     """Return the words of a text as strings; without ``signs`` only those that hold a letter or a digit."""
     found: list[str] = _WORD.findall(text)
-    return found if signs else [word for word in found if _LEXICAL.match(word)]
+    return found if signs else [word for word in found if is_lexical(word)]
+
+
+def is_lexical(word: str) -> bool:
+    """Return whether a word begins with a letter or a digit, so is no sign."""
+    return bool(_LEXICAL.match(word))
 
 
 def is_unspaced(character: str) -> bool:

@@ -124,15 +124,13 @@ def test_a_copy_that_is_a_held_out_text_is_left_out_and_all_are_counted(tmp_path
     assert load(tmp_path, augment).fingerprint() == with_test.fingerprint() != without.fingerprint()
 
 
-@pytest.mark.parametrize(
-    ("form", "more"), [("words", {}), ("target", {}), ("text", {"columns": {"text_pair": "other"}})]
-)
+@pytest.mark.parametrize(("form", "more"), [("words", {}), ("target", {}), ("plain", {})])
 def test_rows_that_are_not_single_texts_are_refused(form: Any, more: dict[str, Any]) -> None:
     source = {"kind": "files", "paths": ["a.jsonl"]}
     tree = {"train": source, "validation": source, "languages": ["en"], "augment": [{"kind": "spelling"}]}
     labels = {"words": ["O", "B-PER", "I-PER"], "text": ["a", "b"]}.get(form, [])
     config = DataConfig.model_validate({**tree, "labels": labels, **more})
-    with pytest.raises(ValueError, match=r"data\.augment changes single texts"):
+    with pytest.raises(ValueError, match=r"data\.augment: spelling changes texts"):
         config.check(form)
 
 
