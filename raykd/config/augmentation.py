@@ -297,7 +297,7 @@ class MaskedWords(WordReplacement):
         self, passages: Sequence[Passage], wanted: Sequence[tuple[int, int]]
     ) -> list[Sequence[str]]:
         """Return the model's words; cached by content, because a check and a run both read the data."""
-        from raykd.models.masked_words import predict_words
+        from raykd.prediction.masked_words import predict_words
         from raykd.pretrained.hub import resolve_model
         from raykd.pretrained.stamp import stamp_model
 

@@ -18,7 +18,7 @@ from raykd.data.load import load_data
 from raykd.data.rows import Rows, make_copies
 from raykd.distill.signals import UNLABELLED
 from raykd.errors import ConfigError, DataError, ModelError
-from raykd.models.masked_words import _WordNames, predict_words
+from raykd.prediction.masked_words import _WordNames, predict_words
 from raykd.text.words import find_word_spans
 from tests.made_models import made_texts, make_tokenizer
 from tests.worlds import run_config
@@ -170,7 +170,7 @@ def test_copies_of_a_masked_model_are_made_once_and_follow_from_text_and_seed(
     kind = MaskedWords(path=str(masked_model), rate=0.5, copies=2, top_k=4)
     text = made_texts(3, 5)[0][0]
     first = make_copies(rows_of([text]), [kind])
-    monkeypatch.setattr("raykd.models.masked_words.predict_words", None)  # read from the cache
+    monkeypatch.setattr("raykd.prediction.masked_words.predict_words", None)  # read from the cache
     assert list(make_copies(rows_of([text]), [kind]).texts) == list(first.texts)
     assert set(first.asked or ()) == {""} and text not in first.texts
     assert all(len(find_word_spans(copy)) == len(find_word_spans(text)) for copy in first.texts)

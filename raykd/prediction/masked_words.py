@@ -22,7 +22,7 @@ from raykd.text.words import find_word_spans, is_lexical, is_unspaced
 if TYPE_CHECKING:
     from raykd.text.tokens import Tokenizer
 
-log = logging.getLogger("raykd.models")
+log = logging.getLogger("raykd.data")
 AT_ONCE = 4096
 """Tokens in a forward pass, padding included."""
 LOOKED_AT = 4
