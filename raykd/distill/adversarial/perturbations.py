@@ -64,7 +64,7 @@ class FGM(AdversarialBase):
     """
 
     kind: Literal["fgm"] = "fgm"
-    epsilon: float = Field(1.0, ge=0.0)
+    epsilon: float = Field(0.3, ge=0.0)
     """Norm of what is added to the embedded tokens of one sequence."""
     weight: float = Field(0.5, gt=0.0, lt=1.0)
     """Share of the moved pass in the loss."""
@@ -92,11 +92,11 @@ class FreeLB(AdversarialBase):
     """
 
     kind: Literal["freelb"] = "freelb"
-    epsilon: float = Field(1.0, ge=0.0)
+    epsilon: float = Field(0.3, ge=0.0)
     """Largest norm of what is added to the embedded tokens of one sequence."""
     steps: int = Field(3, ge=2)
     """Passes over a micro-batch; K in the paper."""
-    step_size: float = Field(0.5, gt=0.0)
+    step_size: float = Field(0.15, gt=0.0)
     """Norm of each step; alpha in the paper."""
 
     @property
