@@ -59,6 +59,7 @@ class Inspection:
         token_types: Rows of its table of token types; None if it has none.
         tokenizer: What its tokenizer says.
         no_answer: Whether it learnt to say that a context does not answer a question.
+        pairs: Whether all texts that it learnt from came with a second one.
         settings: As in `TextModel`.
         rowless: Special tokens without a row in the model; no text may hold them.
         notes: Facts that are worth knowing and no fault.
@@ -74,6 +75,7 @@ class Inspection:
     token_types: int | None
     tokenizer: TokenizerFacts
     no_answer: bool
+    pairs: bool
     settings: TaskSettings
     rowless: tuple[str, ...]
     notes: tuple[str, ...]
@@ -139,6 +141,7 @@ def _inspect(folder: Path, head: Head, trust_remote_code: bool) -> Inspection:
         token_types=structure.token_types,
         tokenizer=facts,
         no_answer=info.no_answer,
+        pairs=info.pairs,
         settings=info.settings,
         rowless=rowless,
         notes=tuple(filter(None, [describe_contradiction(config)])) if head in LABELLED else (),

@@ -72,6 +72,7 @@ def load_model(
         max_length=looked.trained_length,
         languages=looked.languages,
         no_answer=looked.no_answer,
+        pairs=looked.pairs,
         positions=looked.positions,
         settings=looked.settings,
     )

@@ -48,6 +48,7 @@ class TextModel:
         max_length: Longest texts in training, in tokens; None if unknown.
         languages: What it was trained on; () if unknown.
         no_answer: Whether it learnt to say that a context does not answer a question.
+        pairs: Whether all texts that it learnt from came with a second one.
         settings: Lengths and ways of writing that a language model was trained and evaluated with, by the task's keys.
         positions: Where its positions end; None if it was not inspected.
     """
@@ -60,6 +61,7 @@ class TextModel:
     max_length: int | None = None
     languages: tuple[str, ...] = ()
     no_answer: bool = False
+    pairs: bool = False
     settings: TaskSettings = field(default_factory=dict)
     positions: Positions | None = None
 
@@ -129,7 +131,7 @@ def save_model(text_model: TextModel, directory: str | Path, *, card: ModelCard 
             "labels": list(text_model.labels),
             "max_length": text_model.max_length,
             "languages": list(text_model.languages),
-        } | ({"no_answer": True} if text_model.no_answer else {})
+        } | {name: True for name in ("no_answer", "pairs") if getattr(text_model, name)}
         if text_model.settings:
             described["settings"] = dict(text_model.settings)
         write_json(fresh / CARD, described)

@@ -161,6 +161,7 @@ class Predictor:
         """Yield the task's prediction for each row, in order; a language model's is what it writes.
 
         Raises:
+            DataError: The model learnt from pairs of texts, and the rows have one text each.
             ModelError: The model is a masked language model, which has no answer to a text as a whole.
         """
         if self.task.language and not self.task.generates:
@@ -173,6 +174,7 @@ class Predictor:
         if isinstance(self.task, LanguageTask):
             yield from self._generate(self.task, batch)
             return
+        self._check_pairs(batch)
         if self.model.no_answer and batch.modes is None:
             mode: Mode = "optional"
             batch = replace(batch, modes=(mode,) * len(batch))
@@ -217,12 +219,24 @@ class Predictor:
         """Yield the logits of some rows at a time, for a task that has units; every row comes once, in any order.
 
         Raises:
+            DataError: The model learnt from pairs of texts, and the rows have one text each.
             ModelError: The model fails, or answers with NaN.
         """
+        self._check_pairs(batch)
         for begin in range(0, len(batch), ROWS):
             part = batch.take(range(begin, min(begin + ROWS, len(batch))))
             for found in self._answer_part(part):
                 yield replace(found, rows=[begin + at for at in found.rows])
+
+    def _check_pairs(self, batch: TextBatch) -> None:
+        """Refuse lone texts where the model learnt from pairs: its answer would mean nothing."""
+        if self.model.pairs and batch.pairs is None:
+            raise DataError(
+                "this model learnt from pairs of texts",
+                got=f"a text without a second one: {batch.texts[0][:80]!r}" if batch.texts else "no text",
+                wanted="a second text for each text",
+                next_step="raykd predict MODEL --file ROWS --pair KEY, or pairs= in Python",
+            )
 
     def _predict_part(self, batch: TextBatch) -> list[dict[str, object]]:
         found: list[dict[str, object]] = [{} for _ in range(len(batch))]

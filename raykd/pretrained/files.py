@@ -53,6 +53,7 @@ class ModelInfo:
         needs_code: Files that name code of the directory's own.
         problems: Why it cannot be loaded; () if it can.
         no_answer: Whether it learnt to say that a context does not answer a question.
+        pairs: Whether all texts that it learnt from came with a second one.
         settings: As in `TextModel`.
     """
 
@@ -66,6 +67,7 @@ class ModelInfo:
     needs_code: tuple[str, ...]
     problems: tuple[str, ...]
     no_answer: bool = False
+    pairs: bool = False
     settings: TaskSettings = field(default_factory=dict)
 
 
@@ -111,6 +113,7 @@ def inspect_directory(path: str | Path, *, trust_remote_code: bool = False) -> M
         needs_code=needs_code,
         problems=tuple(dict.fromkeys(problems)),
         no_answer=card.get("no_answer") is True,
+        pairs=card.get("pairs") is True,
         settings=settings if isinstance(settings, dict) else {},
     )
 

@@ -149,7 +149,7 @@ class TaskTrainer:
         self._class_weights_C = self._find_class_weights()
 
     def complete_student(self, student: models.TextModel) -> models.TextModel:
-        """Return the trained student with what was chosen on the validation rows, and whether it may not answer."""
+        """Return the trained student with what was chosen on the validation rows, and what its inputs are."""
         task, rows, tokens = self.task, self.prepared.validation, self.prepared.validation_tokens
         if task.is_tuned:
             module = student.model.eval().to(self.device)
@@ -157,7 +157,10 @@ class TaskTrainer:
             module.to("cpu")
             task = task.tune(answers, rows)
         return replace(
-            student, no_answer=bool(self.rows.is_in_mode("optional").any()), settings=task.settings
+            student,
+            no_answer=bool(self.rows.is_in_mode("optional").any()),
+            pairs=task.form in ("text", "labels", "value") and self.rows.pairs is not None,
+            settings=task.settings,
         )
 
     def ask(self, step: int, rank: int, world: int) -> PendingStep:

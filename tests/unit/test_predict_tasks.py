@@ -114,3 +114,16 @@ def test_words_behind_the_limit_do_not_count_as_changed_by_padding() -> None:
     rows = build_unlabelled_rows("words", ["Anna", "Anna Smith", "Anna Smith lives in Paris . " * 5])
     found = find_padding(model, TokenClassification(max_length=12), rows)
     assert found.shapes == "longest" and found.difference < 1e-5
+
+
+def test_a_model_of_pairs_refuses_lone_texts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    spec = models.LinearStudent(buckets=64)
+    tokenizer = spec.fit_tokenizer(())
+    kept = models.TextModel(spec.build(tokenizer, ("no", "yes"), 0), tokenizer, ("no", "yes"), pairs=True)
+    model = models.save_model(kept, tmp_path / "model")
+    code, out, err = call(model, monkeypatch, capsys, "one text")
+    assert code == 3 and out == "" and "learnt from pairs" in err and "--pair KEY" in err
+    (answer,) = raykd.load(model).predict(["one text"], pairs=["another"])
+    assert answer["label"] in ("no", "yes")
