@@ -270,6 +270,7 @@ def label(
     everything: bool = False,
     to: str | os.PathLike[str] | None = None,
     ensemble: bool = False,
+    choose: int | None = None,
     progress: Progress = True,
     **keys: object,
 ) -> LabelReport:
@@ -284,6 +285,7 @@ def label(
         to: Parquet or JSON lines file (by its ending; a path or a URL of fsspec) that all these answers are written to,
             for teachers of `kind: file`; `{teacher}` in it is replaced by each teacher's name. None writes none.
         ensemble: Write the teachers to `to` as one teacher, combined by the run's weighting and mixture.
+        choose: Write so many unlabelled rows to `to` instead, on which teachers disagree most, for people to label.
         progress: Whether progress is shown.
         **keys: Keys to change, as `overrides`.
 
@@ -296,15 +298,12 @@ def label(
         RaykdError: As `train`.
     """
     from raykd.config.loading import load_any_run
-
-    if ensemble and to is None:
-        raise ConfigError("nothing says where the ensemble's answers go", wanted="--to PATH (to=...) as well")
-    run = load_any_run(config, _overrides(overrides, keys))
-    from raykd.runs.answer_files import AnswerTargets
+    from raykd.runs.answer_files import make_target
     from raykd.runs.labelling import run_labelling
 
-    targets = None if to is None else AnswerTargets(os.fspath(to), together=ensemble)
-    return run_labelling(run, _console(progress), everything=everything, to=targets)
+    target = make_target(None if to is None else os.fspath(to), ensemble=ensemble, choose=choose)
+    run = load_any_run(config, _overrides(overrides, keys))
+    return run_labelling(run, _console(progress), everything=everything, to=target)
 
 
 def label_sequences(

@@ -46,6 +46,12 @@ def label_command(
     ensemble: Annotated[
         bool, typer.Option("--ensemble", help="Write all teachers together to --to, as one teacher.")
     ] = False,
+    choose: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Write to --to the rows without labels that a person should label, so many in all."
+        ),
+    ] = None,
     sequences: Annotated[
         Path | None,
         typer.Option(
@@ -64,6 +70,9 @@ def label_command(
     With --to the answers to training, validation and test texts
     are also written to files, for another cluster or other programs.
 
+    With --choose N the file of --to (.jsonl or .csv) holds N rows without labels
+    about which the teachers disagree most, with an empty label to be filled in.
+
     With --sequences the teachers of a language model write texts instead
     (sequence-level distillation). The file is data for a later run:
     its columns are src, tgt and lang.
@@ -73,7 +82,7 @@ def label_command(
         print_lines(f"{rows:,} texts were written to {sequences}", markup=False)
         return
     report = api.label(
-        run, overrides or (), everything=everything, to=to, ensemble=ensemble, progress=console
+        run, overrides or (), everything=everything, to=to, ensemble=ensemble, choose=choose, progress=console
     )
     lost = f"; {report.unkept:,} could not be kept, see the store's disk" if report.unkept else ""
     print_lines(

@@ -30,6 +30,7 @@ from raykd.distill.signals import MASKED
 from raykd.ensemble.mixing import mix_weighted
 from raykd.errors import ConfigError
 from raykd.folders.places import try_folder
+from raykd.scoring.ensembles.choosing import Choice
 from raykd.scoring.score import collect_unit_answers, stack_signals
 from raykd.tasks import SystemAnswers
 from raykd.tasks.scores.classification import is_known
@@ -103,6 +104,27 @@ class AnswerTargets:
             if "://" not in path:
                 try_folder(Path(path).resolve().parent, "--to")
         return found
+
+
+def make_target(
+    path: str | None, *, ensemble: bool = False, choose: int | None = None
+) -> AnswerTargets | Choice | None:
+    """Return what a labelling writes to a path: answers, or rows for a person to label; None where it writes nothing.
+
+    Raises:
+        ConfigError: There is no path for the answers of an ensemble or for rows, or both are wanted.
+    """
+    if path is None and not (ensemble or choose):
+        return None
+    if path is None or (ensemble and choose):
+        raise ConfigError(
+            "nothing says where the ensemble's answers go"
+            if ensemble
+            else "nothing says where chosen rows go",
+            got="--ensemble and --choose" if ensemble and choose else "no --to",
+            wanted="--to PATH (to=...) as well, with one of both",
+        )
+    return Choice(choose, Path(path)) if choose else AnswerTargets(path, together=ensemble)
 
 
 def _find_place(path: str) -> tuple[AbstractFileSystem, str]:

@@ -38,6 +38,7 @@ from raykd.folders.places import check_places
 from raykd.preflight.model_check import look_at_teachers
 from raykd.runs.answer_files import ENSEMBLE, AnswerTargets, write_answers
 from raykd.runs.label_progress import show_progress
+from raykd.scoring.ensembles.choosing import Choice, write_choice
 from raykd.scoring.several_tasks import Pools
 from raykd.scoring.teacher_scores import refuse_poor_teachers, review_teachers
 from raykd.teachers.actor import STAGES
@@ -279,7 +280,7 @@ def _requests(members: Sequence[int], lengths: Sequence[int]) -> list[NDArray[np
 
 
 def run_labelling(
-    config: Run, console: Console, *, everything: bool = False, to: AnswerTargets | None = None
+    config: Run, console: Console, *, everything: bool = False, to: AnswerTargets | Choice | None = None
 ) -> LabelReport:
     """Store the answers to the training texts that a run's weighting asks for (`raykd label`).
 
@@ -288,7 +289,8 @@ def run_labelling(
         console: Where progress is shown.
         everything: Whether to store also the answers to validation and test texts, for which every teacher that
             speaks their language is asked when a run is scored.
-        to: Files that all these answers are written to, held-out texts included; None writes none.
+        to: Files that all these answers are written to, held-out texts included; or how many rows a person should
+            label, and the file that these are written to; None writes none.
 
     Raises:
         ConfigError: There is no store, there are no teachers, or the files cannot be written.
@@ -296,7 +298,9 @@ def run_labelling(
         ResourceError, TeacherError: The teachers do not fit, or cannot answer.
     """
     trained = find_labelling_teachers(config)
-    files = {} if to is None else to.name_files(config)
+    files = to.name_files(config) if isinstance(to, AnswerTargets) else {}
+    if isinstance(to, Choice):
+        to.check(list(config.members.values()))
     rows, total = load_rows(config), LabelReport(0, 0, 0, 0.0)
     say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
     with open_teachers_alone(config, trained) as pools:
@@ -315,6 +319,14 @@ def run_labelling(
                 held_out = Rows.concat([data.validation, *([data.test] if data.test is not None else [])])
                 with show_progress(console, f"held-out texts {task}".rstrip()) as report:
                     total += label_rows(pool, held_out, None, report)
+        for task, (pool, _) in pools.items():
+            if not isinstance(to, Choice):
+                continue
+            bare = rows[task].asked.select(~rows[task].asked.labelled)
+            with show_progress(console, "rows to choose from") as report:
+                total += label_rows(pool, bare, None, report)
+            with show_progress(console, "choosing", "rows") as report:
+                say(write_choice(config.members[task], bare, PoolSource(pool.handle), to, report))
         for task, (pool, infos) in pools.items():
             paths = {name: path for (own, name), path in files.items() if own == task}
             if paths:
