@@ -17,7 +17,7 @@ from raykd.data.rows import Rows
 from raykd.distill.signals import UNLABELLED, Signals
 from raykd.ensemble.disagreement import measure_disagreement
 from raykd.errors import ConfigError, DataError
-from raykd.scoring.ensembles.choosing import Choice, choose_rows, measure_rows, write_choice
+from raykd.scoring.ensembles.choosing import Choice, choose_disputed_rows, measure_rows, write_choice
 from tests.fakes import FixedSource
 from tests.worlds import rows, run_config
 
@@ -66,7 +66,7 @@ def test_each_language_has_its_share_of_the_most_disputed_rows() -> None:
     own = unlabelled(90)
     nats_B = np.random.default_rng(0).random(90)
     nats_B[own.is_in_language("zh")] *= 0.01  # never disputed as much as the others
-    picked = choose_rows(own, nats_B, 30)
+    picked = choose_disputed_rows(own, nats_B, 30)
     for language in ("en", "zh"):
         members = np.flatnonzero(own.is_in_language(language))
         expected = 30 * len(members) / 90
@@ -81,7 +81,7 @@ def test_equal_texts_count_once_and_rows_of_one_teacher_are_never_chosen() -> No
     nats_B = np.linspace(1.0, 0.1, 20)
     nats_B[3] = np.nan
     twice = Rows.concat([own, own])
-    picked = choose_rows(twice, np.concatenate([nats_B, nats_B]), 100)
+    picked = choose_disputed_rows(twice, np.concatenate([nats_B, nats_B]), 100)
     texts = [twice.texts[i] for i in picked]
     assert len(texts) == len(set(texts)) and own.texts[3] not in texts
     assert set(texts) == {text for i, text in enumerate(own.texts) if i != 3}

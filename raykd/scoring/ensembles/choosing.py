@@ -116,7 +116,7 @@ def _describe_answers(signals: Signals, labels: Sequence[str]) -> Iterator[str]:
         yield "; ".join(f"{name}: {labels[top]} {p_MNC[m, n, top]:.2f}" for name, top, m in best)
 
 
-def choose_rows(rows: Rows, nats_B: NDArray[np.float64], count: int) -> NDArray[np.int64]:
+def choose_disputed_rows(rows: Rows, nats_B: NDArray[np.float64], count: int) -> NDArray[np.int64]:
     """Return the rows with most disagreement, those of most first; each language has its share, equal texts count once.
 
     Args:
@@ -155,7 +155,7 @@ def write_choice(
         DataError: No row is covered by two teachers.
     """
     found = measure_rows(config, rows, source, report)
-    picked = choose_rows(rows, found.nats_B, choice.count)
+    picked = choose_disputed_rows(rows, found.nats_B, choice.count)
     if not len(picked):
         raise DataError(
             "--choose: there is no row that two teachers answer",
