@@ -29,6 +29,7 @@ from pydantic import Field
 from raykd.cache import load_or_compute
 from raykd.errors import DataError
 from raykd.spec import Spec
+from raykd.tasks.forms import RowForm
 from raykd.text.batch import Spans
 from raykd.text.words import find_word_spans, is_lexical
 
@@ -318,3 +319,18 @@ class MaskedWords(WordReplacement):
 
 
 Augmentation = Annotated[Fragments | Spelling | Lexicon | MaskedWords, Field(discriminator="kind")]
+
+
+def check_augmentations(changes: Sequence[Augmentation], form: RowForm) -> None:
+    """Check that copies can be made of rows of this form.
+
+    Raises:
+        ValueError: Names a kind that cannot.
+    """
+    readable = form in ("text", "value", "labels")
+    wrong = [c.kind for c in changes if not (readable or (form == "words" and c.keeps_words))]
+    if wrong:
+        wanted = "lexicon or masked_lm, which keep words in their places" if form == "words" else "none here"
+        raise ValueError(
+            f"data.augment: {wrong[0]} changes texts that have labels or a number; wanted {wanted}"
+        )

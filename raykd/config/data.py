@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from raykd.config.augmentation import Augmentation
+from raykd.config.augmentation import Augmentation, check_augmentations
 from raykd.errors import ConfigError
 from raykd.spec import Spec
 from raykd.tasks.forms import LABELLED_FORMS, RowForm
@@ -350,17 +350,7 @@ class DataConfig(Spec):
             raise ValueError(
                 f"data.columns.{gold} null reads no {gold.rstrip('s')}; set data.empty_label: unlabeled with it"
             )
-        forms = ("text", "value", "labels")
-        wrong = [
-            c.kind for c in self.augment if form not in forms and not (form == "words" and c.keeps_words)
-        ]
-        if wrong:
-            wanted = (
-                "lexicon or masked_lm, which keep words in their places" if form == "words" else "none here"
-            )
-            raise ValueError(
-                f"data.augment: {wrong[0]} changes texts that have labels or a number; wanted {wanted}"
-            )
+        check_augmentations(self.augment, form)
         if self.empty_label != "fail" and form in ("target", "source_target", "plain", "sentences"):
             raise ValueError("data.empty_label plays no part in this task, whose rows have no label")
         if form not in LABELLED_FORMS and self.labels:

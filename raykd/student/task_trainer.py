@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -33,7 +33,7 @@ from raykd.distill.signals import Signals
 from raykd.models.bases import set_start
 from raykd.models.lm import Headless
 from raykd.models.multi import MultiModel
-from raykd.student.adversarial.passes import Perturbation
+from raykd.student.adversarial.passes import MicroBatch, Perturbation
 from raykd.student.engine import Engine
 from raykd.student.evaluate import answer_rows, compute_language_scores, gather_ranks, join_system_answers
 from raykd.student.matching.features import FeatureMatcher, States
@@ -49,25 +49,6 @@ from raykd.text.buckets import MOST_SHAPES
 from raykd.text.shapes import FittedShapes, fit_shapes
 
 log = logging.getLogger("raykd.student")
-
-
-@dataclass(frozen=True)
-class MicroBatch:
-    """One micro-batch, ready for the forward pass.
-
-    Attributes:
-        encoded: The rows in the student's tokens, on the device.
-        signals: The teachers' answers for its units; None in plain training.
-        rows: Which of the training rows it holds.
-        counts: Its units.
-        states: The teachers' states for it; None where no feature term has weight.
-    """
-
-    encoded: EncodedBatch
-    signals: Signals | None
-    rows: NDArray[np.int64]
-    counts: Counts
-    states: States | None = None
 
 
 class TaskTrainer:

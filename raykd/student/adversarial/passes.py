@@ -8,8 +8,10 @@ with theirs from the same backward pass.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -22,8 +24,32 @@ from raykd.student.nonfinite import guard_loss
 from raykd.timeline import step_part
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from raykd.distill.signals import Signals
     from raykd.student.engine import Engine
-    from raykd.student.task_trainer import MicroBatch, TaskTrainer
+    from raykd.student.matching.features import States
+    from raykd.student.task_trainer import TaskTrainer
+    from raykd.tasks import EncodedBatch
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """One micro-batch, ready for the forward pass.
+
+    Attributes:
+        encoded: The rows in the student's tokens, on the device.
+        signals: The teachers' answers for its units; None in plain training.
+        rows: Which of the training rows it holds.
+        counts: Its units.
+        states: The teachers' states for it; None where no feature term has weight.
+    """
+
+    encoded: EncodedBatch
+    signals: Signals | None
+    rows: NDArray[np.int64]
+    counts: Counts
+    states: States | None = None
 
 
 class Perturbation:
