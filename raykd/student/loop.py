@@ -41,7 +41,7 @@ from raykd.distill.shares import Counts, ObjectiveResult
 from raykd.models.bases import rebuild_student
 from raykd.models.multi import MultiModel, rebuild_tasks
 from raykd.point import Point
-from raykd.student.adversarial.passes import train_micro_batch
+from raykd.student.adversarial.passes import MicroBatch, train_micro_batch
 from raykd.student.engine import Engine
 from raykd.student.evaluate import combine_task_scores, gather_ranks, prefix_with_task
 from raykd.student.loop_state import LoopState
@@ -52,7 +52,6 @@ from raykd.student.padding import check_one_pass
 from raykd.student.prefetch import PendingStep, Prefetcher, StepWork
 from raykd.student.prepare import PreparedRows
 from raykd.student.task_trainer import (
-    MicroBatch,
     TaskTrainer,
     build_task_trainers,
     get_trained_module,
