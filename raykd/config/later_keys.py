@@ -26,7 +26,7 @@ _DATA: JsonObject = {
 }
 _EMBEDDED: JsonObject = {"corpus": None}
 _TEACHER: JsonObject = {"missing": [], "scale": None}
-_TRAINING: JsonObject = {"labelled": "all", "teachers": [], "objective": {}}
+_TRAINING: JsonObject = {"labelled": "all", "teachers": [], "objective": {}, "pretraining": None}
 _TRAIN: JsonObject = {
     "optimizer": {"kind": "adamw", "betas": [0.9, 0.999], "epsilon": 1e-08},
     "adversarial": None,
@@ -41,13 +41,15 @@ _MODELS: dict[str, JsonObject] = {
 
 
 def remove_unused_run_keys(run: JsonObject, columns: Mapping[str, object]) -> None:
-    """Remove the later keys of a run's objective, training, data and embedded sources that change nothing.
+    """Remove the later keys of a run's task, objective, training, data and embedded sources that change nothing.
 
     Args:
         run: The run's tree.
         columns: The defaults of `data.columns`: a run's rows have a fingerprint of their own.
     """
     _remove(run["objective"], _OBJECTIVE)
+    if run["task"].get("replacement") == "mask":
+        del run["task"]["replacement"]
     _remove(run["train"], _TRAIN)
     _remove(run["data"], _DATA)
     later = {key: value for key, value in columns.items() if key not in _FIRST_COLUMNS}

@@ -230,7 +230,8 @@ def _resolve(tree: JsonObject, base_dir: Path) -> JsonObject:
         check_path(tree["serving"]["store"], "serving.store")
     trained = [t["training"] for t in tree["teachers"] if "training" in t]
     members = tree["task"]["tasks"].values() if has_several_tasks(tree) else [tree]
-    for part in [*(member["data"] for member in members), *(training["data"] for training in trained)]:
+    stages = [training["pretraining"] for training in trained if training["pretraining"]]
+    for part in [*(m["data"] for m in members), *(training["data"] for training in trained), *stages]:
         _resolve_data(part, base_dir)
     for teacher in tree["teachers"]:
         if "path" in teacher and "://" not in teacher["path"]:
@@ -246,7 +247,7 @@ def _resolve(tree: JsonObject, base_dir: Path) -> JsonObject:
             model["path"] = _local(model["path"], base_dir, "student.path")
         if model.get("embedding_from") is not None:
             model["embedding_from"] = _local(model["embedding_from"], base_dir, "student.embedding_from")
-    for train in [tree["train"], *(training["train"] for training in trained)]:
+    for train in [tree["train"], *(stage["train"] for stage in (*trained, *stages))]:
         train["deepspeed"] = read_deepspeed(train["deepspeed"], base_dir)
         check_switches(train["deepspeed"], "train.deepspeed")
     return tree

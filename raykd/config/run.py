@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from raykd.config.data import Columns, DataConfig
 from raykd.config.kinds.assistants import add_their_teachers, check_assistants
+from raykd.config.kinds.pretraining import check_pretraining
 from raykd.config.later_keys import remove_unused_run_keys, remove_unused_teacher_keys, simplify_model
 from raykd.config.objective import asks_others, check_features, check_objective, check_union, check_weighting
 from raykd.config.overlay import check_name, overlay
@@ -203,6 +204,11 @@ class RunConfig(RunBase):
         if self.student.kind == "pretrained":
             object.__setattr__(self, "student", self.student.start_from(self.active_teachers))
         made = [t for t in self.teachers if isinstance(t, TrainedTeacher)]
+        for teacher in made:
+            if (stage := teacher.training.pretraining) is not None:
+                check_pretraining(teacher.name, stage, teacher.training.model, self.task, self.data)
+        # What was pretrained is a checkpoint, which can learn any task.
+        made = [t for t in made if t.training.pretraining is None]
         students = [("student", self.student), *((f"teacher {t.name}", t.training.model) for t in made)]
         for name, student in students:
             if self.task.head not in student.tasks:

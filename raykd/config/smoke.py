@@ -41,7 +41,8 @@ def shorten_run(config: R, *, rows: int | None = None, evaluations: int | None =
     tree = config.model_dump(mode="json")
     teachers: list[JsonObject] = tree["teachers"]
     trained = [teacher["training"] for teacher in teachers if "training" in teacher]
-    batches = [train["batch_size"] for train in (tree["train"], *(t["train"] for t in trained))]
+    stages = [training["pretraining"] for training in trained if training["pretraining"]]
+    batches = [part["train"]["batch_size"] for part in (tree, *trained, *stages)]
     few = max(ROWS, *batches) if rows is None else rows
     for data in _data_of(tree):
         _shorten_data(data, few)
@@ -49,6 +50,10 @@ def shorten_run(config: R, *, rows: int | None = None, evaluations: int | None =
     for training in trained:
         _shorten_train(training["train"], 2)
         _shorten_data(training["data"], few)
+        if training["pretraining"]:
+            _shorten_train(training["pretraining"]["train"], 2)
+            own = training["pretraining"]
+            _shorten_data({"train": own["texts"], "validation": own["validation"]}, few)
     for teacher in teachers:
         if "training" in teacher:
             teacher["on_poor"] = "warn"

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from raykd.config.kinds.label_words import LabelWords
+from raykd.config.kinds.pretraining import Pretraining
 from raykd.config.overlay import check_name
 from raykd.config.train import TrainConfig, WorkersConfig
 from raykd.models import LinearStudent, Student
@@ -50,6 +51,8 @@ class TeacherTraining(Spec):
     generation (arXiv:1805.04770). It then learns from the run's unlabelled texts, too. () learns from labels alone."""
     objective: JsonObject = {}
     """Overlay of the run's `objective`, for a teacher that is taught by others."""
+    pretraining: Pretraining | None = None
+    """Language modelling on texts of the domain, which comes first; `model` is then what it begins with."""
     label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
     """Share of a gold label's weight that is spread over all labels."""
     seed: int = Field(0, ge=0)

@@ -28,6 +28,7 @@ from raykd.data.overlap import WITH_TARGETS, HeldOut
 from raykd.data.read import Tally, read_rows
 from raykd.data.rows import Rows, draw_share, make_copies, stratified_order
 from raykd.data.selection.groups import GroupSelection
+from raykd.data.selection.languages import select_languages
 from raykd.data.summary import summarize_rows
 from raykd.errors import DataError
 from raykd.tasks.forms import LABELLED_FORMS, RowForm
@@ -105,7 +106,12 @@ class Dataset:
 
 
 def load_data(
-    config: DataConfig, base_dir: Path, form: RowForm = "text", *, targets_needed: bool = True
+    config: DataConfig,
+    base_dir: Path,
+    form: RowForm = "text",
+    *,
+    targets_needed: bool = True,
+    keep_overlap: bool = True,
 ) -> Dataset:
     """Read the rows, select languages and labelled rows, and remove held-out texts from the unlabelled rows.
 
@@ -114,6 +120,7 @@ def load_data(
         base_dir: The folder that relative paths start from.
         form: What a row of the run's task consists of (`RunConfig.form`).
         targets_needed: False where unlabelled rows may hold a source alone, because their targets are to be written.
+        keep_overlap: Whether labelled training rows stay that are also in validation or test.
 
     Raises:
         DataError: As `read_rows`. A part is empty after the selection, a language has fewer labelled rows than
@@ -136,7 +143,7 @@ def load_data(
                 next_step="change data.label_map, data.empty_label or data.on_bad_row, or the source",
             )
         groups.note(rows)
-        rows = groups.select(_select_languages(rows, name, config, left_out), name, left_out)
+        rows = groups.select(select_languages(rows, name, config, left_out), name, left_out)
         rows = _limit_rows(rows, name, source, left_out)
         if config.max_candidates is None or name in ("validation", "test"):
             return rows
@@ -160,6 +167,8 @@ def load_data(
     labelled, undrawn = _draw_labelled(read["train"], config, left_out)
     validation, test = read["validation"], read.get("test")
     held_out = HeldOut([rows for rows in (validation, test) if rows is not None], form)
+    if not keep_overlap:
+        labelled = _remove_held_out(labelled, held_out, left_out)
     _warn_of_overlap(labelled, held_out, left_out)
     bare = [train.select(~train.labelled), undrawn.without_labels()]
     parts = [labelled, *(_remove_held_out(rows, held_out, left_out) for rows in bare if len(rows))]
@@ -291,25 +300,6 @@ def may_lack_answers(parts: Mapping[str, Rows], no_answer: str) -> bool:
                 "one, set data.no_answer: always",
             )
     return any(bare.values())
-
-
-def _select_languages(rows: Rows, name: str, config: DataConfig, left_out: dict[str, int]) -> Rows:
-    """Return the rows of the selected languages."""
-    if config.select_languages is None:
-        return rows
-    unwanted = set(rows.list_languages()) - set(config.select_languages)
-    if not unwanted:
-        return rows
-    kept = rows.select(np.any([rows.is_in_language(name) for name in config.select_languages], axis=0))
-    if not len(kept):
-        raise DataError(
-            f"data.{name} holds no row of the selected languages",
-            got=f"languages {list(rows.list_languages())}",
-            wanted=f"some of {list(config.select_languages)}",
-            next_step="change data.select_languages or the source",
-        )
-    left_out[f"{name}: of languages that are not selected"] = len(rows) - len(kept)
-    return kept
 
 
 def _limit_rows(rows: Rows, name: str, source: Source, left_out: dict[str, int]) -> Rows:

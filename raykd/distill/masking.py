@@ -54,6 +54,35 @@ def mask_positions(
     return np.sort(places[order[: max(1, round(share * len(places)))]])
 
 
+def replace_tokens(
+    ids_H: NDArray[np.int64],
+    places_H: NDArray[np.int64],
+    text_key: str,
+    epoch_seed: int,
+    mask_id: int,
+    random_ids: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    """Return what stands at the H places that are to be guessed, as BERT was trained (arXiv:1810.04805).
+
+    80 of 100 become the mask token, 10 a random one, 10 stay: a model that is trained further sees no mask token then.
+
+    Args:
+        ids_H: The tokens that stand there.
+        places_H: Their places in the text.
+        text_key: Names the text.
+        epoch_seed: A new one draws anew.
+        mask_id: The mask token.
+        random_ids: The tokens that a random one is chosen from.
+    """
+    key = f"replace {epoch_seed} ".encode() + text_key.encode("utf-8", "surrogatepass")
+    seed = int.from_bytes(hashlib.sha256(key).digest()[:8], "little")
+    drawn_H = _hash_places(seed, places_H)
+    kind_H = drawn_H % np.uint64(10)
+    chosen_H = random_ids[((drawn_H // np.uint64(10)) % np.uint64(len(random_ids))).astype(np.int64)]
+    replaced: NDArray[np.int64] = np.select([kind_H < 8, kind_H == 8], [mask_id, chosen_H], ids_H)
+    return replaced
+
+
 def _hash_places(seed: int, places: NDArray[np.int64]) -> NDArray[np.uint64]:
     """Hash places with splitmix64, so that the numbers do not depend on how many places there are."""
     with np.errstate(over="ignore"):

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal, TypeVar, cast
 
 from raykd.config import Run, RunConfig, TrainedTeacher, overlay
+from raykd.config.kinds.pretraining import start_from_pretraining
 from raykd.config.loading import validate_run
 from raykd.config.smoke import name_smoke_copy
 from raykd.data.load import ALL, Dataset, load_data
@@ -26,6 +27,7 @@ from raykd.driver.gold_labels import check_gold_labels, name_metric, name_point
 from raykd.driver.language_models import check_prompts, check_source_languages
 from raykd.errors import ConfigError, DataError, ModelError
 from raykd.folders.contents import digest_models
+from raykd.models import PretrainedStudent, Student
 from raykd.parse import JsonObject
 from raykd.point import Point
 from raykd.student.prepare import check_long_rows
@@ -168,19 +170,11 @@ def make_teacher_run(config: RunConfig, teacher: TrainedTeacher) -> RunConfig:
     """Return the run that trains a teacher on all labelled rows of its languages: supervised, or by its teachers."""
     training = teacher.training
     taught = bool(training.teachers)
-    tree = config.data.model_dump(mode="json")
-    # The student may be kept to a few labelled rows, or to a domain; its teachers are not, but in self-training.
-    everything = {"labelled_per_language": None, "labelled_seed": 0, "select_groups": None}
-    own = {
-        **({"undrawn": "drop"} if training.labelled == "student" else everything),
-        "select_languages": None if teacher.languages == "all" else list(teacher.languages),
-        "labelled_share": None,
-        "empty_label": "drop" if config.data.empty_label == "unlabeled" else config.data.empty_label,
-        **({} if taught else {"unlabeled": None, "augment": []}),
-        "replay": None,
-        "test": None,
-    }
-    data = overlay({**tree, **own}, training.data)
+    data = _build_teacher_data(config, teacher)
+    model: Student = training.model
+    if training.pretraining is not None:
+        folder = make_pretraining_job(config, teacher).output  # its name says what it will hold
+        model = start_from_pretraining(model, folder)
     return validate_run(
         {
             "name": f"teacher-{teacher.name}",
@@ -188,7 +182,7 @@ def make_teacher_run(config: RunConfig, teacher: TrainedTeacher) -> RunConfig:
             "output": config.output,
             "task": config.task.model_dump(mode="json"),
             "data": data,
-            "student": training.model.model_dump(mode="json"),
+            "student": model.model_dump(mode="json"),
             "objective": overlay(config.objective.model_dump(mode="json"), training.objective)
             if taught
             else Objective(label_smoothing=training.label_smoothing).gold_alone().model_dump(mode="json"),
@@ -201,6 +195,26 @@ def make_teacher_run(config: RunConfig, teacher: TrainedTeacher) -> RunConfig:
         },
         f"the training of teacher {teacher.name}",
     )
+
+
+def _build_teacher_data(config: RunConfig, teacher: TrainedTeacher) -> JsonObject:
+    """Return the `data` of the run that trains a teacher."""
+    training = teacher.training
+    taught = bool(training.teachers)
+    tree = config.data.model_dump(mode="json")
+    # The student may be kept to a few labelled rows, or to a domain; its teachers are not, but in self-training.
+    everything = {"labelled_per_language": None, "labelled_seed": 0, "select_groups": None}
+    own = {
+        **({"undrawn": "drop"} if training.labelled == "student" else everything),
+        "select_languages": None if teacher.languages == "all" else list(teacher.languages),
+        "labelled_share": None,
+        "empty_label": "drop" if config.data.empty_label == "unlabeled" else config.data.empty_label,
+        **({} if taught else {"unlabeled": None, "augment": []}),
+        "replay": None,
+        "test": None,
+    }
+    data: JsonObject = overlay({**tree, **own}, training.data)
+    return data
 
 
 def _build_teacher_of(config: RunConfig, name: str) -> JsonObject:
@@ -216,22 +230,73 @@ def make_teacher_job(config: RunConfig, teacher: TrainedTeacher) -> Job:
     """Return the job that trains a teacher. Its folder carries a digest of configuration and data."""
     run = make_teacher_run(config, teacher)
     data = load_data(run.data, Path.cwd(), run.form)
-    start = digest_models(run).get("student.path", "")
+    # What was pretrained is named by its content, and may not be there yet.
+    start = "" if teacher.training.pretraining else digest_models(run).get("student.path", "")
     content = hashlib.sha256((run.fingerprint() + data.fingerprint() + start).encode()).hexdigest()[:12]
-    place = Path(config.output).resolve()
-    if config.smoke is not None:
-        place /= name_smoke_copy(config.smoke)
-    output = place / "teachers" / f"{teacher.name}-{content}"
+    output = _find_teachers_folder(config) / f"{teacher.name}-{content}"
     return Job("teacher", f"teacher-{teacher.name}", run, {"": data}, output)
 
 
+def _find_teachers_folder(config: RunConfig) -> Path:
+    place = Path(config.output).resolve()
+    return (place if config.smoke is None else place / name_smoke_copy(config.smoke)) / "teachers"
+
+
+def make_pretraining_job(config: RunConfig, teacher: TrainedTeacher) -> Job:
+    """Return the job that pretrains a teacher. Teachers that want the same share its folder."""
+    run = make_pretraining_run(config, teacher)
+    data = load_data(run.data, Path.cwd(), run.form, keep_overlap=False)
+    start = digest_models(run).get("student.path", "")
+    content = hashlib.sha256((run.fingerprint() + data.fingerprint() + start).encode()).hexdigest()[:12]
+    output = _find_teachers_folder(config) / f"pretraining-{content}"
+    return Job("teacher", f"teacher-{teacher.name}-pretraining", run, {"": data}, output)
+
+
+def make_pretraining_run(config: RunConfig, teacher: TrainedTeacher) -> RunConfig:
+    """Return the run that trains a teacher as a language model on texts of its languages and domains."""
+    training, stage = teacher.training, teacher.training.pretraining
+    assert stage is not None
+    tree = _build_teacher_data(config, teacher)
+    own = {**config.data.model_dump(mode="json"), **training.data}
+    texts = stage.texts if isinstance(stage.texts, str) else stage.texts.model_dump(mode="json")
+    validation = own["validation"] if stage.validation is None else stage.validation.model_dump(mode="json")
+    sources = {"train": own.get(texts, texts) if isinstance(texts, str) else texts, "validation": validation}
+    return validate_run(
+        {
+            "name": f"teacher-{teacher.name}-pretraining",
+            "seed": training.seed,
+            "output": config.output,
+            "task": stage.build_task(),
+            "data": stage.choose_data({**tree, **sources, "test": own["test"]}),
+            "student": training.model.model_copy(update={"tuning": None}).model_dump(mode="json")
+            if isinstance(training.model, PretrainedStudent)
+            else training.model.model_dump(mode="json"),
+            "objective": Objective().gold_alone().model_dump(mode="json"),
+            "train": stage.train.model_dump(mode="json"),
+            "workers": training.workers.model_dump(mode="json"),
+            "ray": config.ray.model_dump(mode="json"),
+            "tracking": config.tracking.model_dump(mode="json"),
+        },
+        f"the pretraining of teacher {teacher.name}",
+    )
+
+
 def make_teacher_jobs(config: Run) -> list[Job]:
-    """Return the jobs of all teachers that are trained first, over all tasks."""
-    return [
-        make_teacher_job(member, teacher)
+    """Return the jobs of all teachers that are trained first, over all tasks; those that pretrain some before them.
+
+    A teacher that exists needs no pretraining, and teachers with the same one share it.
+    """
+    jobs = [
+        (member, teacher, make_teacher_job(member, teacher))
         for member in config.members.values()
         for teacher in member.trained_teachers
     ]
+    stages: dict[Path, Job] = {}
+    for member, teacher, job in jobs:
+        if teacher.training.pretraining is not None and not job.is_done:
+            stage = make_pretraining_job(member, teacher)
+            stages.setdefault(stage.output, stage)
+    return [*stages.values(), *(job for *_, job in jobs)]
 
 
 def start_from_jobs(config: R, jobs: Sequence[Job]) -> R:

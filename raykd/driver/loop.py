@@ -13,6 +13,7 @@ import torch
 from raykd import models
 from raykd.config import Run, RunConfig
 from raykd.models.multi import MultiModel, save_tasks, share_encoder
+from raykd.models.starts.handover import describe_handover
 from raykd.networks.narrowing import measure_taylor
 from raykd.point import Point
 from raykd.student.loop import TrainingLoop
@@ -150,10 +151,19 @@ def make_model_card(config: RunConfig, loop: TrainingLoop, task: str = "") -> mo
     """Return what the model's README says of its training."""
     best = next(h for h in loop.state.history if int(h["step"]) == loop.state.best_step)
     prefix = f"{task}/eval/" if task else "eval/"
+    student, notes = (
+        config.student,
+        f"Trained for {loop.state.step} steps; these weights are those after step ",
+    )
+    notes += f"{loop.state.best_step}."
+    if student.kind == "pretrained" and (Path(student.path) / "config.json").is_file():
+        labels, trusted = config.data.labels, student.trust_remote_code
+        told = describe_handover(Path(student.path), labels, config.task.head, trust_remote_code=trusted)
+        notes += f" Before: {told}." if told else ""
     return models.ModelCard(
         name=config.name,
         teachers=tuple(t.name for t in config.active_teachers),
         metrics={f"validation/{k.removeprefix(prefix)}": v for k, v in best.items() if k.startswith(prefix)},
-        base_model=getattr(config.student, "path", None),
-        notes=f"Trained for {loop.state.step} steps; these weights are those after step {loop.state.best_step}.",
+        base_model=getattr(student, "path", None),
+        notes=notes,
     )

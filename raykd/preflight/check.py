@@ -60,6 +60,7 @@ from raykd.preflight.selftests import (
     count_given_answers,
     try_out_teacher,
 )
+from raykd.preflight.training_check import check_training
 from raykd.scoring.absent_teachers import describe_unused_teachers, find_unused_teachers
 from raykd.student.prepare import is_trimmed
 from raykd.teachers.backends.backend import make_backend
@@ -76,14 +77,7 @@ def check_teacher(teacher: TeacherConfig, config: RunConfig) -> str:
         ModelError, LabelMismatchError, ConfigError: The errors that loading it would raise.
     """
     if isinstance(teacher, TrainedTeacher):
-        check_made(teacher.training.model, config, f"teachers.{teacher.name}.training.model")
-        own = [str(label) for label in teacher.training.data.get("labels", config.data.labels)]
-        config.task.map_columns(own, config.data.labels, teacher.label_map, teacher.name, teacher.missing)
-        read = teacher.training.data.get("select_languages", config.data.select_languages)
-        spoken = teacher.languages if teacher.languages != "all" else read
-        languages = "all languages" if spoken is None else ", ".join(spoken)
-        by = f", taught by {', '.join(teacher.training.teachers)}" * bool(teacher.training.teachers)
-        return f"will be trained: {teacher.training.model.kind} on {languages}{by}"
+        return check_training(teacher, config)
     if isinstance(teacher, HttpTeacher) and teacher.words:
         check_phrases(teacher, config)
     if not isinstance(teacher, SavedModelTeacher):

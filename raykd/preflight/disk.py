@@ -14,6 +14,7 @@ from pathlib import Path
 
 from raykd.config import Run
 from raykd.data.load import Dataset
+from raykd.driver.jobs import make_pretraining_run
 from raykd.errors import ResourceError
 from raykd.preflight.sizes import (
     COPIES,
@@ -160,11 +161,16 @@ def _teachers(config: Run, rows: int | None) -> tuple[int, int]:
     for member in config.members.values():
         for teacher in member.trained_teachers:
             train, model = teacher.training.train, teacher.training.model
-            count = count_student_parameters(model, member.task, member.data.labels)
-            trained = count_trained_parameters(model, member.task, member.data.labels)
+            stage = teacher.training.pretraining  # it has the larger head, and a decoder has that alone
+            run = member if stage is None else make_pretraining_run(member, teacher)
+            count = count_student_parameters(model, run.task, run.data.labels)
+            trained = count_trained_parameters(model, run.task, run.data.labels)
             kept += (COPIES - 1) * estimate_checkpoint_bytes(trained or count or 0, train)
             kept += estimate_model_bytes(model, count)
             recorded += WINDOW * count_windows(train, rows)
+            if stage is not None:
+                kept += estimate_model_bytes(model, count)
+                recorded += WINDOW * count_windows(stage.train, rows)
     return kept, recorded
 
 

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 from raykd.checkpoint.find import next_start
 from raykd.checkpoint.storage import StorageFolder
@@ -19,6 +20,7 @@ from raykd.driver.pool import open_pools
 from raykd.driver.progress import JobProgress
 from raykd.errors import RaykdError
 from raykd.folders.folder import RunFolder
+from raykd.models.starts.handover import describe_handover
 from raykd.runs.checkpoints import CheckpointPlace
 from raykd.runs.ray_train import run_worker_group
 from raykd.runs.single_worker import ReadyWorker, run_single_worker
@@ -47,20 +49,46 @@ def train_teachers(jobs: Sequence[Job], folder: RunFolder, progress: JobProgress
         else:
             progress.expect(job.name, job.steps)
     waiting = [job for job in jobs if not job.is_done]
-    by_workers: dict[str, list[Job]] = {}
+    alone = [job for job in waiting if not job.config.active_teachers]
+    late = [job for job in alone if find_pretraining(job, jobs) is not None]
+    _train_alone([job for job in alone if job not in late], "teachers", folder, progress, ready)
     for job in waiting:
-        if job.config.active_teachers:
-            continue
-        by_workers.setdefault(job.config.workers.model_dump_json(), []).append(job)
-    for workers, alike in by_workers.items():
-        # Named by what it asks for, so that a resumed run finds the checkpoints of the same group.
-        name = hashlib.sha256(workers.encode()).hexdigest()[:8]
-        fit_group(alike, f"teachers-{name}", folder, progress, {}, ready)
+        stage = find_pretraining(job, jobs)
+        if stage is not None:
+            own = job.tasks[""].config
+            told = describe_handover(stage, own.data.labels, own.task.head)
+            log.info("%s starts from %s: %s", job.name, stage, told)
+            progress.say(f"{job.name} starts from its pretraining: {told}")
+    _train_alone(late, "pretrained", folder, progress, ready)
     for job in waiting:  # in the order of the run, so the teachers of an assistant are there
         if job.config.active_teachers:
             with open_pools(job.config, {}, progress.say) as opened:
                 handed = {task: pool for task, (pool, _) in opened.items()}
                 fit_group([job], job.name, folder, progress, handed, ready)
+
+
+def find_pretraining(job: Job, jobs: Sequence[Job]) -> Path | None:
+    """Return the folder of the pretraining that a teacher starts from; None of one that is not pretrained.
+
+    Args:
+        job: The teacher's.
+        jobs: All teachers of the run, and their pretraining.
+    """
+    path = getattr(job.config.student, "path", None)
+    return next((other.output for other in jobs if str(other.output) == path), None)
+
+
+def _train_alone(
+    jobs: Sequence[Job], what: str, folder: RunFolder, progress: JobProgress, ready: ReadyWorker
+) -> None:
+    """Train teachers that no other teaches, one worker group for all that ask for the same workers."""
+    by_workers: dict[str, list[Job]] = {}
+    for job in jobs:
+        by_workers.setdefault(job.config.workers.model_dump_json(), []).append(job)
+    for workers, alike in by_workers.items():
+        # Named by what it asks for, so that a resumed run finds the checkpoints of the same group.
+        name = hashlib.sha256(workers.encode()).hexdigest()[:8]
+        fit_group(alike, f"{what}-{name}", folder, progress, {}, ready)
 
 
 def train_students(

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from raykd.distill.masking import ROLES, mask_positions
+from raykd.distill.masking import ROLES, mask_positions, replace_tokens
 from raykd.errors import ConfigError
 from raykd.head import Head
 from raykd.tasks.base import SystemAnswers
@@ -31,6 +31,8 @@ from raykd.text.tokens import Encoded, Tokenizer, call_tokenizer, has_languages,
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from raykd.distill.objective import Objective
 
 
 @register_task
@@ -49,6 +51,10 @@ class MaskedLM(LanguageTask):
     views: int = Field(1, ge=1)
     """Maskings per text; each is a pass over it, and all are in one batch."""
 
+    replacement: Literal["mask", "mixed"] = "mask"
+    """What stands for a hidden token: the mask token; or, mixed, in 80 of 100 cases the mask token, in 10 a random one,
+    in 10 itself (BERT's). Mixed is for training without teachers, which are asked about what they cannot see."""
+
     @model_validator(mode="after")
     def _writes_nothing(self) -> MaskedLM:
         idle = ("written", "max_new_tokens", "beams", "generation")
@@ -58,6 +64,12 @@ class MaskedLM(LanguageTask):
             raise ValueError(f"{given[0]} plays no part: a masked language model writes nothing")
         return self
 
+    def check(self, labels: Sequence[str], objective: Objective) -> None:
+        """Refuse teachers where a hidden token may be seen, beside what all language tasks refuse."""
+        super().check(labels, objective)
+        if self.replacement == "mixed" and not objective.plain:
+            raise ValueError("task.replacement: mixed is for training without teachers; leave it out")
+
     def encode(self, tokenizer: Tokenizer, batch: TextBatch) -> EncodedRows:
         """Return the tokens of B texts, each `views` times with other places hidden.
 
@@ -65,6 +77,7 @@ class MaskedLM(LanguageTask):
             ConfigError: The tokenizer has no mask token, or does not say where its tokens stand.
         """
         roles = _find_role_ids(tokenizer)
+        others = np.setdiff1d(np.arange(count_vocabulary(tokenizer)), list(roles.values()))
         fields: dict[str, list[NDArray[np.int64]]] = {}
         # Each list begins with an empty array, so that no text at all can be concatenated too.
         labels, offsets = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
@@ -77,7 +90,11 @@ class MaskedLM(LanguageTask):
                 seen.append(hidden < cut.kept)
                 hidden = hidden[seen[-1]]
                 shown = cut.inputs["input_ids"].copy()
-                shown[hidden] = roles["mask"]
+                shown[hidden] = (
+                    roles["mask"]
+                    if self.replacement == "mask"
+                    else replace_tokens(shown[hidden], hidden, text, view, roles["mask"], others)
+                )
                 for name, values in cut.inputs.items():
                     fields.setdefault(name, []).append(shown if name == "input_ids" else values)
                 labels.append(cut.whole[hidden])
@@ -107,7 +124,7 @@ class MaskedLM(LanguageTask):
 
     def build_lengths_key(self) -> object:
         """Return what decides which places are hidden."""
-        return [self.share, self.views]
+        return [self.share, self.views, *([] if self.replacement == "mask" else [self.replacement])]
 
     @property
     def settings(self) -> dict[str, str | int]:

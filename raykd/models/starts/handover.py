@@ -1,0 +1,46 @@
+"""Say what a model takes over from the checkpoint that it starts from, where that served another task."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from raykd.head import Head
+from raykd.networks.heads import LANGUAGE, build_label_settings, read_head, register
+from raykd.pretrained import files
+from raykd.pretrained.jsonfile import read_json
+from raykd.pretrained.structure import build_empty, find_missing_weights
+
+
+def describe_handover(
+    folder: Path, labels: tuple[str, ...], head: Head, *, trust_remote_code: bool = False
+) -> str:
+    """Describe what is carried from a checkpoint, what is thrown away, and what begins at random; reads no weights.
+
+    Args:
+        folder: Of the checkpoint.
+        labels: The run's; () for a head without labels.
+        head: What is learnt now.
+        trust_remote_code: Whether code that comes with it may run.
+
+    Returns:
+        A sentence; "" where the checkpoint is no language model, or one is learnt again.
+    """
+    before = read_head(read_json(folder / files.CONFIG))
+    if before not in LANGUAGE or before == head:
+        return ""
+    register()
+    stored = files.read_stored_weights(folder)
+    model = build_empty(
+        folder, head, trust_remote_code=trust_remote_code, **build_label_settings(labels, head)
+    )
+    drawn, _ = find_missing_weights(model, stored)
+    gone = sorted(set(stored) - set(model.state_dict()))
+    return (
+        f"tokenizer and {len(stored) - len(gone)} tensors of the encoder are carried over from {before}; its head is "
+        f"thrown away ({_shorten(gone)}); {_shorten(drawn)} begin at random"
+    )
+
+
+def _shorten(names: list[str], most: int = 4) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return (", ".join(names[:most]) or "nothing stored") + more
