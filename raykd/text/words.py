@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import regex
@@ -50,6 +51,7 @@ def is_lexical(word: str) -> bool:
     return bool(_LEXICAL.match(word))
 
 
+@lru_cache(maxsize=4096)
 def is_unspaced(character: str) -> bool:
     """Return whether a character is of a script that sets no blanks between words."""
     return bool(_UNSPACED.match(character))

@@ -132,19 +132,26 @@ class HashedNgrams:
             all rows, in order, the index of that 0 in the row, -1 where the word is cut off; which rows were cut.
         """
         kept = [list(row[:max_length]) for row in rows]
-        flat = self([word for row in kept for word in row], truncation=False)["input_ids"]
-        ids, first_N, at = [], [], 0
-        for row, whole in zip(kept, rows, strict=True):
-            own = flat[at : at + len(row)]
-            at += len(row)
-            lengths_W = np.asarray([1 + len(word) for word in own], dtype=np.int64)
-            first_N.append(np.cumsum(lengths_W) - lengths_W)
-            first_N.append(np.full(len(whole) - len(row), -1, dtype=np.int64))
-            separated = [part for word in own for part in (np.zeros(1, dtype=np.int64), word)]
-            ids.append(np.concatenate([np.zeros(0, dtype=np.int64), *separated]))
-        long_B = np.asarray([len(row) > max_length for row in rows], dtype=bool)
-        fields = {"input_ids": ids, "attention_mask": [np.ones_like(row) for row in ids]}
-        return fields, np.concatenate([np.zeros(0, dtype=np.int64), *first_N]), long_B
+        counts_B = np.asarray([len(row) for row in kept], dtype=np.int64)
+        # A word is encoded once, however often it comes: half of the words of 256 sentences come again.
+        places: dict[str, int] = {}
+        word_N = np.asarray([places.setdefault(w, len(places)) for row in kept for w in row], dtype=np.int64)
+        own = self(list(places), truncation=False)["input_ids"]
+        zero = np.zeros(1, dtype=np.int64)
+        flat = np.concatenate([zero, *(part for word in own for part in (zero, word))])[1:]
+        lengths_U = np.asarray([1 + len(word) for word in own], dtype=np.int64)
+        lengths_N, edges_N = lengths_U[word_N], np.cumsum(lengths_U[word_N])
+        begins_N = edges_N - lengths_N
+        shift_N = (np.cumsum(lengths_U) - lengths_U)[word_N] - begins_N
+        ids = flat[np.repeat(shift_N, lengths_N) + np.arange(lengths_N.sum())]
+        starts_B1 = np.concatenate([zero, np.cumsum(counts_B)])
+        row_edges = np.concatenate([zero, edges_N])[starts_B1]
+        first_N = begins_N - np.repeat(row_edges[:-1], counts_B)
+        cut_B = np.asarray([len(row) for row in rows], dtype=np.int64) - counts_B
+        fields = {"input_ids": np.split(ids, row_edges[1:-1]) if rows else []}
+        fields["attention_mask"] = [np.ones_like(row) for row in fields["input_ids"]]
+        places_N = np.insert(first_N, np.repeat(starts_B1[1:], cut_B), -1)
+        return fields, places_N, cut_B > 0
 
     def _words(self, text: str, limit: int | None) -> _Words:
         """Normalise a text and find its words."""
