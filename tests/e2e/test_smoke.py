@@ -51,7 +51,7 @@ def made_row(kind: str, language: str, split: str, i: int) -> dict[str, Any]:
     domain = ("coursera", "food", "hotel", "laptop", "phone", "sight")[i // 2 % 6]
     common = {"lang": language, "id": f"{language}-{split}-{i}", "domain": domain}
     text = f"{('awful', 'lovely')[i % 2]} thing number {i} of {split} in {language}"
-    if kind == "sentiment":
+    if kind in ("sentiment", "sentiment_subtitles"):
         return {"text": text, "label": ("negative", "positive")[i % 2], **common}
     if kind == "topic":
         return {"text": text, "label": ("travel", "politics")[i % 2], **common}

@@ -212,6 +212,25 @@ predict.labels = ["O", "B-PER", "I-PER"]
     assert answer.logits_NC.argmax(axis=1).tolist() == [1, 0, 0]
 
 
+def test_tags_of_more_types_and_another_scheme_are_added_up(tmp_path: Path) -> None:
+    """As spaCy's pipelines give them: BILOU, with types that the run joins or does not have."""
+    tagger = """
+import numpy as np
+
+def predict(rows):
+    row = np.asarray([0.1, 0.2, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1])
+    return [np.stack([np.roll(row, len(word)) for word in words]) for words in rows]
+
+predict.labels = ["O", *(letter + kind for kind in ("-PERSON", "-DATE") for letter in "BILU")]
+"""
+    tags, own = ("O", "B-PER", "I-PER"), {"PERSON": "PER", "DATE": "O"}
+    teacher = teacher_of(tmp_path, tagger, task="token_classification", run_labels=tags, label_map=own)
+    words = TextBatch(**{**vars(text_batch(["a be"])), "words": (((0, 1), (2, 4)),)})
+    answer, _ = decode_answers(teacher.answer(words).bodies)
+    assert isinstance(answer, DenseAnswer)
+    np.testing.assert_allclose(np.exp(answer.logits_NC), [[0.5, 0.2, 0.3]] * 2, rtol=1e-3)
+
+
 def test_numbers_are_never_repaired() -> None:
     rounded = convert_to_logits(np.asarray([[0.333, 0.667], [0.0, 1.0]]), "probabilities", "x", "k")
     np.testing.assert_allclose(np.exp(rounded), [[0.333, 0.667], [0.0, 1.0]], atol=1e-6)
