@@ -20,9 +20,9 @@ def check_training(teacher: TrainedTeacher, config: RunConfig) -> str:
         check_made(teacher.training.model, make_pretraining_run(config, teacher), key)
     own = [str(label) for label in teacher.training.data.get("labels", config.data.labels)]
     config.task.map_columns(own, config.data.labels, teacher.label_map, teacher.name, teacher.missing)
-    read = teacher.training.data.get("select_languages", config.data.select_languages)
-    spoken = teacher.languages if teacher.languages != "all" else read
-    languages = "all languages" if spoken is None else ", ".join(spoken)
+    declared = None if teacher.languages == "all" else teacher.languages
+    read = teacher.training.data.get("select_languages", declared)
+    languages = "all languages" if read is None else ", ".join(map(str, read))
     by = f", taught by {', '.join(teacher.training.teachers)}" * bool(teacher.training.teachers)
     first = "" if stage is None else f", pretrained first ({stage.objective})"
     return f"will be trained: {teacher.training.model.kind} on {languages}{by}{first}"
