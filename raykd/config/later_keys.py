@@ -30,6 +30,7 @@ _TRAINING: JsonObject = {"labelled": "all", "teachers": [], "objective": {}, "pr
 _TRAIN: JsonObject = {
     "optimizer": {"kind": "adamw", "betas": [0.9, 0.999], "epsilon": 1e-08},
     "adversarial": None,
+    "alignment": None,
 }
 _MODELS: dict[str, JsonObject] = {
     "pretrained": {

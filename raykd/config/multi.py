@@ -137,6 +137,8 @@ class MultiRun(RunBase):
         for name, member in self.members.items():
             if member.objective.features:
                 raise ValueError(f"task {name}: objective.features serves runs of one task; leave it out")
+            if member.train.alignment is not None:
+                raise ValueError("train.alignment serves runs of one task; leave it out")
             rates = [m for m in member.task.metric_names if is_rate(m) and is_higher_better(m)]
             if member.metric not in rates:
                 raise ValueError(

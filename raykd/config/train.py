@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from raykd.config.kinds.optimizers import AdamW, Optimizer
+from raykd.distill.adversarial.alignment import Alignment
 from raykd.distill.adversarial.perturbations import Adversarial
 from raykd.distill.schedules import Schedule, WarmupStableDecay
 from raykd.parse import JsonObject
@@ -46,6 +47,8 @@ class TrainConfig(Spec):
     """A DeepSpeed configuration, as a JSON file or a mapping. Keys that raykd sets itself are refused."""
     adversarial: Adversarial | None = None
     """Moves the embedded tokens of each text to where the loss is larger, and trains there too; None does not."""
+    alignment: Alignment | None = None
+    """Makes the student's features alike over languages or domains, adversarially; None does not."""
     evaluations: int = Field(10, ge=1)
     """Number of evaluations on the validation set, evenly spread over the run. Each writes a checkpoint."""
     metric: MetricName | None = None

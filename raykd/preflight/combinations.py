@@ -78,6 +78,8 @@ def _check_adversarial(config: RunConfig) -> None:
     trained = {"student": (config.student, config.train)}
     trained |= {f"teacher {t.name}": (t.training.model, t.training.train) for t in config.trained_teachers}
     for name, (model, train) in trained.items():
+        if train.alignment is not None:
+            _check_alignment(config, name, model.kind, train)
         if train.adversarial is None:
             continue
         folder = Path(getattr(model, "path", ""))
@@ -97,6 +99,29 @@ def _check_adversarial(config: RunConfig) -> None:
                 wanted="a model with an embedding layer: transformer, lstm, or a checkpoint of one",
                 next_step="leave train.adversarial out, or choose another model",
             )
+
+
+def _check_alignment(config: RunConfig, name: str, kind: str, train: TrainConfig) -> None:
+    """Refuse what has no features of whole texts, and what splits the discriminator.
+
+    Raises:
+        ConfigError: Names the key.
+    """
+    zero = read_deepspeed_keys(train).get("zero_optimization", {}).get("stage", train.zero_stage)
+    reasons = {
+        f"task {config.task.kind}": config.form not in ("text", "marked", "labels", "value"),
+        "a linear model, whose features are counts": kind == "linear",
+        "ZeRO stage 3": zero == 3,
+        "objective.features as well": bool(config.objective.features),
+    }
+    got = [reason for reason, holds in reasons.items() if holds]
+    if got:
+        raise ConfigError(
+            f"train.alignment cannot align the {name}",
+            got=got[0],
+            wanted="a task over whole texts, an encoder with a linear head, ZeRO 0 to 2, no feature terms",
+            next_step="leave train.alignment out",
+        )
 
 
 def _check_http(teacher: HttpTeacher, config: RunConfig) -> None:

@@ -211,6 +211,7 @@ def read_measured_pace(config: Run, folder: Path) -> float | None:
         and before.train.batch_size == config.train.batch_size
         and before.train.precision == config.train.precision
         and before.train.adversarial == config.train.adversarial
+        and before.train.alignment == config.train.alignment
     )
     timed = sorted((p.step, p.time_ms) for p in points)
     if not alike or len(timed) < 2 or timed[-1][0] <= timed[0][0] or timed[-1][1] <= timed[0][1]:

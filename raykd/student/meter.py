@@ -76,10 +76,12 @@ class Meter:
     Args:
         kinds: Kinds of the objective's terms.
         teachers: Names, in the order of M.
+        aligned: Whether a discriminator over languages or domains is trained with the student.
     """
 
-    def __init__(self, kinds: Sequence[str], teachers: Sequence[str]) -> None:
+    def __init__(self, kinds: Sequence[str], teachers: Sequence[str], *, aligned: bool = False) -> None:
         self._kinds, self._teachers = tuple(kinds), tuple(teachers)
+        self._extra = ("alignment",) if aligned else ()
         self._reset()
 
     def _reset(self) -> None:
@@ -142,7 +144,8 @@ class Meter:
 
     def flush(self) -> dict[str, float]:
         """Return the window's values over all ranks and begin a new one; all ranks must call."""
-        names = ["loss", "hard", "temperature", *(f"soft/{kind}" for kind in self._kinds)]
+        soft_names = [f"soft/{kind}" for kind in self._kinds]
+        names = ["loss", "hard", "temperature", *self._extra, *soft_names]
         local = [self._sums.get(name, 0.0) for name in names]
         local += [self._counts.hard, self._counts.soft, self._counts.uncovered, self._waited_s, *self._tokens]
         m = len(self._teachers)
@@ -157,8 +160,9 @@ class Meter:
         values = {"train/loss": sums["loss"] / steps}
         if hard:
             values["train/hard"] = sums["hard"] / hard
+        values |= {f"train/{name}": sums[name] / steps for name in self._extra}
         if m and soft:
-            values |= {f"train/{name}": sums[name] / soft for name in names[3:]}
+            values |= {f"train/{name}": sums[name] / soft for name in soft_names}
             values["train/uncovered"] = uncovered / soft
             if sums["temperature"]:
                 values["train/temperature"] = sums["temperature"] / max(1.0, soft - uncovered)

@@ -33,6 +33,7 @@ from raykd.distill.signals import Signals
 from raykd.models.bases import set_start
 from raykd.models.lm import Headless
 from raykd.models.multi import MultiModel
+from raykd.student.adversarial.alignment import Aligner
 from raykd.student.adversarial.passes import MicroBatch, Perturbation
 from raykd.student.engine import Engine
 from raykd.student.evaluate import answer_rows, compute_language_scores, gather_ranks, join_system_answers
@@ -110,10 +111,13 @@ class TaskTrainer:
             self._matcher = FeatureMatcher(config, student, self.source, self.padding)
         moved = config.train.adversarial
         self.perturbation = None if moved is None else Perturbation(moved, student.model)
+        aligned, self.aligner = config.train.alignment, None
+        if aligned is not None:
+            self.aligner = Aligner(aligned, config, student, self.rows, self.padding)
         self._total_steps = 1
         names = () if self.source is None else self.source.teachers
         kinds = list(self.objective.values_at(0.0).lambdas) if self.source is not None else []
-        self.meter = Meter(kinds, names)
+        self.meter = Meter(kinds, names, aligned=aligned is not None)
         self.adaptation = Adaptation()
         self.surpassed: SurpassedTeachers | None = None
         margin = self.objective.drop_surpassed
@@ -187,6 +191,9 @@ class TaskTrainer:
     def forward(self, engine: Engine, micro: MicroBatch) -> tuple[Any, FeatureBatch | None]:
         """Return the model's outputs for a micro-batch, and the states that feature terms compare."""
         run = partial(engine.forward, self.name)
+        if self.aligner is not None:
+            with self.aligner.recording():
+                return micro.encoded.run(run), None
         if self._matcher is None or micro.states is None:
             return micro.encoded.run(run), None
         return self._matcher.forward(engine.module, run, micro.encoded, micro.states)

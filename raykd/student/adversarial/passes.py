@@ -173,7 +173,10 @@ def train_micro_batch(
         with step_part("forward"):
             outputs, features = trainer.forward(engine, micro)
         with step_part("objective"):
-            results.append(trainer.evaluate(engine, outputs, micro, progress, totals, features))
+            result = trainer.evaluate(engine, outputs, micro, progress, totals, features)
+            if trainer.aligner is not None:
+                result = trainer.aligner.add(result, micro.rows, progress, trainer.device)
+            results.append(result)
         with step_part("backward"):
             loss = guard_loss(results[-1])
             engine.backward(loss if moved is None else loss * share)

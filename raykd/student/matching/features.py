@@ -27,6 +27,7 @@ from raykd.errors import ConfigError, ModelError
 from raykd.models.vocabulary import is_same_tokenizer
 from raykd.networks.heads import use_seed
 from raykd.networks.states import read_encoder_shape, read_sources, record_states
+from raykd.student.adversarial.alignment import DISCRIMINATOR
 from raykd.tasks import EncodedBatch
 from raykd.text.padding import Padding
 from raykd.text.tokens import Tokenizer
@@ -149,10 +150,11 @@ def check_tokenizers(teachers: Mapping[str, Tokenizer], student: Tokenizer) -> N
 
 
 def drop_projections(weights: Mapping[str, torch.Tensor] | None) -> dict[str, torch.Tensor] | None:
-    """Return a trained model's weights without projections; None stays None."""
+    """Return a trained model's weights without projections and discriminators; None stays None."""
     if weights is None:
         return None
-    return {name: weight for name, weight in weights.items() if not name.startswith(f"{PROJECTIONS}.")}
+    others = (f"{PROJECTIONS}.", f"{DISCRIMINATOR}.")
+    return {name: weight for name, weight in weights.items() if not name.startswith(others)}
 
 
 def _find_mask(encoded: EncodedBatch) -> torch.Tensor:

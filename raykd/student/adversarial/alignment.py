@@ -1,0 +1,141 @@
+"""`Aligner`: trains a discriminator over languages or domains with the student, on what the student's head reads.
+
+Decision record: the features are the inputs of the student's last layer, found by a hook, so every architecture with a
+linear head has them. The discriminator is a part of the model that the engine trains, and of no student, as the
+projections of feature terms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from raykd import models
+from raykd.config import RunConfig
+from raykd.data.rows import Rows
+from raykd.devices import copy_to_device
+from raykd.distill.adversarial.alignment import Alignment, reverse_gradient
+from raykd.distill.shares import ObjectiveResult
+from raykd.errors import ConfigError, ModelError
+from raykd.networks.heads import use_seed
+from raykd.pretrained.structure import is_in_encoder
+
+if TYPE_CHECKING:
+    from raykd.text.padding import Padding
+
+DISCRIMINATOR = "alignment_discriminator"
+"""Name of the discriminator among the modules of a student that is trained."""
+SUM = "alignment"
+"""Its loss among the sums of a result."""
+
+
+class Aligner:
+    """Aligns the features of one student.
+
+    Args:
+        alignment: How.
+        config: The run.
+        student: The model that is trained, which gets the discriminator as a part.
+        rows: The training rows.
+        padding: How the student's batches are padded.
+
+    Raises:
+        ConfigError: All rows have one value.
+        ModelError: The student's head is not found.
+    """
+
+    def __init__(
+        self, alignment: Alignment, config: RunConfig, student: models.TextModel, rows: Rows, padding: Padding
+    ) -> None:
+        column: Any = rows.groups if alignment.column == "group" else rows.languages
+        names, codes_B = ((), np.zeros(0, np.int64)) if column is None else column.to_codes()
+        if len(names) < 2:
+            raise ConfigError(
+                f"train.alignment finds no two values of {alignment.column} among the training rows",
+                got=", ".join(map(str, names)) or "no such column",
+                wanted="two at least",
+                next_step="leave train.alignment out, or name the column (data.columns.group)",
+            )
+        if padding.shapes != "longest":
+            raise ModelError(
+                "train.alignment reads features where a batch runs in one pass",
+                got=f"passes of {padding.shapes} length",
+                wanted="a model that answers alike beside longer texts",
+            )
+        self._alignment, self._batch = alignment, config.train.batch_size
+        self._codes_B: NDArray[np.int64] = np.asarray(codes_B, dtype=np.int64)
+        self._head = find_head(student.model)
+        self._features: torch.Tensor | None = None
+        with use_seed(config.seed):
+            self._discriminator = nn.Sequential(
+                nn.Linear(self._head.in_features, alignment.hidden),
+                nn.ReLU(),
+                nn.Linear(alignment.hidden, len(names)),
+            )
+        student.model.add_module(DISCRIMINATOR, self._discriminator)
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Keep what the head reads in the forward pass of the body."""
+
+        def keep(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+            self._features = inputs[0]
+
+        hook = self._head.register_forward_pre_hook(keep)
+        try:
+            yield
+        finally:
+            hook.remove()
+
+    def add(
+        self, result: ObjectiveResult, rows: NDArray[np.int64], progress: float, device: torch.device
+    ) -> ObjectiveResult:
+        """Return the result of the last forward pass with its share of the discriminator's loss.
+
+        Args:
+            result: Of the objective.
+            rows: Which of the training rows it is of.
+            progress: Step / total steps, in [0, 1].
+            device: Of the model.
+        """
+        assert self._features is not None
+        first: Any = self._discriminator[0]
+        features_BD = self._features[: len(rows)].to(first.weight.dtype)  # without copies that fill a batch
+        self._features = None
+        logits_BK = self._discriminator(
+            reverse_gradient(features_BD, self._alignment.weight.value_at(progress))
+        )
+        codes_B = copy_to_device(torch.from_numpy(self._codes_B[rows]), device)
+        loss = nn.functional.cross_entropy(logits_BK.float(), codes_B, reduction="sum") / self._batch
+        return replace(result, loss=result.loss + loss, sums=result.sums | {SUM: loss.detach()})
+
+
+def find_head(model: Any) -> nn.Linear:
+    """Return the last layer of a classifier.
+
+    Raises:
+        ModelError: It cannot be told from the rest.
+    """
+    outputs = int(model.config.num_labels)
+    found = [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+        and module.out_features == outputs
+        and not (is_in_encoder(model, name) or name.startswith(DISCRIMINATOR))
+    ]
+    if not found:
+        raise ModelError(
+            "train.alignment does not find what this student's head reads",
+            got=type(model).__name__,
+            wanted=f"a linear layer with {outputs} outputs behind the encoder",
+            next_step="leave train.alignment out, or choose another student",
+        )
+    return found[-1]

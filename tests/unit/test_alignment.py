@@ -1,0 +1,144 @@
+"""Adversarial alignment of features: the reversed gradient, what is trained and kept, what it does, what it refuses."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from raykd.config import RunConfig
+from raykd.distill.adversarial.alignment import reverse_gradient
+from raykd.errors import ConfigError
+from raykd.preflight.combinations import check_combinations
+from raykd.student.adversarial.alignment import DISCRIMINATOR, find_head
+from raykd.student.loop import TrainingLoop
+from raykd.student.prefetch import StepWork
+from tests.worlds import build_loop, rows, run_config
+
+DESCENT = {
+    "optimizer": {"kind": "sgd", "momentum": 0.0}, "learning_rate": 1.0, "weight_decay": 0.0, "gradient_clipping": 0.0,
+}  # fmt: skip
+
+
+def weights(loop: TrainingLoop) -> dict[str, torch.Tensor]:
+    found = loop.engine.weights()
+    assert found is not None
+    return found
+
+
+def test_the_gradient_is_reversed_and_the_value_is_not() -> None:
+    x = torch.randn(3, 4, requires_grad=True)
+    (reverse_gradient(x, 0.25) * torch.arange(4.0)).sum().backward()
+    assert torch.equal(reverse_gradient(x, 0.25), x)
+    assert x.grad is not None and torch.allclose(x.grad, -0.25 * torch.arange(4.0).expand(3, 4))
+
+
+def test_a_step_has_the_gradients_of_the_formula() -> None:
+    """The student ascends what the discriminator descends, beside its own loss; no gold label is in either."""
+    loop = build_loop(run_config(alignment={"weight": 0.5, "hidden": 8}, steps=1, evaluations=1, **DESCENT))
+    model: Any = copy.deepcopy(loop.student.model)
+    before = weights(loop)
+    pending = loop.ask(0)
+    answers = [tuple(batch.result()) for batch in pending.batches or ()]
+    plain = build_loop(run_config(steps=1, evaluations=1, **DESCENT))
+    plain_before = weights(plain)
+    plain.step(StepWork(0, pending.rows, [list(a) for a in answers], 0.0))
+    loop.step(StepWork(0, pending.rows, [list(a) for a in answers], 0.0))
+    micro = loop.trainer.make_micro_batch(pending.rows[0], list(answers[0]))
+    read = []
+    find_head(model).register_forward_pre_hook(lambda module, inputs: read.append(inputs[0]))
+    model(**micro.encoded.inputs)
+    _, codes_B = loop.trainer.rows.code_languages()
+    target = torch.from_numpy(np.asarray(codes_B, dtype=np.int64)[pending.rows[0]])
+    loss = functional.cross_entropy(getattr(model, DISCRIMINATOR)(read[0]), target)
+    loss.backward()
+    after, plain_after = weights(loop), weights(plain)
+    for name, parameter in model.named_parameters():
+        gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        moved = before[name] - after[name]
+        if name.startswith(DISCRIMINATOR):
+            assert torch.allclose(moved, gradient, atol=1e-6), name
+        else:
+            own = plain_before[name] - plain_after[name]
+            assert torch.allclose(moved - own, -0.5 * gradient, atol=2e-6), name
+
+
+def test_with_weight_0_the_student_is_the_plain_one_and_the_discriminator_is_not_kept(tmp_path: Path) -> None:
+    points: list[Any] = []
+    still = {"gradient_clipping": 0.0, "steps": 6, "evaluations": 2}
+    loop = build_loop(run_config(alignment={"weight": 0.0}, **still), publish=points.append)
+    plain = build_loop(run_config(**still))
+    loop.run()
+    plain.run()
+    own, expected = weights(loop), weights(plain)
+    assert {name for name in own if name not in expected} == {
+        f"{DISCRIMINATOR}.{layer}.{kind}" for layer in (0, 2) for kind in ("weight", "bias")
+    }
+    assert all(torch.allclose(own[name], value, atol=1e-6) for name, value in expected.items())
+    assert loop.best_student().model.state_dict().keys() == plain.best_student().model.state_dict().keys()
+    logged = [p.values["train/alignment"] for p in points if "train/alignment" in p.values]
+    assert logged[0] == pytest.approx(np.log(3), abs=0.15)  # three languages, nothing learnt yet
+
+
+def tell_languages_apart(weight: float) -> float:
+    """Share of rows whose language a discriminator tells that is trained anew on the student's features."""
+    config = run_config(alignment={"weight": weight}, steps=120, evaluations=1, learning_rate=0.01)
+    marked = rows(160, 1, uncovered=False)
+    texts = [
+        f"{'uno due' if lang == 'en' else 'jeden dwa'} {text}"
+        for lang, text in zip(marked.languages, marked.texts, strict=True)
+    ]
+    loop = build_loop(config, train=type(marked)(**{**vars(marked), "texts": tuple(texts)}))
+    loop.run()
+    model: Any = loop.student.model.eval()
+    read: list[torch.Tensor] = []
+    find_head(model).register_forward_pre_hook(lambda module, inputs: read.append(inputs[0].detach()))
+    encoded = config.task.collate(loop.trainer.tokens, list(range(160)))
+    model(**encoded.inputs)
+    features = (read[0] - read[0].mean(0)) / read[0].std(0).clamp(min=1e-3)
+    target = torch.tensor([lang == "en" for lang in marked.languages]).long()
+    probe = torch.zeros(features.shape[1] + 1, 2, requires_grad=True)
+    optimizer = torch.optim.Adam([probe], lr=0.05)
+    for _ in range(200):
+        optimizer.zero_grad()
+        functional.cross_entropy(features @ probe[:-1] + probe[-1], target).backward()
+        optimizer.step()
+    return float(((features @ probe[:-1] + probe[-1]).argmax(1) == target).float().mean())
+
+
+@pytest.mark.nightly
+def test_languages_are_told_apart_less_by_what_an_aligned_head_reads() -> None:
+    assert tell_languages_apart(3.0) < tell_languages_apart(0.0) - 0.05
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"student": {"kind": "linear", "buckets": 64}}, "features are counts"),
+        ({"train": {"alignment": {}, "zero_stage": 3}}, "ZeRO stage 3"),
+        ({"objective": {"features": [{"kind": "hidden_mse"}]}}, "objective.features as well"),
+    ],
+)
+def test_what_cannot_be_aligned_is_refused(changes: dict[str, Any], words: str) -> None:
+    tree = run_config(alignment={}).model_dump()
+    with pytest.raises(ConfigError, match="cannot align the student") as error:
+        check_combinations(RunConfig.model_validate({**tree, **changes}))
+    assert words in str(error.value)
+
+
+def test_one_language_alone_is_refused() -> None:
+    only = rows(160, 1)
+    with pytest.raises(ConfigError, match="no two values of language"):
+        build_loop(run_config(alignment={}), train=only.select(only.is_in_language("en")))
+    with pytest.raises(ConfigError, match="no two values of group"):
+        build_loop(run_config(alignment={"column": "group"}))
+
+
+def test_runs_without_it_keep_their_fingerprint() -> None:
+    assert run_config(alignment=None).fingerprint() == run_config().fingerprint()
+    assert run_config(alignment={}).fingerprint() != run_config().fingerprint()
