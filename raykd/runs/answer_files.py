@@ -116,14 +116,11 @@ def make_target(
     """
     if path is None and not (ensemble or choose):
         return None
-    if path is None or (ensemble and choose):
-        raise ConfigError(
-            "nothing says where the ensemble's answers go"
-            if ensemble
-            else "nothing says where chosen rows go",
-            got="--ensemble and --choose" if ensemble and choose else "no --to",
-            wanted="--to PATH (to=...) as well, with one of both",
-        )
+    if ensemble and choose:
+        raise ConfigError("one file cannot hold answers and chosen rows", wanted="--ensemble or --choose")
+    if path is None:
+        what = "chosen rows" if choose else "the ensemble's answers"
+        raise ConfigError(f"nothing says where {what} go", wanted="--to PATH (to=...) as well")
     return Choice(choose, Path(path)) if choose else AnswerTargets(path, together=ensemble)
 
 

@@ -17,6 +17,7 @@ from raykd.data.rows import Rows
 from raykd.distill.signals import UNLABELLED, Signals
 from raykd.ensemble.disagreement import measure_disagreement
 from raykd.errors import ConfigError, DataError
+from raykd.runs.answer_files import make_target
 from raykd.scoring.ensembles.choosing import Choice, choose_disputed_rows, measure_rows, write_choice
 from tests.fakes import FixedSource
 from tests.worlds import rows, run_config
@@ -160,6 +161,11 @@ def rows_of(text: str) -> Rows:
 
 
 def test_what_cannot_be_chosen_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="where chosen rows go"):
+        make_target(None, choose=3)
+    with pytest.raises(ConfigError, match="one file cannot hold"):
+        make_target("rows.csv", ensemble=True, choose=3)
+    assert make_target("rows.csv", choose=3) == Choice(3, Path("rows.csv"))
     config = run_of(tmp_path)
     (tmp_path / "there.csv").write_text("x")
     for path in ("there.csv", "rows.parquet"):
