@@ -57,6 +57,7 @@ def remove_unused_run_keys(run: JsonObject, columns: Mapping[str, object]) -> No
     _remove(run["data"]["columns"], later)
     for change in run["data"].get("augment", ()):
         change.pop("path", None)  # what it makes is among the rows
+    _remove(run, {"peer": None})
     replay = run["data"].pop("replay")
     if replay is not None:  # its rows, like all, have a fingerprint of their own
         run["data"]["replay"] = {key: replay[key] for key in ("share", "seed")}
@@ -75,6 +76,7 @@ def remove_unused_teacher_keys(teacher: JsonObject) -> None:
 
 def simplify_model(model: JsonObject) -> None:
     """Remove the later keys of a model that change nothing, and the folders of its absolute paths."""
+    _remove(model, {"crf": False} if "crf" in model else {})
     _remove(model, _MODELS.get(str(model.get("kind")), {}))
     for key in ("path", "embedding_from", "function"):
         path = model.get(key)

@@ -108,9 +108,9 @@ class MultiRun(RunBase):
             )
         if self.student.kind == "pretrained":
             object.__setattr__(self, "student", self.student.start_from(self.active_teachers))
-        if getattr(self.student, "tuning", None) is not None:
+        if single := [key for key in ("tuning", "crf") if getattr(self.student, key, None)]:
             raise ValueError(
-                "student.tuning serves runs of one task: leave it out, or train each task in its own run"
+                f"student.{single[0]} serves runs of one task: leave it out, or train each task in its own run"
             )
         if self.serving.pool is not None:
             raise ValueError(

@@ -11,7 +11,10 @@ from raykd.distill.divergences.transformed import AnnealedLogitMSE
 from raykd.distill.features.states import Position
 from raykd.distill.objective import Objective
 from raykd.distill.weighting import Weighting
+from raykd.errors import ConfigError
+from raykd.models import Student
 from raykd.tasks import TaskBase
+from raykd.tasks.refusals import refuse_keys
 
 
 def check_objective(
@@ -95,6 +98,23 @@ def _check_unit_temperatures(objective: Objective, labels: Sequence[str]) -> Non
             f"objective.temperature {kind} follows from the teachers' weights, and {objective.weighting.inner.kind} "
             "reads the temperature to find them: write a number, or choose another weighting"
         )
+
+
+def check_crf(student: Student, task: TaskBase, objective: Objective) -> None:
+    """Refuse a chain of tags where there are no tags, and keys that weigh or soften the gold tag of one word beside it.
+
+    Raises:
+        ConfigError: Names the key.
+    """
+    if student.crf and task.head != "token_classification":
+        raise ConfigError(
+            f"student.crf scores which tag of a word follows which, and {task.kind} has no tags",
+            got="crf: true",
+            wanted="task: {kind: token_classification}, or no crf",
+        )
+    if student.crf:
+        keys = ("label_smoothing", "class_weights", "focal_gamma")
+        refuse_keys(objective, keys, "a tagger with a CRF, whose gold term is the likelihood of rows")
 
 
 def check_weighting(weighting: Weighting, teachers: Sequence[TeacherBase], data: DataConfig) -> None:

@@ -11,17 +11,20 @@ from pydantic import Field, field_validator, model_validator
 
 from raykd.config.data import Columns, DataConfig
 from raykd.config.kinds.assistants import add_their_teachers, check_assistants
+from raykd.config.kinds.peer import Peer, check_peer
 from raykd.config.kinds.pretraining import check_pretraining
+from raykd.config.kinds.teacher_defaults import apply_teacher_defaults
 from raykd.config.later_keys import remove_unused_run_keys, remove_unused_teacher_keys, simplify_model
-from raykd.config.objective import asks_others, check_features, check_objective, check_union, check_weighting
-from raykd.config.overlay import check_name, overlay
-from raykd.config.teachers import (
-    ServingConfig,
-    TeacherConfig,
-    TrainedTeacher,
-    find_teacher_kind,
-    list_foreign_keys,
+from raykd.config.objective import (
+    asks_others,
+    check_crf,
+    check_features,
+    check_objective,
+    check_union,
+    check_weighting,
 )
+from raykd.config.overlay import check_name, overlay
+from raykd.config.teachers import ServingConfig, TeacherConfig, TrainedTeacher
 from raykd.config.train import TrainConfig, WorkersConfig
 from raykd.distill.objective import Objective
 from raykd.models import Student
@@ -161,6 +164,8 @@ class RunConfig(RunBase):
     """Also train the student without teachers, for the same number of steps."""
     objective: Objective = Objective()
     train: TrainConfig = TrainConfig()
+    peer: Peer | None = None
+    """A second student, which learns beside the first, each also from the other."""
     phases: tuple[Phase, ...] = ()
     """Changes of the objective, the learning rate and the weight decay during training, in order of their progress."""
     workers: WorkersConfig = WorkersConfig()
@@ -195,6 +200,10 @@ class RunConfig(RunBase):
         # The model is frozen for its users; a validator may still complete it.
         object.__setattr__(self, "task", self.task.with_labels(self.data.labels))
         self.task.check(self.data.labels, self.objective)
+        check_crf(self.student, self.task, self.objective)
+        if self.peer is not None:
+            check_peer(self.peer, self.student, self.task, self.objective, self.train)
+            check_crf(self.peer.student, self.task, self.objective)
         check_objective(self.objective, self.data.labels, {t.name: t.missing for t in self.active_teachers})
         if self.train.metric not in self.task.metric_names:
             raise ValueError(
@@ -283,6 +292,7 @@ class RunConfig(RunBase):
         for phase in self.phases:
             objective = self.at_progress(phase.at).objective
             self.task.check(self.data.labels, objective)
+            check_crf(self.student, self.task, objective)
             check_objective(objective, self.data.labels, {t.name: t.missing for t in self.active_teachers})
             if asks_others(objective, self.objective):
                 raise ValueError(
@@ -315,6 +325,7 @@ class RunConfig(RunBase):
                 "teachers": (),
                 "select_teachers": None,
                 "phases": (),
+                "peer": None,
                 "baseline": False,
                 "objective": self.objective.gold_alone(),
                 "train": self.train.model_copy(update={"steps": steps, "epochs": None}),
@@ -374,21 +385,3 @@ _CHANGE_NOTHING = {
     "from_run",
 }
 _EMPTY_TEACHER_KEYS = {"path": None, "revision": None, "trust_remote_code": False, "training": None}
-
-
-def apply_teacher_defaults(data: object) -> object:
-    """Return a run's tree with `teacher_defaults` laid under every teacher. Other values are returned unchanged."""
-    if not isinstance(data, Mapping) or not isinstance(data.get("teacher_defaults"), Mapping):
-        return data
-    defaults = data["teacher_defaults"]
-    teachers = data.get("teachers")
-    if not isinstance(teachers, (list, tuple)) or not all(isinstance(t, Mapping) for t in teachers):
-        return data
-    return {**data, "teachers": [overlay(_choose_defaults(defaults, t), t) for t in teachers]}
-
-
-def _choose_defaults(defaults: JsonObject, teacher: JsonObject) -> JsonObject:
-    """Return the defaults without keys that the teacher's kind lacks."""
-    kind = find_teacher_kind(teacher) or find_teacher_kind(defaults)
-    other = list_foreign_keys(kind) | ({"kind"} if defaults.get("kind") != kind else set())
-    return {key: value for key, value in defaults.items() if key not in other}

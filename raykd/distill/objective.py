@@ -15,7 +15,7 @@ Decision record:
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -43,6 +43,16 @@ from raykd.distill.weighting import Weighting
 from raykd.distill.weightings.routing import ByLanguage
 from raykd.distill.wide.fused import is_fused
 from raykd.spec import Spec
+
+
+class Given(TypedDict, total=False):
+    """What `Objective.compute_shares` is told beside the arguments that it always has; each may be None."""
+
+    own: Counts | None
+    class_weights_C: torch.Tensor | None
+    values_N: torch.Tensor | None
+    gold_logits_NC: torch.Tensor | None
+    features: FeatureBatch | None
 
 
 class Term(Spec):
@@ -236,24 +246,11 @@ class Objective(Spec):
         progress: float,
         totals: Counts,
         open_NC: torch.Tensor | None = None,
-        *,
-        own: Counts | None = None,
-        class_weights_C: torch.Tensor | None = None,
-        values_N: torch.Tensor | None = None,
-        features: FeatureBatch | None = None,
+        **given: Unpack[Given],
     ) -> ObjectiveResult:
         """Compute this micro-batch's share of the loss; arguments and errors are those of `compute_shares`."""
         return self.compute_shares(
-            student_logits_NC,
-            labels_N,
-            signals,
-            progress,
-            totals,
-            open_NC,
-            own=own,
-            class_weights_C=class_weights_C,
-            values_N=values_N,
-            features=features,
+            student_logits_NC, labels_N, signals, progress, totals, open_NC, **given
         ).join()
 
     def compute_shares(
@@ -268,6 +265,7 @@ class Objective(Spec):
         own: Counts | None = None,
         class_weights_C: torch.Tensor | None = None,
         values_N: torch.Tensor | None = None,
+        gold_logits_NC: torch.Tensor | None = None,
         features: FeatureBatch | None = None,
     ) -> Shares:
         """Compute what units contribute to the loss, not added up yet.
@@ -282,6 +280,7 @@ class Objective(Spec):
             own: This micro-batch's own counts; None counts them, which reads `labels_N` back from a device.
             class_weights_C: From `compute_class_weights`, where the objective has `class_weights`.
             values_N: Gold numbers (`compute_gold_losses`); None where gold is a choice.
+            gold_logits_NC: What gold labels are compared with, where that is not what teachers are.
             features: States of student and teachers; None where no feature term has weight (`wants_features`).
 
         Raises:
@@ -303,12 +302,13 @@ class Objective(Spec):
         values = self.values_at(progress)
         # The kernels read logits in the precision of their product; all others compute with float32 from here on.
         logits_NC = student_logits_NC if is_fused(student_logits_NC) else student_logits_NC.float()
+        gold_NC = logits_NC if gold_logits_NC is None else gold_logits_NC
         shares: list[tuple[torch.Tensor, float]] = []
         sums: dict[str, torch.Tensor] = {}
         weights_M = None
         if values.alpha > 0.0:
             hard = compute_gold_loss(
-                logits_NC,
+                gold_NC,
                 labels_N,
                 self.label_smoothing,
                 open_NC,
@@ -330,7 +330,7 @@ class Objective(Spec):
             if values.least_confidence > 0.0:
                 parts = silence_unsure(parts, labels_N, values.least_confidence)
             share = (1.0 - values.alpha) / max(totals.soft, 1)
-            fallback_N = compute_gold_losses(logits_NC, labels_N, values_N) if counts.uncovered else 0.0
+            fallback_N = compute_gold_losses(gold_NC, labels_N, values_N) if counts.uncovered else 0.0
             soft = self._soft(fallback_N, labels_N, parts, values, sums, counts)
             soft += self._compare_features(features, weights_MN, find_silent(parts, weights_MN), values, sums)
             shares += [(value, factor * share) for value, factor in soft]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import torch
 
@@ -18,14 +18,16 @@ class Counts:
         hard: Units with a gold label.
         soft: Units in the soft sum: covered ones, and those that fall back to the gold label.
         uncovered: Those of ``soft`` that fall back.
+        seen: Units that the student sees; counted where two students learn from each other.
     """
 
     hard: int = 0
     soft: int = 0
     uncovered: int = 0
+    seen: int = 0
 
     def __add__(self, other: Counts) -> Counts:
-        return Counts(self.hard + other.hard, self.soft + other.soft, self.uncovered + other.uncovered)
+        return Counts(*map(operator.add, astuple(self), astuple(other)))
 
 
 @dataclass(frozen=True)

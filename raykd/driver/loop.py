@@ -12,7 +12,7 @@ import torch
 
 from raykd import models
 from raykd.config import Run, RunConfig
-from raykd.models.multi import MultiModel, save_tasks, share_encoder
+from raykd.models.multi import MultiModel, PairModel, StudentModel, pair_up, save_tasks, share_encoder
 from raykd.models.starts.handover import describe_handover
 from raykd.networks.narrowing import measure_taylor
 from raykd.point import Point
@@ -81,8 +81,8 @@ def make_loop(
 
 def make_student_model(
     config: Run, tokenizer: Tokenizer, prepared: Mapping[str, PreparedRows] | None = None
-) -> models.TextModel | MultiModel:
-    """Return the student at its seeded start; several tasks share one encoder and have a head each.
+) -> StudentModel:
+    """Return the student at its seeded start; several tasks share one encoder and have a head each; with its peer.
 
     Args:
         config: The run.
@@ -93,7 +93,16 @@ def make_student_model(
         name: make_task_model(member, tokenizer, None if prepared is None else prepared[name])
         for name, member in config.members.items()
     }
-    return students[""] if "" in students else share_encoder(students)
+    if "" not in students:
+        return share_encoder(students)
+    member = config.members[""]
+    if member.peer is None:
+        return students[""]
+    # Another seed, because two networks that begin alike have nothing to tell each other.
+    second = member.model_copy(update={"student": member.peer.student, "seed": member.seed + 1, "peer": None})
+    return pair_up(
+        students[""], make_task_model(second, tokenizer, None if prepared is None else prepared[""])
+    )
 
 
 def make_task_model(
@@ -129,18 +138,34 @@ def yield_gold_losses(
     for begin in range(0, len(rows), MEASURED_BATCH):
         encoded = task.collate(tokens, rows[begin : begin + MEASURED_BATCH].tolist(), padding)
         counts = objective.counts(encoded.labels_N, None)
-        units = task.relate_units(task.gather(encoded.run(model), encoded).float())
+        units, gold = task.gather_taught(encoded.run(model), encoded)
         open_NC, values_N = encoded.extra.get("open_NC"), encoded.extra.get("values_N")
         result = objective.evaluate(
-            units, encoded.labels_N, None, 0.0, counts, open_NC, own=counts, values_N=values_N
+            task.relate_units(units.float()),
+            encoded.labels_N,
+            None,
+            0.0,
+            counts,
+            open_NC,
+            own=counts,
+            values_N=values_N,
+            gold_logits_NC=gold,
         )
         yield result.loss * counts.hard
+
+
+def name_peer_folder(output: Path) -> Path:
+    """Return the folder of a student's peer."""
+    return output.with_name(f"{output.name}_peer")
 
 
 def save_student(loop: TrainingLoop, output: Path) -> None:
     """Write the best student into a folder; each of several tasks gets a folder in it."""
     student, members = loop.best_student(), loop.config.members
     cards = {name: make_model_card(member, loop, name) for name, member in members.items()}
+    if isinstance(student, PairModel):  # the peer first: where there is a student, the job is done
+        models.save_model(student.peer, name_peer_folder(output), card=cards[""])
+        student = student.student
     if isinstance(student, MultiModel):
         save_tasks(student, output, cards=cards)
     else:

@@ -158,6 +158,10 @@ def _inspect_base(
             from raykd.models.vectors import build_factorised
 
             model = build_factorised(model, head, student.embedding_size, str(folder))
+        if student.crf:
+            from raykd.networks.crf import add_crf
+
+            add_crf(model)
     if student.tuning is not None:
         student.tuning.apply(model, head, missing, str(folder))
     return BaseInspection(
@@ -327,20 +331,6 @@ def _new_head(model: PreTrainedModel, folder: Path) -> list[str]:
     return [f"{name}.{own}" for own, _ in drawn.named_parameters()]
 
 
-def set_start(model: PreTrainedModel, value: float) -> None:
-    """Let a new head with one output begin at a value: its bias, if there is one and it has learnt nothing yet."""
-    import torch
-
-    biases = [
-        p
-        for name, p in model.named_parameters()
-        if name.endswith("bias") and p.shape == (1,) and p.requires_grad
-    ]
-    if len(biases) == 1 and not bool(biases[0].any()):
-        with torch.no_grad():
-            biases[0].fill_(value)
-
-
 def build_student(
     student: Student,
     tokenizer: Tokenizer,
@@ -390,7 +380,9 @@ def rebuild_student(
     """
     tuning = getattr(student, "tuning", None)
     if tuning is None:
-        model: PreTrainedModel = type(trained.model)(trained.model.config)
+        from raykd.networks.crf import build_like
+
+        model = build_like(trained.model)
         model.load_state_dict(weights)
         return model
     model = build_student(student, trained.tokenizer, trained.labels, seed, task)

@@ -67,11 +67,19 @@ class PretrainedStudent(Spec):
     """In training, wherever the architecture has some; None keeps the checkpoint's."""
     tuning: Tuning | None = None
     """Which weights are trained: adapters beside frozen weights, or the head alone. None trains all."""
+    crf: bool = False
+    """A tagger scores also which tag follows which (a linear-chain CRF): gold tags teach a row as a whole, teachers
+    teach the marginals of its words, and the best row of tags is answered. A checkpoint with such scores keeps them."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> PretrainedStudent:
         if self.layers is not None and len(set(self.layers)) != len(self.layers):
             raise ValueError(f"layers names a layer twice: {list(self.layers)}")
+        if self.crf and self.tuning is not None and self.tuning.kind != "head":
+            raise ValueError(
+                f"crf: a checkpoint under tuning {self.tuning.kind} is saved as an adapter, which has no place for the "
+                "scores of a chain: leave one of them out, or write tuning: {kind: head}"
+            )
         if self.vocab_size is not None and self.vocabulary != "trimmed":
             raise ValueError("vocab_size plays no part without vocabulary: trimmed")
         if self.importance == "taylor" and (not self.is_narrowed or self.tuning is not None):
@@ -196,6 +204,10 @@ class PretrainedStudent(Spec):
                 from raykd.models.vectors import factorise_embeddings
 
                 model = factorise_embeddings(model, head, self.embedding_size, self.path)
+            if self.crf:
+                from raykd.networks.crf import add_crf
+
+                add_crf(model)
             if self.tuning is not None:
                 self.tuning.apply(model, head, missing, self.path)
             return model

@@ -159,5 +159,21 @@ def read_model(
         )
         if head == "seq2seq":
             fill_start(model, folder)
+        if head == "token_classification":
+            _restore_crf(model, folder)
         mismatched = [key[0] if isinstance(key, tuple) else key for key in found["mismatched_keys"]]
         return model, sorted({*found["missing_keys"], *mismatched})
+
+
+def _restore_crf(model: PreTrainedModel, folder: Path) -> None:
+    """Give a tagger the chain of its checkpoint, if that has one; its scores are 0 for other tags than its own."""
+    from raykd.networks import crf
+
+    if getattr(model.config, crf.CONFIG_KEY, False):
+        chain = crf.find_crf(crf.add_crf(model))
+        assert chain is not None
+        if tuple(files.read_labels(folder)) == crf.list_tags(model):
+            from safetensors import safe_open
+
+            with safe_open(files.read_stored_weights(folder)[crf.WEIGHT].path, "pt") as stored:
+                chain.scores_XC.data.copy_(stored.get_tensor(crf.WEIGHT))

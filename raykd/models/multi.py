@@ -1,4 +1,4 @@
-"""`MultiModel`: one encoder with a head per task.
+"""`MultiModel`: one encoder with a head per task; `PairModel`: two networks that learn from each other.
 
 Decision record: each part is transformers' own model for its task (a sequence classifier, a token classifier, ...), and
 all parts hold the same encoder weights, not copies. So no architecture needs heads of raykd's own, and a part behaves
@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -30,6 +30,7 @@ from raykd.models.textmodel import (
     write_json,
     write_whole_folder,
 )
+from raykd.networks.crf import build_like
 from raykd.pretrained import files
 from raykd.pretrained.structure import is_in_encoder
 
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
     from raykd.text.tokens import Tokenizer
 
+PEER = "peer"
+"""The route to the second network."""
 KIND = "raykd_multi"
 """The model type in the config.json of a directory that holds a folder per task."""
 _SHARED = "model-00001-of-00002.safetensors"
@@ -74,6 +77,23 @@ class MultiHead(nn.Module):
         return outputs
 
 
+class Pair(nn.Module):
+    """Both networks as one module.
+
+    Args:
+        student: The first one.
+        peer: The second one.
+    """
+
+    def __init__(self, student: nn.Module, peer: nn.Module) -> None:
+        super().__init__()
+        self.student, self.peer = student, peer
+
+    def forward(self, route: str = "", **inputs: torch.Tensor) -> Any:
+        """Return the outputs of the student, or of its peer where `route` says so."""
+        return self.peer(**inputs) if route == PEER else self.student(**inputs)
+
+
 @dataclass(frozen=True)
 class MultiModel:
     """A model per task, all with one encoder. Made by `share_encoder` or `load_tasks`.
@@ -90,6 +110,35 @@ class MultiModel:
     def tokenizer(self) -> Tokenizer:
         """The tokenizer that all parts share."""
         return next(iter(self.parts.values())).tokenizer
+
+
+@dataclass(frozen=True)
+class PairModel:
+    """A student and its peer. Made by `pair_up`.
+
+    Attributes:
+        model: Both as one module.
+        student: The student; its model is a part of that module, as the peer's is.
+        peer: The peer.
+    """
+
+    model: Pair
+    student: TextModel
+    peer: TextModel
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that both share."""
+        return self.student.tokenizer
+
+
+StudentModel = TextModel | MultiModel | PairModel
+"""What a loop trains: one network, one with a head a task, or a pair."""
+
+
+def pair_up(student: TextModel, peer: TextModel) -> PairModel:
+    """Return a student and its peer as one."""
+    return PairModel(Pair(student.model, peer.model), student, peer)
 
 
 def share_encoder(parts: Mapping[str, TextModel]) -> MultiModel:
@@ -149,10 +198,7 @@ def rebuild_tasks(student: MultiModel, weights: Mapping[str, torch.Tensor]) -> M
         weights: A state dict of ``student.model``.
     """
     rebuilt = share_encoder(
-        {
-            name: replace(part, model=type(part.model)(part.model.config))
-            for name, part in student.parts.items()
-        }
+        {name: replace(part, model=build_like(part.model)) for name, part in student.parts.items()}
     )
     rebuilt.model.load_state_dict(dict(weights))
     return rebuilt

@@ -256,7 +256,7 @@ class LinearStudent(FreshStudent):
         Raises:
             ValueError: The ranges of n-grams are empty, not positive, or both null.
         """
-        return HashedNgrams(**self.model_dump(exclude={"kind"}))
+        return HashedNgrams(**self.model_dump(exclude={"kind", "crf"}))
 
     def tokenizer_key(self) -> str:
         """Return a key that two students share exactly if they fit equal tokenizers."""

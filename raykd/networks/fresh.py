@@ -34,6 +34,9 @@ class FreshStudent(Spec):
     marks_sources: ClassVar[bool] = False
     """Whether its sources begin with the language to write, where there are several."""
     kind: str
+    crf: bool = False
+    """A tagger scores also which tag follows which (a linear-chain CRF): gold tags teach a row as a whole, teachers
+    teach the marginals of its words, and the best row of tags is answered."""
 
     def build(
         self, tokenizer: Tokenizer, labels: Sequence[str], seed: int, head: Head | None = None
@@ -68,6 +71,10 @@ class FreshStudent(Spec):
             from raykd.networks.sentences import add_sentence_modules
 
             return add_sentence_modules(model, SentenceModules())
+        if self.crf:
+            from raykd.networks.crf import add_crf
+
+            add_crf(model)
         return model
 
     @abstractmethod

@@ -115,16 +115,21 @@ def compute_disk(
         tokens: Of the student's trimmed vocabulary; None if it is not trimmed, or not yet known.
     """
     members = config.members
+    first = next(iter(members.values()))
 
     def count_parameters(least: bool) -> int | None:
         counts = (
             count_student_parameters(config.student, m.task, m.data.labels, least=least, tokens=tokens)
             for m in members.values()
         )
-        return max((count for count in counts if count is not None), default=None)
+        found = max((count for count in counts if count is not None), default=None)
+        if found is None or first.peer is None:
+            return found
+        return found + (
+            count_student_parameters(first.peer.student, first.task, first.data.labels, least=least) or 0
+        )
 
     largest, smallest = count_parameters(least=False), count_parameters(least=True)
-    first = next(iter(members.values()))
     trained = count_trained_parameters(config.student, first.task, first.data.labels)
     store = [part for task, own in (data or {}).items() for part in estimate_store_sizes(members[task], own)]
     output = Path(config.output).resolve()

@@ -37,7 +37,8 @@ from raykd.tasks.scores.metrics import find_metric_title, is_rate
 History = Mapping[str, Sequence[tuple[int, float]]]
 """Metric name to (step, value) in the order of steps."""
 ROLE_COLOURS: Mapping[Role, str] = {
-    "teacher": "#56B4E9", "ensemble": "#0072B2", "baseline": GREY, "student": "#D55E00",
+    "teacher": "#56B4E9", "ensemble": "#0072B2", "baseline": GREY, "peer": "#E69F00",
+    "student": "#D55E00",
 }  # fmt: skip
 LEAST_LABELLED = 8
 """Per cent of a stacked bar below which its number does not fit into it."""

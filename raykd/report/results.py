@@ -21,7 +21,7 @@ from raykd.report.sizes import Size
 from raykd.tasks.scores.classes import ClassScores
 from raykd.tasks.scores.classification import ECE_BINS, compute_calibration_bins, log_softmax
 
-Role = Literal["teacher", "ensemble", "baseline", "student"]
+Role = Literal["teacher", "ensemble", "baseline", "peer", "student"]
 ROLES: tuple[Role, ...] = get_args(Role)
 """The order of rows in every table and of colours in every plot."""
 Measure = Callable[[NDArray[np.int64]], dict[str, float]]

@@ -35,7 +35,7 @@ from raykd.tasks.scores.metrics import find_metric_title, is_higher_better, is_o
 
 ROLE_TITLES: Mapping[Role, str] = {
     "teacher": "teacher", "ensemble": "teachers' ensemble", "baseline": "undistilled student",
-    "student": "distilled student",
+    "peer": "the student's peer", "student": "distilled student",
 }  # fmt: skip
 _NARROW_HEADS = {**NARROW_HEADS, "languages": "langs", "macro-F1 %": "macro\nF1 %"}
 """Headings that are too wide for a terminal."""

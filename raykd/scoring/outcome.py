@@ -18,6 +18,7 @@ from raykd.data.load import Dataset
 from raykd.distill.signals import UNLABELLED
 from raykd.driver.ending import Ending
 from raykd.driver.jobs import TaskJob
+from raykd.driver.loop import name_peer_folder
 from raykd.driver.recording import describe_results, record_report
 from raykd.folders.folder import RunFolder
 from raykd.keys import make_key_part
@@ -29,7 +30,7 @@ from raykd.report.ensembles.page import write_ensemble_page
 from raykd.report.fitted_table import FittedTable
 from raykd.report.forgetting import ForgettingTable
 from raykd.report.plots import collect_curves
-from raykd.report.results import build_calibration_curve, compute_agreement
+from raykd.report.results import Role, build_calibration_curve, compute_agreement
 from raykd.report.runs.page import write_run_page
 from raykd.report.runs.report import RunReport
 from raykd.report.table import ResultTable, format_system
@@ -119,10 +120,13 @@ def conclude_task(
         read_counters: Reads the counters of all teachers of the run, over all its starts.
     """
     student, students = jobs[-1], []
-    for job in jobs:
-        title = "student" if job.role == "student" else "undistilled student"
-        predictions, scores = score_student(title, job.role, job.output, student.config, student.held_out)
-        stored = measure_stored_megabytes(job.output)
+    titles: dict[Role, str] = {"student": "student", "peer": "peer", "baseline": "undistilled student"}
+    saved: list[tuple[Role, Path]] = [(job.role, job.output) for job in jobs]
+    if student.config.peer is not None:
+        saved.insert(-1, ("peer", name_peer_folder(student.output)))
+    for role, output in saved:
+        predictions, scores = score_student(titles[role], role, output, student.config, student.held_out)
+        stored = measure_stored_megabytes(output)
         students.append((replace(predictions, megabytes=stored), scores))
     teachers = TeacherResults()
     if pool is not None:
@@ -152,7 +156,7 @@ def conclude_task(
     _set_tags(tracker, task, student, teachers)
     _record(tracker, task, student, report, page)
     logged = _log_student(tracker, student)
-    places = [f"student  {student.output}"]
+    places = [f"{role}  {output}" for role, output in reversed(saved) if role != "baseline"]
     return Outcome(
         table=report.table,
         tables=(
@@ -307,7 +311,12 @@ def _log_student(tracker: Tracker, student: TaskJob) -> str | None:
 def _list_table_metrics(table: ResultTable) -> dict[str, float]:
     """Return the numbers of the final table by metric name."""
     values: dict[str, float] = {}
-    prefixes = {"student": "test", "baseline": "baseline/test", "ensemble": "ensemble/test"}
+    prefixes = {
+        "student": "test",
+        "peer": "peer/test",
+        "baseline": "baseline/test",
+        "ensemble": "ensemble/test",
+    }
     for answers, score in table.systems:
         prefix = prefixes.get(answers.role, f"teacher/{answers.name}/test")
         for lang, metrics in score.by_language.items():

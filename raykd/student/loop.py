@@ -26,20 +26,18 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import astuple
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from raykd import models
 from raykd.answers.source import AnswerSlots, SignalSource
 from raykd.config import Run
 from raykd.data.task_order import TaskOrder
 from raykd.devices import seed_generators
 from raykd.distill.shares import Counts, ObjectiveResult
-from raykd.models.bases import rebuild_student
-from raykd.models.multi import MultiModel, rebuild_tasks
+from raykd.models.multi import StudentModel
 from raykd.point import Point
 from raykd.student.adversarial.passes import MicroBatch, train_micro_batch
 from raykd.student.engine import Engine
@@ -51,11 +49,8 @@ from raykd.student.nonfinite import describe_nonfinite, make_nonfinite_error
 from raykd.student.padding import check_one_pass
 from raykd.student.prefetch import PendingStep, Prefetcher, StepWork
 from raykd.student.prepare import PreparedRows
-from raykd.student.task_trainer import (
-    TaskTrainer,
-    build_task_trainers,
-    get_trained_module,
-)
+from raykd.student.task_trainer import TaskTrainer
+from raykd.student.trainers.build import build_task_trainers, get_trained_module, rebuild_best
 from raykd.tasks.scores.ranking import build_rank_key
 from raykd.timeline import EpochStages, stage, step_part
 
@@ -86,7 +81,7 @@ class TrainingLoop:
         self,
         config: Run,
         prepared: PreparedRows | Mapping[str, PreparedRows],
-        student: models.TextModel | MultiModel,
+        student: StudentModel,
         source: SignalSource | Mapping[str, SignalSource] | None,
         *,
         rank: int = 0,
@@ -177,15 +172,15 @@ class TrainingLoop:
 
         Ranks must check for a notice together. Rank 0 says when, in the same reduction, which costs nothing more.
         """
-        local = Counts(0, 0, 0)
+        local = Counts()
         for micro in micros:
             local = local + micro.counts
         now = time.monotonic()
         due = self._is_noticed is not None and self.rank == 0 and now - self._last_check >= NOTICE_S
-        hard, soft, uncovered, check = reduce_sum([local.hard, local.soft, local.uncovered, float(due)])
+        *counted, check = reduce_sum([*astuple(local), float(due)])
         if check and self._is_noticed is not None:
             self._last_check, self._wants_checkpoint = now, self._is_noticed()
-        return Counts(int(hard), int(soft), int(uncovered))
+        return Counts(*map(int, counted))
 
     def _describe_rows(self, step: int, trainer: TaskTrainer, micro: MicroBatch) -> str:
         ids = [trainer.rows.ids[i] for i in micro.rows[:8]]
@@ -367,20 +362,10 @@ class TrainingLoop:
         if self.rank == 0:
             self.best_weights = torch.load(directory / "best.pt", weights_only=True)
 
-    def best_student(self) -> models.TextModel | MultiModel:
+    def best_student(self) -> StudentModel:
         """Return the student with its best weights; rank 0 only."""
         assert self.best_weights is not None, "no evaluation yet"
-        # The trained module carries DeepSpeed's hooks; a fresh one of the same configuration does not.
-        if isinstance(self.student, MultiModel):
-            whole = rebuild_tasks(self.student, self.best_weights)
-            parts = {name: self.trainers[name].complete_student(part) for name, part in whole.parts.items()}
-            return replace(whole, parts=parts)
-        config = self.trainer.config
-        model = rebuild_student(config.student, self.student, self.best_weights, config.seed, config.task)
-        # The tokens at which texts begin and end may stand only there.
-        if hasattr(self.student.model, "generation_config"):
-            model.generation_config = self.student.model.generation_config
-        return self.trainer.complete_student(replace(self.student, model=model))
+        return rebuild_best(self.student, self.best_weights, self.trainers)
 
 
 def plan_evaluation_steps(total: int, evaluations: int) -> set[int]:

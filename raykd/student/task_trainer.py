@@ -16,13 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from raykd import models
 from raykd.answers.layout import StudentUnits, lay_out_answers
 from raykd.answers.source import AnswerSlots, SignalSource
 from raykd.answers.vocabularies import VocabularyMatch
-from raykd.config import MultiRun, Run, RunConfig
+from raykd.config import RunConfig
 from raykd.data.stream import BatchStream
 from raykd.distill.adapting.adaptation import Adaptation
 from raykd.distill.chunks import evaluate_hidden
@@ -30,9 +29,7 @@ from raykd.distill.features.sums import FeatureBatch
 from raykd.distill.losses import compute_class_weights
 from raykd.distill.shares import Counts, ObjectiveResult
 from raykd.distill.signals import Signals
-from raykd.models.bases import set_start
-from raykd.models.lm import Headless
-from raykd.models.multi import MultiModel
+from raykd.models.starts.heads import set_start
 from raykd.student.adversarial.alignment import Aligner
 from raykd.student.adversarial.passes import MicroBatch, Perturbation
 from raykd.student.engine import Engine
@@ -127,7 +124,7 @@ class TaskTrainer:
         """The run from each step on at which a phase begins."""
         self._facts = prepared.facts
         self._unit = self.task.measure_unit(self.rows)
-        start = self.task.find_start(self.rows)
+        start = self.task.find_start(self.rows, config.data.labels)
         if start is not None:
             set_start(student.model, start)
         self._choices = len(self.task.name_choices(config.data.labels))
@@ -243,7 +240,7 @@ class TaskTrainer:
             features: States of student and teachers, from `forward`.
         """
         encoded, signals = micro.encoded, micro.signals
-        units = self.task.gather(outputs, encoded)
+        units, gold = self.task.gather_taught(outputs, encoded)
         if not self.task.language:
             values_N, logits_NC = (
                 encoded.extra.get("values_N"),
@@ -259,6 +256,7 @@ class TaskTrainer:
                 own=micro.counts,
                 class_weights_C=self._class_weights_C,
                 values_N=None if values_N is None else values_N / self._unit,
+                gold_logits_NC=gold,
                 features=features,
             )
             return self.adaptation.measure(
@@ -363,32 +361,3 @@ class TaskTrainer:
         order = np.concatenate([np.asarray(picked, dtype=np.int64) for picked, _ in parts])
         joined = join_system_answers([part for _, part in parts])
         return compute_language_scores(self.task, joined, rows.select(order), self.config.data.labels)
-
-
-def get_trained_module(config: Run, student: models.TextModel | MultiModel) -> nn.Module:
-    """Return what the engine trains: the model, or over a vocabulary the model up to its output head.
-
-    Raises:
-        ModelError: The family changes its logits after the head.
-    """
-    if isinstance(config, MultiRun) or isinstance(student, MultiModel) or not config.task.language:
-        return student.model
-    return Headless(student.model)
-
-
-def build_task_trainers(
-    config: Run,
-    prepared: PreparedRows | Mapping[str, PreparedRows],
-    student: models.TextModel | MultiModel,
-    source: SignalSource | Mapping[str, SignalSource] | None,
-    device: torch.device,
-) -> dict[str, TaskTrainer]:
-    """Build one trainer per task of a run; what is not given by task belongs to the only one."""
-    rows = {"": prepared} if isinstance(prepared, PreparedRows) else prepared
-    sources = source if isinstance(source, Mapping) else {"": source}
-    parts = student.parts if isinstance(student, MultiModel) else {"": student}
-    most = max(2, MOST_SHAPES // len(config.members))
-    return {
-        name: TaskTrainer(name, member, rows[name], parts[name], sources.get(name), device, most)
-        for name, member in config.members.items()
-    }

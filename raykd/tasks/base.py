@@ -189,6 +189,12 @@ class TaskBase(Spec):
         brought to the run's labels after `gather`, by `start_answers` with the columns of `map_columns`.
         """
 
+    def gather_taught(
+        self, outputs: ModelOutputs, encoded: EncodedBatch
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return a student's logits as `gather` does, and those that the gold term reads where it reads others."""
+        return self.gather(outputs, encoded), None
+
     def scale_answers(self, logits_NC: torch.Tensor) -> torch.Tensor:
         """Return answers as numbers by which two answers of a model are compared: probabilities."""
         return torch.asinh(logits_NC) if self.has_scale else logits_NC.softmax(dim=-1)
@@ -303,8 +309,8 @@ class TaskBase(Spec):
         """Return in what the loss counts differences of answers: 1, except where answers have a scale of their own."""
         return 1.0
 
-    def find_start(self, rows: TextBatch) -> float | None:
-        """Return what a new head answers before it has learnt anything, by the training rows; None leaves it at 0."""
+    def find_start(self, rows: TextBatch, labels: Sequence[str]) -> float | NDArray[np.float32] | None:
+        """Return where a new head begins, by the training rows: its one bias, or a chain's scores; None is 0."""
         return None
 
     @property

@@ -106,7 +106,7 @@ class Regression(TaskBase):
         values_X = get_values(rows)[rows.labels_B != UNLABELLED]
         return float(values_X.std()) if len(values_X) and np.ptp(values_X) > 0.0 else 1.0
 
-    def find_start(self, rows: TextBatch) -> float | None:
+    def find_start(self, rows: TextBatch, labels: Sequence[str]) -> float | None:
         """Return the mean of the labelled values."""
         values_X = get_values(rows)[rows.labels_B != UNLABELLED]
         return float(values_X.mean()) if len(values_X) else None

@@ -23,6 +23,7 @@ from raykd.distill.objective import Objective
 from raykd.distill.signals import UNLABELLED
 from raykd.head import Head
 from raykd.tasks.base import SystemAnswers, TaskBase
+from raykd.tasks.chains import compute_marginals, condition_on_gold, estimate_scores, follow_best_row
 from raykd.tasks.forms import RowForm
 from raykd.tasks.registry import register_task
 from raykd.tasks.schemes import Scheme, map_tag_columns, parse_scheme
@@ -62,6 +63,12 @@ class TokenClassification(TaskBase):
         """Refuse labels that are not the tags of one scheme."""
         parse_scheme(labels)
 
+    def find_start(self, rows: TextBatch, labels: Sequence[str]) -> NDArray[np.float32] | None:
+        """Return a chain's scores by how often tags follow each other in the labelled rows."""
+        labels_N = self.list_unit_labels(rows)
+        known = bool((labels_N != UNLABELLED).any())
+        return estimate_scores(labels_N, self.count_units(rows), len(labels)) if known else None
+
     def encode(self, tokenizer: Tokenizer, batch: TextBatch) -> EncodedRows:
         """Return the token ids of B rows, and which token is read for each word.
 
@@ -94,11 +101,37 @@ class TokenClassification(TaskBase):
         return np.asarray(flat, dtype=np.int64)
 
     def gather(self, outputs: ModelOutputs, encoded: EncodedBatch) -> torch.Tensor:
-        """Return ``[N, C]``: of ``[B, L, C]`` logits those at each word's token."""
+        """Return ``[N, C]``: of ``[B, L, C]`` logits those at each word's token; of a chain its marginals.
+
+        The most probable tags of a chain's words are the best row of tags (`follow_best_row`).
+        """
+        emissions_NC, scores_XC = self._read(outputs, encoded)
+        if scores_XC is None:
+            return emissions_NC
+        logits_NC = compute_marginals(emissions_NC, encoded.counts_B, scores_XC)
+        return follow_best_row(logits_NC, emissions_NC, encoded.counts_B, scores_XC)
+
+    def gather_taught(
+        self, outputs: ModelOutputs, encoded: EncodedBatch
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """See `TaskBase`; of a chain the marginals, and for the gold term what the tags before tell."""
+        emissions_NC, scores_XC = self._read(outputs, encoded)
+        if scores_XC is None:
+            return emissions_NC, None
+        return condition_on_gold(emissions_NC, encoded.counts_B, scores_XC, encoded.labels_N)
+
+    def _read(self, outputs: ModelOutputs, encoded: EncodedBatch) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return each word's logits, and the scores of a chain, where there is one; it sees nothing of cut words."""
         logits = outputs.logits
         if logits.ndim != 3 or encoded.places_N2 is None:
             raise ValueError(f"a tagger gives [B, L, C] logits, got {tuple(logits.shape)}")
-        return logits[encoded.places_N2[:, 0], encoded.places_N2[:, 1]]
+        words_NC = logits[encoded.places_N2[:, 0], encoded.places_N2[:, 1]]
+        transitions = getattr(outputs, "transitions", None)
+        if transitions is None:
+            return words_NC, None
+        if encoded.seen_N is not None:
+            words_NC = torch.where(encoded.seen_N.unsqueeze(1), words_NC, 0.0)
+        return words_NC.float(), transitions[0].float()
 
     def map_columns(
         self,

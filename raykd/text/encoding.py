@@ -99,12 +99,14 @@ class ModelOutputs(Protocol):
         start_logits: ``[S, L]``, of question answering.
         end_logits: ``[S, L]``, of question answering.
         hidden: ``[S, L, D]`` last hidden states, of language models without their output head.
+        transitions: ``[S, C + 2, C]``, of taggers with a chain, each sequence's the same (`raykd.networks.crf`).
     """
 
     logits: torch.Tensor
     start_logits: torch.Tensor
     end_logits: torch.Tensor
     hidden: torch.Tensor
+    transitions: torch.Tensor
 
 
 @dataclass(frozen=True)

@@ -214,7 +214,7 @@ def select_outputs(outputs: object) -> dict[str, torch.Tensor]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-_OUTPUTS = ("logits", "start_logits", "end_logits", "hidden")
+_OUTPUTS = ("logits", "start_logits", "end_logits", "hidden", "transitions")
 """Outputs that tasks read; those with more than one value a sequence are padded to the longest part."""
 
 

@@ -21,7 +21,7 @@ from raykd import models
 from raykd.config import Run, RunConfig
 from raykd.data.load import Dataset, load_data
 from raykd.driver.loop import make_student_model
-from raykd.models.multi import MultiModel, save_tasks
+from raykd.models.multi import MultiModel, PairModel, save_tasks
 from raykd.report.sizes import Size
 from raykd.report.sweeps.trials import TrialRow
 from raykd.scoring.costs import time_teachers
@@ -64,6 +64,7 @@ def measure_student(run: Run, tokenizer: Tokenizer, data: Mapping[str, Dataset])
         RaykdError: The student cannot be made.
     """
     student = make_student_model(run, tokenizer)
+    student = student.student if isinstance(student, PairModel) else student
     with tempfile.TemporaryDirectory(prefix="raykd-size-") as place:
         folder = Path(place) / "student"
         if isinstance(student, MultiModel):
