@@ -156,7 +156,7 @@ def conclude_task(
     _set_tags(tracker, task, student, teachers)
     _record(tracker, task, student, report, page)
     logged = _log_student(tracker, student)
-    places = [f"{role}  {output}" for role, output in reversed(saved) if role != "baseline"]
+    places = [f"{role:<7}  {output}" for role, output in reversed(saved) if role != "baseline"]
     return Outcome(
         table=report.table,
         tables=(
