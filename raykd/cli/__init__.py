@@ -31,7 +31,7 @@ def _is_the_program() -> bool:
 def _say_interrupted() -> None:
     again = sys.argv[1:2] in (["train"], ["sweep"], ["compare"], ["confirm"])
     cursor = "\x1b[?25h" if sys.stderr.isatty() else ""  # progress bars hide the cursor
-    next_step = "; --resume goes on from the last checkpoint" if again else ""
+    next_step = "; --resume goes on from the last checkpoint, if there is one" if again else ""
     print(f"{cursor}interrupted{next_step}", file=sys.stderr, flush=True)
     sys.stdout.flush()
 
