@@ -196,7 +196,12 @@ class ExperimentPlan:
             found = {seed: bind_teachers(self.build_run({"arm": arm.name, "seed": seed})) for seed in seeds}
             known = {teacher.name: teacher for teachers in found.values() for teacher in teachers}
             names = {seed: tuple(teacher.name for teacher in teachers) for seed, teachers in found.items()}
-            chosen = {"teachers": tuple(known.values()), "select_teachers": None}
+            active = arm.run.active_teachers
+            only_teach = [teacher for teacher in arm.run.needed_teachers if teacher not in active]
+            chosen = {
+                "teachers": (*only_teach, *known.values()),
+                "select_teachers": tuple(known) if only_teach else None,
+            }
             return replace(arm.change_runs(lambda run: run.model_copy(update=chosen)), teachers_by_seed=names)
 
         return replace(self, arms=tuple(map(bind, self.arms)))
@@ -210,8 +215,14 @@ class ExperimentPlan:
         arms = [_select_first(arm, self.seeds[0]) for arm in arms]
         taught = next((arm.run for arm in arms if not arm.run.plain), self.base)
         objective = taught.objective if self.base.plain else self.base.objective
+        active = {teacher.name for arm in self.arms for teacher in arm.run.active_teachers}
+        chosen = tuple(teacher.name for teacher in union if teacher.name in active)
         base = self.base.model_copy(
-            update={"teachers": union, "select_teachers": None, "objective": objective}
+            update={
+                "teachers": union,
+                "select_teachers": None if len(chosen) == len(union) else chosen,
+                "objective": objective,
+            }
         )
         return replace(self, base=base, arms=tuple(arms))
 
@@ -320,14 +331,14 @@ def _select_first(arm: Arm, seed: int) -> Arm:
 
 
 def _join_teachers(arms: Iterable[Arm]) -> Sequence[TeacherConfig]:
-    """Return the teachers of all arms in the order of their first arm.
+    """Return the teachers of all arms in the order of their first arm, with those that only teach a teacher.
 
     Raises:
         ConfigError: One name means two teachers.
     """
     found: dict[str, TeacherConfig] = {}
     for arm in arms:
-        for teacher in arm.run.active_teachers:
+        for teacher in arm.run.needed_teachers:
             if found.setdefault(teacher.name, teacher) != teacher:
                 raise ConfigError(
                     f"two arms have different teachers under the name {teacher.name}",

@@ -13,6 +13,7 @@ from raykd.config import RunConfig, TrainedTeacher
 from raykd.config.loading import validate_run
 from raykd.driver.jobs import make_teacher_job, make_teacher_jobs, make_teacher_run
 from raykd.errors import ConfigError
+from raykd.experiments.config import load_experiment
 from tests.fakes import LABELS, texts_and_labels
 
 SMALL = {"kind": "lstm", "embedding": 8, "hidden": 8, "vocab_size": 120}
@@ -107,3 +108,12 @@ def test_what_is_no_chain_is_refused(tmp_path: Path, training: dict[str, Any], m
     with pytest.raises(ConfigError, match=message):
         run = validate_run(tree, "chain")
         make_teacher_run(run, assistant_of(run))
+
+
+def test_arms_that_only_an_assistant_teaches_train_its_teachers_too(tmp_path: Path) -> None:
+    base = run_of(tmp_path).model_dump(mode="json")
+    arms: dict[str, Any] = {"soft": {}, "softer": {"objective": {"temperature": 4.0}}}
+    plan = load_experiment({"name": "x", "base": base, "arms": arms, "baseline": "soft"}).share_teachers()
+    assert [t.name for t in plan.base.active_teachers] == ["assistant"]
+    assert [job.name for job in make_teacher_jobs(plan.base)] == ["teacher-big", "teacher-assistant"]
+    assert [[t.name for t in arm.run.active_teachers] for arm in plan.arms] == [["assistant"]] * 2
