@@ -378,3 +378,8 @@ def make_jobs(config: Run, run_dir: Path) -> tuple[list[Job], list[Job]]:
         if not job.is_done:
             check_long_rows([(task.config, task.data.train) for task in job.tasks.values()])
     return teachers, students
+
+
+def name_peer_folder(output: Path) -> Path:
+    """Return the folder of a student's peer."""
+    return output.with_name(f"{output.name}_peer")

@@ -12,6 +12,7 @@ import torch
 
 from raykd import models
 from raykd.config import Run, RunConfig
+from raykd.driver.jobs import name_peer_folder
 from raykd.models.multi import MultiModel, PairModel, StudentModel, pair_up, save_tasks, share_encoder
 from raykd.models.starts.handover import describe_handover
 from raykd.networks.narrowing import measure_taylor
@@ -152,11 +153,6 @@ def yield_gold_losses(
             gold_logits_NC=gold,
         )
         yield result.loss * counts.hard
-
-
-def name_peer_folder(output: Path) -> Path:
-    """Return the folder of a student's peer."""
-    return output.with_name(f"{output.name}_peer")
 
 
 def save_student(loop: TrainingLoop, output: Path) -> None:

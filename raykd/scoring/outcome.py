@@ -17,8 +17,7 @@ from raykd.config.loading import dump_run
 from raykd.data.load import Dataset
 from raykd.distill.signals import UNLABELLED
 from raykd.driver.ending import Ending
-from raykd.driver.jobs import TaskJob
-from raykd.driver.loop import name_peer_folder
+from raykd.driver.jobs import TaskJob, name_peer_folder
 from raykd.driver.recording import describe_results, record_report
 from raykd.folders.folder import RunFolder
 from raykd.keys import make_key_part

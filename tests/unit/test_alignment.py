@@ -12,10 +12,10 @@ import torch
 from torch.nn import functional
 
 from raykd.config import RunConfig
-from raykd.distill.adversarial.alignment import reverse_gradient
+from raykd.distill.adversarial.alignment import DISCRIMINATOR
 from raykd.errors import ConfigError
 from raykd.preflight.combinations import check_combinations
-from raykd.student.adversarial.alignment import DISCRIMINATOR, find_head
+from raykd.student.adversarial.alignment import find_head, reverse_gradient
 from raykd.student.loop import TrainingLoop
 from raykd.student.prefetch import StepWork
 from tests.worlds import build_loop, rows, run_config

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from raykd import models
 from raykd.config import RunConfig
 from raykd.data.rows import Rows
-from raykd.driver.loop import make_student_model, name_peer_folder, save_student
+from raykd.driver.jobs import name_peer_folder
+from raykd.driver.loop import make_student_model, save_student
 from raykd.errors import ConfigError
 from raykd.models.multi import PEER, PairModel
 from raykd.student.loop import TrainingLoop

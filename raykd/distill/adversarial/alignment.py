@@ -7,13 +7,15 @@ language or domain of each row and no gold label, so rows without labels take pa
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
-import torch
 from pydantic import Field
 
 from raykd.distill.schedules import Linear, Schedule
 from raykd.spec import Spec
+
+DISCRIMINATOR = "alignment_discriminator"
+"""Name of the discriminator among the modules of a student that is trained."""
 
 
 class Alignment(Spec):
@@ -25,20 +27,3 @@ class Alignment(Spec):
     """Factor of the reversed gradient on its way into the student."""
     hidden: int = Field(64, ge=1)
     """Width of the discriminator's hidden layer."""
-
-
-class _Reverse(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, features: torch.Tensor, weight: float) -> torch.Tensor:
-        ctx.weight = weight
-        return features.view_as(features)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return -ctx.weight * gradients[0], None
-
-
-def reverse_gradient(features: torch.Tensor, weight: float) -> torch.Tensor:
-    """Return the features; their gradient is multiplied by minus the weight."""
-    reversed_features: torch.Tensor = _Reverse.apply(features, weight)  # type: ignore[no-untyped-call]
-    return reversed_features

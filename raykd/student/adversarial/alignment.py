@@ -21,7 +21,7 @@ from raykd import models
 from raykd.config import RunConfig
 from raykd.data.rows import Rows
 from raykd.devices import copy_to_device
-from raykd.distill.adversarial.alignment import Alignment, reverse_gradient
+from raykd.distill.adversarial.alignment import DISCRIMINATOR, Alignment
 from raykd.distill.shares import ObjectiveResult
 from raykd.errors import ConfigError, ModelError
 from raykd.networks.heads import use_seed
@@ -30,8 +30,6 @@ from raykd.pretrained.structure import is_in_encoder
 if TYPE_CHECKING:
     from raykd.text.padding import Padding
 
-DISCRIMINATOR = "alignment_discriminator"
-"""Name of the discriminator among the modules of a student that is trained."""
 SUM = "alignment"
 """Its loss among the sums of a result."""
 
@@ -139,3 +137,20 @@ def find_head(model: Any) -> nn.Linear:
             next_step="leave train.alignment out, or choose another student",
         )
     return found[-1]
+
+
+class _Reverse(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, features: torch.Tensor, weight: float) -> torch.Tensor:
+        ctx.weight = weight
+        return features.view_as(features)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return -ctx.weight * gradients[0], None
+
+
+def reverse_gradient(features: torch.Tensor, weight: float) -> torch.Tensor:
+    """Return the features; their gradient is multiplied by minus the weight."""
+    reversed_features: torch.Tensor = _Reverse.apply(features, weight)  # type: ignore[no-untyped-call]
+    return reversed_features

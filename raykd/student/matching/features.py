@@ -20,6 +20,7 @@ from raykd.answers.features import lay_out_states, split_features
 from raykd.answers.source import AnswerSlots, SignalSource
 from raykd.config import RunConfig
 from raykd.devices import copy_to_device
+from raykd.distill.adversarial.alignment import DISCRIMINATOR
 from raykd.distill.features.plan import plan_features
 from raykd.distill.features.states import FeatureRequest, TeacherStates
 from raykd.distill.features.sums import FeatureBatch
@@ -27,7 +28,6 @@ from raykd.errors import ConfigError, ModelError
 from raykd.models.vocabulary import is_same_tokenizer
 from raykd.networks.heads import use_seed
 from raykd.networks.states import read_encoder_shape, read_sources, record_states
-from raykd.student.adversarial.alignment import DISCRIMINATOR
 from raykd.tasks import EncodedBatch
 from raykd.text.padding import Padding
 from raykd.text.tokens import Tokenizer
