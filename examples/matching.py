@@ -7,7 +7,7 @@ import numpy as np
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-FILES = (Path(__file__).parents[2] / "shared/data/pairs").glob("*/train.jsonl")
+FILES = [Path(__file__).parents[2] / f"shared/data/pairs/{code}/train.jsonl" for code in ("de", "en", "fr", "zh")]
 ROWS = [json.loads(line) for file in sorted(FILES) for line in file.read_text(encoding="utf-8").splitlines()]
 ROWS = [row for row in ROWS if not 2 < row["score"] < 4]
 SPACES = [TfidfVectorizer(analyzer="char_wb", ngram_range=(n, n), sublinear_tf=True) for n in (1, 2, 3, 4)]
