@@ -112,7 +112,9 @@ def test_its_file_travels_with_it(tmp_path: Path) -> None:
 def test_labels_in_the_run_file_need_no_import(tmp_path: Path) -> None:
     teacher = teacher_of(tmp_path, "raise SystemError('imported')", labels=LABELS)
     assert teacher.open().labels == LABELS and not teacher.loaded
-    with pytest.raises(ModelError, match=r"own.py cannot be imported[\s\S]*SystemError: imported"):
+    with pytest.raises(
+        ModelError, match=r"own.py cannot be imported[\s\S]*SystemError: imported[\s\S]*see line 1 of it"
+    ):
         teacher.load()
 
 

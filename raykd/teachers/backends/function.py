@@ -247,9 +247,16 @@ class CallableBackend(BackendBase[CallableTeacher]):
             raise self._build_import_error(place, error) from error
 
     def _build_import_error(self, place: str, error: Exception) -> ModelError:
+        inside = [
+            frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == place
+        ]
         return ModelError(
             f"{self._who}: {place} cannot be imported",
             got=f"{type(error).__name__}: {error}",
-            wanted="a file NAME.py beside the run file, or a module that is installed on every node",
-            next_step=f"correct teachers.{self.spec.name}.function, or the module",
+            wanted="a file that runs to its end when it is imported"
+            if inside
+            else "a file NAME.py beside the run file, or a module that is installed on every node",
+            next_step=f"see line {inside[0]} of it"
+            if inside
+            else f"correct teachers.{self.spec.name}.function, or the module",
         )
