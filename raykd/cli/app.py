@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 from rich.console import Console
@@ -73,6 +73,14 @@ Profile = Annotated[
 ]
 
 
+class StartOptions(TypedDict):
+    """How a command begins: the options `Resume`, `Overwrite` and `Smoke`."""
+
+    resume: bool
+    overwrite: bool
+    smoke: bool
+
+
 def show_result(result: Run | SweepResult | ComparisonResult | RunsReport) -> None:
     """Show the tables and lines of a result."""
     for part in result.shown:
@@ -80,13 +88,14 @@ def show_result(result: Run | SweepResult | ComparisonResult | RunsReport) -> No
     print_lines(*result.lines)
 
 
-def print_lines(*lines: str, markup: bool = True) -> None:
-    """Print lines that only the terminal wraps.
+def end_with_result(result: SweepResult | ComparisonResult, *, allow_failed: bool = False) -> None:
+    """Show a result, and end the command with `FAILED` if a training failed and none may."""
+    show_result(result)
+    exit_with(FAILED if result.failed and not allow_failed else 0)
 
-    Args:
-        lines: In rich's markup, or plain.
-        markup: False for plain lines.
-    """
+
+def print_lines(*lines: str, markup: bool = True) -> None:
+    """Print lines that only the terminal wraps; without `markup` plain ones, else in rich's markup."""
     for line in lines:
         console.print(line, markup=markup, highlight=False, soft_wrap=True)
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from raykd import api
-from raykd.cli.app import FAILED, Overrides, Overwrite, Resume, Smoke, app, console, exit_with, show_result
+from raykd.cli.app import Overrides, Overwrite, Resume, Smoke, StartOptions, app, console, end_with_result
 
 
 @app.command("compare")
@@ -43,17 +43,8 @@ def compare_command(
     Exit codes: 0 done, 2 configuration, 3 data or model, 4 trainings failed, 5 infrastructure, 130 interrupted.
     """
     changes = [*(overrides or []), *([f"seeds={seeds}"] if seeds is not None else [])]
-    result = api.compare(
-        experiment,
-        changes,
-        preset=preset,
-        resume=resume,
-        overwrite=overwrite,
-        smoke=smoke,
-        progress=console,
-    )
-    show_result(result)
-    exit_with(FAILED if result.failed else 0)
+    begin = StartOptions(resume=resume, overwrite=overwrite, smoke=smoke)
+    end_with_result(api.compare(experiment, changes, preset=preset, progress=console, **begin))
 
 
 @app.command("confirm")
@@ -69,6 +60,4 @@ def confirm_command(
 
     The test rows are read here for the first time. A winner's validation score alone includes the luck of the search.
     """
-    result = api.confirm(sweep_folder, seeds, resume=resume, overwrite=overwrite, progress=console)
-    show_result(result)
-    exit_with(FAILED if result.failed else 0)
+    end_with_result(api.confirm(sweep_folder, seeds, resume=resume, overwrite=overwrite, progress=console))

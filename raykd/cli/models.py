@@ -208,60 +208,72 @@ def _read_pairs(given: list[str] | None, option: str) -> dict[str, str]:
     return pairs
 
 
+Texts = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="TEXT", help="Texts; without any, lines of standard input."),
+]
+RowsFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--file",
+        help="Rows: JSON lines, CSV, TSV, Parquet or plain text (.txt); - for JSON lines on standard input.",
+    ),
+]
+TextKey = Annotated[
+    str | None, typer.Option(help="Key of the text in --file. Default: text, tokens or question.")
+]
+PairKey = Annotated[str | None, typer.Option(help="Key of the second text or context.")]
+PredictionsFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="Write the rows of --file here; the ending says which kind: .jsonl, .csv, .tsv, .parquet."
+    ),
+]
+Probabilities = Annotated[
+    bool, typer.Option("--probabilities", help="Add probabilities to the rows of --file, too.")
+]
+NoAnswer = Annotated[
+    bool, typer.Option("--no-answer", help="A question may have no answer (models trained on SQuAD v2).")
+]
+MaxLength = Annotated[
+    int | None, typer.Option(min=1, help="Longest prompt or source of a generating model, in tokens.")
+]
+MaxNewTokens = Annotated[
+    int | None, typer.Option(min=1, help="Longest text that a generating model writes, in tokens.")
+]
+WrittenLanguage = Annotated[
+    str | None,
+    typer.Option(help="Language to write, for a multilingual model (or tgt_lang per line)."),
+]
+SourceLanguage = Annotated[str | None, typer.Option(help="Language of the sources (or src_lang per line).")]
+Relations = Annotated[
+    Path | None,
+    typer.Option(
+        "--relations",
+        metavar="RELATION_DIR",
+        help="A model of relations: MODEL_DIR finds entities, this one says what holds between them.",
+    ),
+]
+
+
 @app.command("predict")
 def predict_command(
     model: Annotated[
         Path, typer.Argument(metavar="MODEL_DIR", help="A saved student, for example runs/NAME/student.")
     ],
-    texts: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="TEXT", help="Texts; without any, lines of standard input."),
-    ] = None,
-    file: Annotated[
-        Path | None,
-        typer.Option(
-            "--file",
-            help="Rows: JSON lines, CSV, TSV, Parquet or plain text (.txt); - for JSON lines on standard input.",
-        ),
-    ] = None,
-    column: Annotated[
-        str | None, typer.Option(help="Key of the text in --file. Default: text, tokens or question.")
-    ] = None,
-    pair: Annotated[str | None, typer.Option(help="Key of the second text or context.")] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            help="Write the rows of --file here; the ending says which kind: .jsonl, .csv, .tsv, .parquet."
-        ),
-    ] = None,
-    probabilities: Annotated[
-        bool, typer.Option("--probabilities", help="Add probabilities to the rows of --file, too.")
-    ] = False,
+    texts: Texts = None,
+    file: RowsFile = None,
+    column: TextKey = None,
+    pair: PairKey = None,
+    output: PredictionsFile = None,
+    probabilities: Probabilities = False,
     task: TaskName = None,
-    no_answer: Annotated[
-        bool, typer.Option("--no-answer", help="A question may have no answer (models trained on SQuAD v2).")
-    ] = False,
-    max_length: Annotated[
-        int | None, typer.Option(min=1, help="Longest prompt or source of a generating model, in tokens.")
-    ] = None,
-    max_new_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Longest text that a generating model writes, in tokens.")
-    ] = None,
-    language: Annotated[
-        str | None,
-        typer.Option(help="Language to write, for a multilingual model (or tgt_lang per line)."),
-    ] = None,
-    source_language: Annotated[
-        str | None, typer.Option(help="Language of the sources (or src_lang per line).")
-    ] = None,
-    relations: Annotated[
-        Path | None,
-        typer.Option(
-            "--relations",
-            metavar="RELATION_DIR",
-            help="A model of relations: MODEL_DIR finds entities, this one says what holds between them.",
-        ),
-    ] = None,
+    no_answer: NoAnswer = False,
+    max_length: MaxLength = None,
+    max_new_tokens: MaxNewTokens = None,
+    language: WrittenLanguage = None,
+    source_language: SourceLanguage = None,
+    relations: Relations = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object per text instead of a table.")
     ] = False,

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Unpack
 
 import typer
 from rich.markup import escape
 
 from raykd import api, saved_models
 from raykd.cli.app import (
-    FAILED,
     OutputFolder,
     Overrides,
     Overwrite,
@@ -21,8 +20,10 @@ from raykd.cli.app import (
     RunFile,
     RunOrSpace,
     Smoke,
+    StartOptions,
     app,
     console,
+    end_with_result,
     exit_with,
     print_lines,
     show_result,
@@ -81,41 +82,21 @@ def run_train(
     """
     if earlier is not None:
         overrides = [*(overrides or []), f"from_run={json.dumps(str(earlier.expanduser().resolve()))}"]
+    begin = StartOptions(resume=resume, overwrite=overwrite, smoke=smoke)
     if each_language:
-        _train_each_language(
-            run, overrides or [], seeds, resume=resume, overwrite=overwrite, smoke=smoke, profile=profile
-        )
+        _train_each_language(run, overrides or [], seeds, profile=profile, **begin)
         return
     if seeds is not None:
-        _train_seeds(
-            run, overrides or [], seeds, resume=resume, overwrite=overwrite, smoke=smoke, profile=profile
-        )
+        _train_seeds(run, overrides or [], seeds, profile=profile, **begin)
         return
     from raykd.timeline import note_process_start
 
     note_process_start()
-    show_result(
-        api.train(
-            run,
-            overrides or (),
-            resume=resume,
-            overwrite=overwrite,
-            smoke=smoke,
-            profile=profile,
-            progress=console,
-        )
-    )
+    show_result(api.train(run, overrides or (), profile=profile, progress=console, **begin))
 
 
 def _train_each_language(
-    run: Path,
-    overrides: list[str],
-    seeds: int | None,
-    *,
-    resume: bool,
-    overwrite: bool,
-    smoke: bool,
-    profile: bool,
+    run: Path, overrides: list[str], seeds: int | None, *, profile: bool, **begin: Unpack[StartOptions]
 ) -> None:
     """Train a student for each language of a run, one after the other, and set them side by side.
 
@@ -149,17 +130,7 @@ def _train_each_language(
         changes.append([*overrides, *own])
     results = []
     for changed in changes:
-        results.append(
-            api.train(
-                run,
-                changed,
-                resume=resume,
-                overwrite=overwrite,
-                smoke=smoke,
-                profile=profile,
-                progress=console,
-            )
-        )
+        results.append(api.train(run, changed, profile=profile, progress=console, **begin))
         show_result(results[-1])
     show_result(
         saved_models.write_report(*results, page=Path(config.output) / f"{config.name}-languages.html")
@@ -167,7 +138,7 @@ def _train_each_language(
 
 
 def _train_seeds(
-    run: Path, overrides: list[str], seeds: int, *, resume: bool, overwrite: bool, smoke: bool, profile: bool
+    run: Path, overrides: list[str], seeds: int, *, profile: bool, **begin: Unpack[StartOptions]
 ) -> None:
     """Train a run with several seeds, as an experiment whose arm is the run.
 
@@ -183,17 +154,8 @@ def _train_seeds(
             wanted="one of the two",
         )
     changes = [f"{one}-{SEEDS}" if one.startswith("name=") else f"base.{one}" for one in overrides]
-    result = api.compare(
-        run,
-        [f"seeds={seeds}", *changes],
-        preset=SEEDS,
-        resume=resume,
-        overwrite=overwrite,
-        smoke=smoke,
-        progress=console,
-    )
-    show_result(result)
-    exit_with(FAILED if result.failed else 0)
+    changes = [f"seeds={seeds}", *changes]
+    end_with_result(api.compare(run, changes, preset=SEEDS, progress=console, **begin))
 
 
 @app.command("check")

@@ -8,17 +8,7 @@ from typing import Annotated
 import typer
 
 from raykd import api
-from raykd.cli.app import (
-    FAILED,
-    OutputFolder,
-    Overrides,
-    Overwrite,
-    Smoke,
-    app,
-    console,
-    exit_with,
-    show_result,
-)
+from raykd.cli.app import OutputFolder, Overrides, Overwrite, Smoke, app, console, end_with_result
 from raykd.errors import ConfigError
 
 
@@ -68,8 +58,7 @@ def sweep_command(
         output=output,
         progress=console,
     )
-    show_result(result)
-    exit_with(FAILED if result.failed and not allow_failed_trials else 0)
+    end_with_result(result, allow_failed=allow_failed_trials)
 
 
 def _find_resumed(space: Path | None, changes: list[str]) -> tuple[Path | None, str | None, list[str]]:
