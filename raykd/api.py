@@ -102,12 +102,13 @@ def train(
     if before is not None:
         return replace(Run.read(find_run_path(run)), shown=(before.text,), lines=(FINISHED, *before.lines))
     start_ray_ahead(run.ray)  # beside the imports that follow
+    from raykd.driver.command import Start
     from raykd.runs.train import run_training
 
     console = _console(progress)
     if resume:
         _announce_start(console, config, run)
-    outcome = run_training(run, resume=resume, overwrite=overwrite, console=console, profile=profile)
+    outcome = run_training(run, Start(resume, overwrite, console), profile=profile)
     return replace(Run.read(find_run_path(run)), shown=outcome.tables, lines=outcome.lines)
 
 
@@ -176,9 +177,10 @@ def sweep(
     if resume is True and not (Path(plan.output) / plan.name).exists():
         _refuse_another(config, plan, "raykd sweep {} --resume")
     start_ray_ahead(plan.base.ray)  # beside the imports that follow
+    from raykd.driver.command import Start
     from raykd.tuning.run import run_sweep
 
-    outcome = run_sweep(plan, resume=bool(resume), overwrite=overwrite, console=_console(progress))
+    outcome = run_sweep(plan, Start(bool(resume), overwrite, _console(progress)))
     return SweepResult.of(outcome)
 
 
@@ -206,6 +208,7 @@ def confirm(
         ConfigError: The folder holds no finished sweep, or `seeds` is less than 2.
         RaykdError: As `train`.
     """
+    from raykd.driver.command import Start
     from raykd.experiments.confirmation import read_confirmation
     from raykd.experiments.run import run_comparison
     from raykd.results import ComparisonResult, SweepResult
@@ -213,9 +216,8 @@ def confirm(
     if seeds < 2:
         raise ConfigError("a confirmation needs seeds to compare", got=seeds, wanted="at least 2 seeds")
     folder = sweep.folder if isinstance(sweep, SweepResult) else Path(sweep)
-    experiment = read_confirmation(folder, seeds)
-    found = run_comparison(experiment, resume=resume, overwrite=overwrite, console=_console(progress))
-    return ComparisonResult.of(found)
+    start = Start(resume, overwrite, _console(progress))
+    return ComparisonResult.of(run_comparison(read_confirmation(folder, seeds), start))
 
 
 def compare(
@@ -253,14 +255,13 @@ def compare(
         SweepError: No training could be scored.
         RaykdError: As `train`.
     """
+    from raykd.driver.command import Start
     from raykd.experiments.presets import run_experiment
     from raykd.results import ComparisonResult
 
-    changes, console = _overrides(overrides, keys), _console(progress)
-    found = run_experiment(
-        config, changes, preset=preset, resume=resume, overwrite=overwrite, smoke=smoke, console=console
-    )
-    return ComparisonResult.of(found)
+    start = Start(resume, overwrite, _console(progress))
+    changes = _overrides(overrides, keys)
+    return ComparisonResult.of(run_experiment(config, changes, start=start, preset=preset, smoke=smoke))
 
 
 def label(

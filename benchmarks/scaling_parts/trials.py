@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 from rich.console import Console
 
+from raykd.driver.command import Start
 from raykd.tuning.config import load_sweep
 from raykd.tuning.run import run_sweep
 
@@ -68,7 +69,7 @@ def run(folder: Path, trials: int, concurrent: int) -> Cost:
     }
     path.write_text(yaml.safe_dump(tree), encoding="utf-8")
     before, cpu, begun = resident(), time.process_time(), time.perf_counter()
-    outcome = run_sweep(load_sweep(path), console=Console(quiet=True))
+    outcome = run_sweep(load_sweep(path), Start(console=Console(quiet=True)))
     assert len(outcome.report.trials) == trials and outcome.failed == 0
     del outcome
     made = output / "runs" / "many"

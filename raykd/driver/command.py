@@ -11,7 +11,8 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
@@ -41,6 +42,21 @@ from raykd.timeline import stage
 from raykd.tracking import Experiment, Tracker, describe_environment, resolve_tracking_uri
 
 log = logging.getLogger("raykd.runs")
+
+
+@dataclass(frozen=True)
+class Start:
+    """How a command begins, as whoever called it asked.
+
+    Attributes:
+        resume: Go on from where an earlier start was cut off, or start where there is none.
+        overwrite: Empty the folder first.
+        console: Where progress is shown.
+    """
+
+    resume: bool = False
+    overwrite: bool = False
+    console: Console = field(default_factory=partial(Console, emoji=False))
 
 
 class CommandResult(Protocol):
@@ -130,30 +146,22 @@ class Command(ABC, Generic[Result]):
         """Do the work, write the results into the folder and record them."""
 
 
-def run_command(
-    command: Command[Result], *, resume: bool, overwrite: bool, console: Console | None
-) -> Result:
-    """Run a command in its folder and return its result.
-
-    Args:
-        command: The command.
-        resume: Whether to go on from where an earlier start was cut off.
-        overwrite: Whether to empty the folder first.
-        console: Where progress is shown; None makes one.
+def run_command(command: Command[Result], start: Start | None = None) -> Result:
+    """Run a command in its folder, anew unless `start` says otherwise, and return its result.
 
     Raises:
         RaykdError: The command failed. What it wrote before stays.
     """
-    shown = console or Console(emoji=False)
+    start = start or Start()
     start_ray_ahead(command.base.ray)
     with stage("check"):
-        print_notes(shown, command.check())
+        print_notes(start.console, command.check())
     with lock_folder(find_run_path(command.owner)):
         # Everything that can refuse the command comes before an old run is overwritten.
         earlier = check_run_folder(
             command.owner,
-            resume=resume,
-            overwrite=overwrite,
+            resume=start.resume,
+            overwrite=start.overwrite,
             compare=command.compare,
             explain=command.explain,
         )
@@ -165,13 +173,13 @@ def run_command(
             contents.files,
             earlier=earlier,
             base=command.base,
-            overwrite=overwrite,
+            overwrite=start.overwrite,
         )
         ending = interruptible(folder.mark_interrupted, at_last=[lambda: folder.give_up("interrupted")])
         with log_to_file(folder.log), ending, ending_own_ray():
             try:
-                folder.say(shown, contents.notes)
-                return _run_recorded(command, folder, shown)
+                folder.say(start.console, contents.notes)
+                return _run_recorded(command, folder, start.console)
             except KeyboardInterrupt:
                 folder.give_up("interrupted")
                 raise

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-
-from rich.console import Console
 
 from raykd.config.home import is_raykd_folder
 from raykd.config.loading import ConfigSource, Override, is_sweep, read_source
+from raykd.driver.command import Start
 from raykd.driver.smoke import refuse_smoke_resume
 from raykd.errors import ConfigError
 from raykd.experiments.arms import ExperimentPlan
@@ -56,28 +56,25 @@ def run_experiment(
     source: ConfigSource,
     overrides: Sequence[Override] = (),
     *,
+    start: Start | None = None,
     preset: str | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
     smoke: bool = False,
-    console: Console | None = None,
 ) -> ComparisonOutcome:
     """Run an experiment, or the experiment of a preset over a run.
 
     Args:
         source: The experiment; with a preset the run.
         overrides: Keys to change.
+        start: How it begins; None anew.
         preset: One of `PRESET_NAMES`; None for an experiment of its own.
-        resume: Continue an earlier start, or start where there is none.
-        overwrite: Empty the folder first.
         smoke: Run all of it in short, in a folder of its own.
-        console: Where progress is shown; None creates one.
 
     Raises:
         RaykdError: As `run_comparison`, and for `TUNED` as `run_sweep`.
     """
+    start = start or Start()
     if smoke:
-        refuse_smoke_resume(resume=resume)
+        refuse_smoke_resume(resume=start.resume)
         if preset == TUNED:
             raise ConfigError(
                 f"the preset {TUNED} has no short form",
@@ -86,14 +83,14 @@ def run_experiment(
                 next_step="shorten its search: num_samples=2 set.train.steps=20 seeds=2",
             )
     if preset == TUNED:
-        plan = run_tuning(source, overrides, resume=resume, overwrite=overwrite, console=console)
+        plan = run_tuning(source, overrides, start)
     elif preset is not None:
         plan = load_preset(preset, source, overrides)
     else:
         plan = load_experiment(source, overrides)
     if smoke:
-        plan, overwrite = shorten_experiment(plan), True
-    return run_comparison(plan, resume=resume, overwrite=overwrite, console=console)
+        plan, start = shorten_experiment(plan), replace(start, overwrite=True)
+    return run_comparison(plan, start)
 
 
 def load_preset(name: str, source: ConfigSource, overrides: Sequence[Override] = ()) -> ExperimentPlan:
@@ -121,21 +118,14 @@ def load_preset(name: str, source: ConfigSource, overrides: Sequence[Override] =
 
 
 def run_tuning(
-    source: ConfigSource,
-    overrides: Sequence[Override] = (),
-    *,
-    resume: bool = False,
-    overwrite: bool = False,
-    console: Console | None = None,
+    source: ConfigSource, overrides: Sequence[Override], start: Start | None = None
 ) -> ExperimentPlan:
     """Run the search of `TUNED`, and return winner against default as an experiment.
 
     Args:
         source: As for `load_preset`.
         overrides: Keys of the sweep to change; `seeds` is the number of fresh seeds.
-        resume: Continue the search, or start it where there is none.
-        overwrite: Empty the search's folder first.
-        console: Where progress is shown.
+        start: How the search begins; None anew.
 
     Raises:
         RaykdError: As `run_sweep`.
@@ -147,7 +137,7 @@ def run_tuning(
     tree = {"name": f"{base.pop('name')}-tuning", **base}
     unsearched = load_sweep({**tree, **make_tuned_search({})}, rest, check=False)
     sweep = load_sweep({**tree, **make_tuned_search(unsearched.base.objective.model_dump(mode="json"))}, rest)
-    run_sweep(sweep, resume=resume, overwrite=overwrite, console=console)
+    run_sweep(sweep, start)
     return read_confirmation(Path(sweep.output) / sweep.name, seeds)
 
 

@@ -20,7 +20,7 @@ from raykd.config import Run
 from raykd.config.home import ARMS, EXPERIMENT
 from raykd.config.loading import dump_run, flatten_run
 from raykd.config.rewriting.pinning import pin_revisions
-from raykd.driver.command import Command, FolderContents, TrackedRun, run_command
+from raykd.driver.command import Command, FolderContents, Start, TrackedRun, run_command
 from raykd.driver.jobs import start_from_jobs
 from raykd.driver.session import Session
 from raykd.errors import ConfigError, RaykdError, SweepError
@@ -73,27 +73,15 @@ class ComparisonOutcome:
     mlflow_run_id: str
 
 
-def run_comparison(
-    experiment: ExperimentPlan,
-    *,
-    resume: bool = False,
-    overwrite: bool = False,
-    console: Console | None = None,
-) -> ComparisonOutcome:
-    """Train every arm with every seed and compare the arms on the held-out rows.
-
-    Args:
-        experiment: The experiment, read and checked.
-        resume: Continue an earlier start; seeds and arms may be added.
-        overwrite: Empty the folder first.
-        console: Where progress is shown; None creates one.
+def run_comparison(experiment: ExperimentPlan, start: Start | None = None) -> ComparisonOutcome:
+    """Train every arm with every seed and compare the arms on the held-out rows; a resume may add seeds and arms.
 
     Raises:
         RaykdError: The experiment cannot start or cannot go on. What was trained before stays.
     """
     arms = tuple(arm.change_runs(pin_revisions) for arm in experiment.arms)
     experiment = replace(experiment, base=pin_revisions(experiment.base), arms=arms)
-    return run_command(CompareCommand(experiment), resume=resume, overwrite=overwrite, console=console)
+    return run_command(CompareCommand(experiment), start)
 
 
 class CompareCommand(Command[ComparisonOutcome]):

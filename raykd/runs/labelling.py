@@ -360,10 +360,6 @@ def list_asked_rows(
 def open_teachers_alone(config: Run, trained: Mapping[str, Path]) -> Iterator[Pools]:
     """Open the teachers of a run on its cluster, without a student, while the body runs.
 
-    Args:
-        config: The run.
-        trained: Folders of the teachers that the run trains.
-
     Raises:
         ResourceError, TeacherError, ModelError: They do not fit, or cannot be opened.
     """

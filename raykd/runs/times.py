@@ -37,11 +37,11 @@ class RunTimes:
         self._timeline.follow(read_trace(self._path))
 
     @contextlib.contextmanager
-    def record(self, console: Console | None) -> Iterator[None]:
+    def record(self, console: Console) -> Iterator[None]:
         """Record while the body runs, and write what was recorded.
 
         Args:
-            console: Where the stages of a profiled run are printed; None prints none.
+            console: Where the stages of a profiled run are printed.
         """
         add_process_start(self._timeline)
         with recording(self._timeline):
@@ -51,7 +51,7 @@ class RunTimes:
             finally:
                 self._write(console)
 
-    def _write(self, console: Console | None) -> None:
+    def _write(self, console: Console) -> None:
         if self._path is None or not self._path.parent.is_dir():
             return  # refused before its folder was opened, or given up without a trace
         try:
@@ -59,7 +59,7 @@ class RunTimes:
         except OSError:
             log.exception("the time line was not written")
             return
-        if self._timeline.profile and console is not None:
+        if self._timeline.profile:
             for line in format_times(self._timeline.spans):
                 console.print(line, markup=False, highlight=False)
             console.print(f"profile  {self._path}", markup=False, highlight=False, soft_wrap=True)

@@ -20,7 +20,7 @@ from raykd.checkpoint.curves import FILE, Curves
 from raykd.config import Run
 from raykd.config.loading import dump_run, flatten_run
 from raykd.config.rewriting.pinning import pin_revisions
-from raykd.driver.command import Command, FolderContents, TrackedRun, run_command
+from raykd.driver.command import Command, FolderContents, Start, TrackedRun, run_command
 from raykd.driver.gold_labels import describe_judged
 from raykd.driver.growth import plan_growth
 from raykd.driver.jobs import Job, TaskJob, make_jobs
@@ -48,30 +48,20 @@ SCORING = ("transformers.modeling_utils", "mlflow.pyfunc")
 """Modules that scoring, the report and the record of the student's model need, and that take seconds to import."""
 
 
-def run_training(
-    config: Run,
-    *,
-    resume: bool = False,
-    overwrite: bool = False,
-    console: Console | None = None,
-    profile: bool = False,
-) -> Outcome:
-    """Train a run and return its outcome.
+def run_training(config: Run, start: Start | None = None, *, profile: bool = False) -> Outcome:
+    """Train a run, of one task or of several, and return its outcome.
 
     Args:
-        config: The run, of one task or of several.
-        resume: Whether to go on from the last checkpoint in the run's folder.
-        overwrite: Whether to empty the folder first.
-        console: Where progress is shown; None makes one.
+        config: The run.
+        start: How it begins, None anew; a resume goes on from the last checkpoint in the run's folder.
         profile: Whether parts of steps are recorded, too, and the stages are printed at the end.
 
     Raises:
         RaykdError: The run failed. What it wrote before stays.
     """
-    times = RunTimes(profile=profile)
-    with times.record(console):
-        command = TrainCommand(pin_revisions(config), times)
-        return run_command(command, resume=resume, overwrite=overwrite, console=console)
+    start, times = start or Start(), RunTimes(profile=profile)
+    with times.record(start.console):
+        return run_command(TrainCommand(pin_revisions(config), times), start)
 
 
 class TrainCommand(Command[Outcome]):

@@ -19,6 +19,7 @@ from rich.console import Console
 
 from raykd.config import Files
 from raykd.config.loading import ConfigSource, Override, load_any_run, load_run
+from raykd.driver.command import Start
 from raykd.errors import ConfigError
 from raykd.folders.folder import find_run_path
 from raykd.parse import JsonObject
@@ -118,7 +119,7 @@ class DriftWatch:
         console.print(
             f"drifted: {name} goes on from {self.run}", markup=False, highlight=False, soft_wrap=True
         )
-        outcome = run_training(run, overwrite=find_run_path(run).exists(), console=console)
+        outcome = run_training(run, Start(overwrite=find_run_path(run).exists(), console=console))
         for table in outcome.tables:
             console.print(table)
         self._trained += 1

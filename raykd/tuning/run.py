@@ -20,7 +20,7 @@ from rich.console import Console
 from raykd.config import Run
 from raykd.config.loading import dump_run, flatten_run
 from raykd.config.rewriting.pinning import pin_revisions
-from raykd.driver.command import Command, FolderContents, TrackedRun, run_command
+from raykd.driver.command import Command, FolderContents, Start, TrackedRun, run_command
 from raykd.driver.session import Session
 from raykd.errors import ConfigError
 from raykd.folders.changes import Changes
@@ -41,22 +41,14 @@ from raykd.tuning.tuner import TrialPlan
 log = logging.getLogger("raykd.tuning")
 
 
-def run_sweep(
-    plan: Sweep, *, resume: bool = False, overwrite: bool = False, console: Console | None = None
-) -> SweepOutcome:
-    """Run a sweep and return its best run, table and page.
-
-    Args:
-        plan: The sweep, read and checked.
-        resume: Continue in the sweep's folder; finished trials are kept.
-        overwrite: Empty the folder first.
-        console: Where progress is shown; None creates one.
+def run_sweep(plan: Sweep, start: Start | None = None) -> SweepOutcome:
+    """Run a sweep and return its best run, table and page; a resume keeps the finished trials.
 
     Raises:
         RaykdError: The sweep cannot start or cannot go on. What was written before stays.
     """
     plan = replace(plan, base=pin_revisions(plan.base))
-    return run_command(SweepCommand(plan), resume=resume, overwrite=overwrite, console=console)
+    return run_command(SweepCommand(plan), start)
 
 
 class SweepCommand(Command[SweepOutcome]):

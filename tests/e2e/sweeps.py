@@ -13,6 +13,7 @@ from rich.console import Console
 
 from raykd.config import RunConfig
 from raykd.data.load import load_data
+from raykd.driver.command import Start
 from raykd.driver.jobs import make_teacher_job
 from raykd.driver.loop import make_task_model
 from raykd.driver.pool import make_placements
@@ -71,7 +72,7 @@ class Sweeps:
 
     def run(self, name: str, base: Mapping[str, Any] | None = None, **keys: Any) -> SweepOutcome:
         """A sweep, run in this process."""
-        return run_sweep(self.plan(name, base, **keys), console=Console(quiet=True))
+        return run_sweep(self.plan(name, base, **keys), Start(console=Console(quiet=True)))
 
     def folder(self, name: str) -> Path:
         """Where a sweep lies."""

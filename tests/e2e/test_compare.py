@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from raykd.driver.command import Start
 from raykd.experiments.config import load_experiment
 from raykd.experiments.presets import run_experiment
 from raykd.experiments.run import ComparisonOutcome, run_comparison
@@ -54,9 +55,8 @@ def settings(world: World, name: str) -> list[str]:
 
 
 def compare(world: World, name: str, *, resume: bool = False) -> ComparisonOutcome:
-    return run_experiment(
-        "demo", settings(world, name), preset="ensemble", resume=resume, console=Console(quiet=True)
-    )
+    start = Start(resume=resume, console=Console(quiet=True))
+    return run_experiment("demo", settings(world, name), start=start, preset="ensemble")
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +200,7 @@ def test_every_arm_chooses_among_its_trials_and_repeats_the_best_with_its_seeds(
     }
     path = world.folder / "fair.yaml"
     path.write_text(json.dumps(tree), encoding="utf-8")
-    found = run_comparison(load_experiment(path), console=Console(quiet=True))
+    found = run_comparison(load_experiment(path), Start(console=Console(quiet=True)))
     assert found.failed == 0
     names = ["base", "no_teachers", "labelled_20", "labelled_20_no_teachers"]
     assert [arm.name for arm in found.report.arms] == names

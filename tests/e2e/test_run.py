@@ -10,6 +10,7 @@ import pytest
 
 from raykd import models
 from raykd.config.loading import flatten_run
+from raykd.driver.command import Start
 from raykd.errors import ConfigError, ModelError, NonFiniteError
 from raykd.runs.train import run_training
 from raykd.scoring.outcome import Outcome
@@ -182,7 +183,7 @@ def test_the_same_folder_is_refused_without_a_flag(first: Outcome, world: World)
     with pytest.raises(ConfigError, match=r"exists already[\s\S]*finished[\s\S]*--resume"):
         run_training(world.config("first"))
     with pytest.raises(ConfigError, match=r"seed 5 \(was 0\)"):
-        run_training(world.config("first", seed=5), resume=True)
+        run_training(world.config("first", seed=5), Start(resume=True))
     assert first.report.read_bytes() == before
 
 

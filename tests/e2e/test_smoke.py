@@ -18,6 +18,7 @@ import pytest
 from raykd import models
 from raykd.config import MultiRun
 from raykd.config.loading import load_any_run, read_yaml_mapping
+from raykd.driver.command import Start
 from raykd.driver.smoke import TAG, make_smoke_run
 from raykd.experiments.config import is_experiment, load_experiment
 from raykd.experiments.run import run_comparison
@@ -181,7 +182,7 @@ def test_a_shipped_run_goes_its_whole_way(path: Path, ray_cluster: None, tmp_pat
     whole = load_any_run(with_rows(path, tmp_path), [f"output={tmp_path / 'runs'}", "ray.wait_s=60"])
     skip_what_is_not_there(whole)
     config, begun = make_smoke_run(whole), time.monotonic()
-    outcome = run_training(config, overwrite=True)
+    outcome = run_training(config, Start(overwrite=True))
     assert time.monotonic() - begun < LIMIT_S
     folder = tmp_path / "runs" / config.name
     assert {p.name for p in (tmp_path / "runs").iterdir() if p.is_dir()} <= {
@@ -224,7 +225,7 @@ def test_a_shipped_space_goes_its_whole_way(path: Path, ray_cluster: None, tmp_p
     whole = load_sweep(with_base_rows(path, tmp_path), [f"set.output={tmp_path / 'runs'}"])
     skip_what_is_not_there(whole.base)
     plan, begun = shorten_sweep(whole), time.monotonic()
-    outcome = run_sweep(plan, overwrite=True)
+    outcome = run_sweep(plan, Start(overwrite=True))
     assert time.monotonic() - begun < LIMIT_S
     assert not outcome.failed
     folder = tmp_path / "runs" / plan.name
@@ -238,7 +239,7 @@ def test_a_shipped_experiment_goes_its_whole_way(path: Path, ray_cluster: None, 
     whole = load_experiment(with_base_rows(path, tmp_path), [f"set.output={tmp_path / 'runs'}"])
     skip_what_is_not_there(whole.base)
     plan, begun = shorten_experiment(whole), time.monotonic()
-    found = run_comparison(plan, overwrite=True)
+    found = run_comparison(plan, Start(overwrite=True))
     assert time.monotonic() - begun < LIMIT_S
     assert not found.failed
     folder = tmp_path / "runs" / plan.name

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from raykd.config.loading import load_run
+from raykd.driver.command import Start
 from raykd.errors import ConfigError, ResourceError
 from raykd.experiments.confirmation import read_confirmation
 from raykd.experiments.run import run_comparison
@@ -172,7 +173,7 @@ def test_a_sweep_that_cannot_start_says_so_before_teachers_work(
 
 
 def test_the_winner_is_confirmed_with_fresh_seeds(asha: SweepOutcome, sweeps: Sweeps) -> None:
-    result = run_comparison(read_confirmation(sweeps.folder("asha"), 2), console=Console(quiet=True))
+    result = run_comparison(read_confirmation(sweeps.folder("asha"), 2), Start(console=Console(quiet=True)))
     report, folder = result.report, sweeps.folder("asha") / "confirm"
     assert ([arm.name for arm in report.arms], report.seeds) == (["winner", "default"], (1001, 1002))
     assert result.failed == 0

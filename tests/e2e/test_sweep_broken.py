@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from raykd.driver.command import Start
 from raykd.tuning.outcome import SweepOutcome
 from raykd.tuning.run import run_sweep
 from tests.e2e.conftest import MEDIAN, STILL, still_held, wait_until
@@ -67,7 +68,7 @@ def test_a_sweep_whose_driver_was_killed_goes_on_as_if_it_had_not_been(
     left = sweeps.journal("killed").unfinished[0]
     assert still_held(30.0) == []
 
-    outcome = run_sweep(sweeps.plan(**killed), resume=True, console=Console(quiet=True))
+    outcome = run_sweep(sweeps.plan(**killed), Start(resume=True, console=Console(quiet=True)))
     after = lines_of(sweeps, "killed")
     assert after[: len(before)] == before
     again = [line for line in after[len(before) :] if "name" in line]

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from raykd.driver.command import Start
 from raykd.errors import TrainingError
 from raykd.runs.train import run_training
 from raykd.scoring.outcome import Outcome
@@ -86,7 +87,7 @@ def test_it_is_killed_again_and_again(world: World, ray_cluster: None) -> None:
         over.set()
         killer.join()
     assert checkpoints(world, "lost") and still_held() == []
-    assert run_training(world.config("lost", **ALONE), resume=True).student == Path(
+    assert run_training(world.config("lost", **ALONE), Start(resume=True)).student == Path(
         world.run("lost") / "student"
     )
     assert wait_until(lambda: worker_pid() is None, 10.0)

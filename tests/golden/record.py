@@ -122,15 +122,17 @@ def perform(name: str, folder: Path) -> None:
     os.chdir(folder)
     try:
         if name == SWEEP:
+            from raykd.driver.command import Start
             from raykd.tuning.config import load_sweep
             from raykd.tuning.run import run_sweep
 
-            run_sweep(load_sweep(path), console=quiet)
+            run_sweep(load_sweep(path), Start(console=quiet))
         else:
             from raykd.config.loading import load_run
+            from raykd.driver.command import Start
             from raykd.runs.train import run_training
 
-            run_training(load_run(path), console=quiet)
+            run_training(load_run(path), Start(console=quiet))
     finally:
         os.chdir(before)
 

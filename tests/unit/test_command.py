@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from raykd.driver import command as driver
-from raykd.driver.command import Command, FolderContents, TrackedRun, run_command
+from raykd.driver.command import Command, FolderContents, Start, TrackedRun, run_command
 from raykd.errors import ConfigError, DataError
 from raykd.experiments.arms import Arm, ExperimentPlan
 from raykd.experiments.run import CompareCommand
@@ -89,8 +89,8 @@ def no_session(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def ran(command: Noting, **flags: bool) -> tuple[Made, str]:
     text = io.StringIO()
-    flags = {"resume": False, "overwrite": False, **flags}
-    return run_command(command, console=Console(file=text, width=100), **flags), text.getvalue()
+    start = Start(console=Console(file=text, width=100), **flags)
+    return run_command(command, start), text.getvalue()
 
 
 def state(command: Noting) -> dict[str, Any]:

@@ -149,7 +149,7 @@ def test_a_watch_judges_each_file_once_and_trains_on_what_drifted(
 ) -> None:
     trained: list[Any] = []
 
-    def train(config: Any, **options: Any) -> Any:
+    def train(config: Any, start: Any) -> Any:
         trained.append(config)
         save_transformer(tmp_path / "runs" / config.name / "student", seed=5)
         (tmp_path / "runs" / config.name / "run.yaml").write_text(dump_run(config), encoding="utf-8")

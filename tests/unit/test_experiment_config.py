@@ -12,6 +12,7 @@ import pytest
 from raykd.config import RunConfig
 from raykd.config.loading import dump_run, read_yaml_mapping
 from raykd.data.load import Dataset
+from raykd.driver.command import Start
 from raykd.errors import ConfigError, SweepError
 from raykd.experiments import presets
 from raykd.experiments.arms import ExperimentPlan
@@ -284,12 +285,12 @@ def test_tuned_against_default_searches_first_and_then_compares_the_winner(
     path = tmp_path / "run.yaml"
     path.write_text(json.dumps(base(output=str(tmp_path / "runs"))), encoding="utf-8")
     searched: list[Any] = []
-    monkeypatch.setattr(presets, "run_sweep", lambda plan, **how: searched.append((plan, how)))
+    monkeypatch.setattr(presets, "run_sweep", lambda plan, start: searched.append((plan, start)))
     monkeypatch.setattr(presets, "read_confirmation", lambda folder, seeds: (folder, seeds))
-    found = presets.run_tuning(path, ["num_samples=7", "seeds=3"], resume=True)
+    found = presets.run_tuning(path, ["num_samples=7", "seeds=3"], Start(resume=True))
     assert found == (tmp_path / "runs" / "reviews-tuning", 3)
-    ((plan, how),) = searched
-    assert how["resume"] and plan.trials == 7 and plan.config.search.kind == "optuna"
+    ((plan, start),) = searched
+    assert start.resume and plan.trials == 7 and plan.config.search.kind == "optuna"
     keys = {key.partition("_schedule")[0] for key in plan.space.searched}
     assert keys == {"objective.alpha", "objective.temperature", "objective.terms.0.lambda"}
     first = plan.build_sampler().ask(0)
