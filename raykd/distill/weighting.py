@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
 import torch
 from pydantic import Field, field_validator
@@ -85,7 +85,7 @@ class Fixed(WeightingBase):
         )
 
 
-PlainWeighting = Annotated[
+_Plain: TypeAlias = (
     Uniform
     | Fixed
     | ByLanguage
@@ -98,9 +98,9 @@ PlainWeighting = Annotated[
     | GradientAgreement
     | HeldOutReliability
     | Gate
-    | Bandit,
-    Field(discriminator="kind"),
-]
+    | Bandit
+)
+PlainWeighting = Annotated[_Plain, Field(discriminator="kind")]
 """Any weighting that holds no other."""
 
 
@@ -191,21 +191,5 @@ class Anchored(WeightingBase):
         return [m for m, name in enumerate(teachers) if name != self.teacher]
 
 
-Weighting = Annotated[
-    Uniform
-    | Fixed
-    | ByLanguage
-    | ByColumn
-    | LanguageSimilarity
-    | Entropy
-    | Confidence
-    | LossSoftmax
-    | InverseLoss
-    | GradientAgreement
-    | HeldOutReliability
-    | Gate
-    | Bandit
-    | Anchored,
-    Field(discriminator="kind"),
-]
+Weighting = Annotated[_Plain | Anchored, Field(discriminator="kind")]
 """Any weighting."""

@@ -28,6 +28,8 @@ class OptimizerBase(Spec):
     """Name of its class."""
     elementwise: ClassVar[bool] = True
     """Whether it updates each number by itself, so that ZeRO may split parameters anywhere."""
+    moments: ClassVar[int] = 1
+    """How many numbers it keeps for each parameter."""
     kind: str
 
     def find_class(self) -> type[Any]:
@@ -52,15 +54,16 @@ class OptimizerBase(Spec):
     def list_arguments(self) -> dict[str, object]:
         """Return its arguments, but for parameters, learning rate and weight decay."""
 
-    @abstractmethod
     def count_values(self) -> int:
-        """Return how many numbers it keeps for each parameter; 0 where rows and columns share them."""
+        """Return how many numbers it keeps for each parameter as configured; 0 where rows and columns share them."""
+        return self.moments
 
 
 class AdamW(OptimizerBase):
     """Adam with decoupled weight decay (arXiv:1711.05101)."""
 
     name: ClassVar[str] = "AdamW"
+    moments: ClassVar[int] = 2
     kind: Literal["adamw"] = "adamw"
     betas: tuple[Share, Share] = (0.9, 0.999)
     """Decay of the mean of gradients and of their squares."""
@@ -68,12 +71,7 @@ class AdamW(OptimizerBase):
     """Added to the root of the squares."""
 
     def list_arguments(self) -> dict[str, object]:
-        """Return its arguments."""
         return {"betas": self.betas, "eps": self.epsilon}
-
-    def count_values(self) -> int:
-        """Return 2: two moments."""
-        return 2
 
 
 class SGD(OptimizerBase):
@@ -87,11 +85,9 @@ class SGD(OptimizerBase):
     """Look ahead along the momentum before the gradient is added."""
 
     def list_arguments(self) -> dict[str, object]:
-        """Return its arguments."""
         return {"momentum": self.momentum, "nesterov": self.nesterov and self.momentum > 0.0}
 
     def count_values(self) -> int:
-        """Return 1, or 0 without momentum."""
         return int(self.momentum > 0.0)
 
 
@@ -103,6 +99,7 @@ class Adafactor(OptimizerBase):
 
     name: ClassVar[str] = "Adafactor"
     elementwise: ClassVar[bool] = False
+    moments: ClassVar[int] = 0
     kind: Literal["adafactor"] = "adafactor"
     beta2_decay: float = Field(-0.8, lt=0.0)
     """Power of the step by which the mean of squares forgets."""
@@ -110,12 +107,7 @@ class Adafactor(OptimizerBase):
     """Largest root mean square of an update."""
 
     def list_arguments(self) -> dict[str, object]:
-        """Return its arguments."""
         return {"beta2_decay": self.beta2_decay, "d": self.clipping}
-
-    def count_values(self) -> int:
-        """Return 0."""
-        return 0
 
 
 class Lion(OptimizerBase):
@@ -128,12 +120,7 @@ class Lion(OptimizerBase):
     """Share of the momentum in the step, and in the next momentum."""
 
     def list_arguments(self) -> dict[str, object]:
-        """Return its arguments."""
         return {"betas": self.betas}
-
-    def count_values(self) -> int:
-        """Return 1: the momentum."""
-        return 1
 
 
 Optimizer = Annotated[AdamW | SGD | Adafactor | Lion, Field(discriminator="kind")]
