@@ -190,12 +190,6 @@ def check_features(
 def check_union(name: str, task: TaskBase, data: DataConfig, teachers: Sequence[TeacherBase]) -> None:
     """Refuse the union of the teachers' vocabularies where a model cannot have it.
 
-    Args:
-        name: What the model is, for the message.
-        task: The run's.
-        data: The run's.
-        teachers: The run's.
-
     Raises:
         ValueError: With the reason.
     """

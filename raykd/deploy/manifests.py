@@ -32,10 +32,6 @@ _SCHEMAS = Path(__file__).parent / "schemas"
 def read_manifests(text: str, origin: str) -> list[JsonObject]:
     """Return the objects of a file of one or several YAML documents.
 
-    Args:
-        text: The file.
-        origin: Its name, for errors.
-
     Raises:
         ConfigError: All that is wrong in it.
     """

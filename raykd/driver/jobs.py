@@ -346,10 +346,6 @@ def check_trained(jobs: Sequence[Job], next_step: str) -> None:
 def make_jobs(config: Run, run_dir: Path) -> tuple[list[Job], list[Job]]:
     """Return the jobs of a run in two stages: the teachers to train; then baseline and student.
 
-    Args:
-        config: The run.
-        run_dir: Its folder.
-
     Raises:
         DataError, ConfigError: Files, columns, labels or sizes are wrong.
     """

@@ -171,13 +171,7 @@ def changed_settings_error(
 
 
 def find_original(path: Path, state: JsonObject, tracking: TrackingConfig) -> Path | None:
-    """Return the folder that this one is a copy of; None unless both are recorded as the same MLflow run.
-
-    Args:
-        path: This folder.
-        state: Its state.
-        tracking: Where the run is recorded.
-    """
+    """Return the folder that this one is a copy of; None unless both are recorded as the same MLflow run."""
     before = state.get("folder")
     if before is None or str(before) == str(path) or "mlflow_run_id" not in state:
         return None

@@ -183,11 +183,7 @@ def _list_candidates(declared: Padding) -> Iterator[Padding]:
 
 
 def build_nonfinite_error(where: str) -> ModelError:
-    """Return the error of a model whose answers are no numbers.
-
-    Args:
-        where: The model, for the message.
-    """
+    """Return the error of a model whose answers are no numbers."""
     return ModelError(
         f"{where} answers with NaN or infinite logits",
         got="no probability in its answer to a row",

@@ -41,11 +41,6 @@ _SPECIAL = {"transformer": (2, 3), "lstm": (2, 3), "decoder": (1, 1), "encoder_d
 def look_at_teacher(teacher: ModelTeacher, config: RunConfig, folder: Path) -> tuple[str, tuple[str, ...]]:
     """Compare a teacher's directory with a run.
 
-    Args:
-        teacher: Its configuration.
-        config: The run's.
-        folder: Its directory.
-
     Returns:
         What the model is, and notes.
 
@@ -86,13 +81,7 @@ def look_at_teacher(teacher: ModelTeacher, config: RunConfig, folder: Path) -> t
 
 
 def describe_columns(own: Sequence[str], wanted: Sequence[str], columns: Sequence[Sequence[int]]) -> str:
-    """Describe a teacher's labels, and what they are in the run where they differ; "" for a task without labels.
-
-    Args:
-        own: The teacher's labels.
-        wanted: The run's.
-        columns: The teacher's columns of each of the run's labels.
-    """
+    """Describe a teacher's labels, and what they are in the run where they differ; "" without labels."""
     if not columns:
         return ""
     said = f"labels {_join_names(own, ', ')}"
@@ -177,11 +166,6 @@ def look_at_teachers(config: Run) -> None:
 
 def check_made(model: models.Student, config: RunConfig, key: str) -> tuple[str, tuple[str, ...]]:
     """Compare a model that a run trains, student or teacher, with the run.
-
-    Args:
-        model: Its configuration.
-        config: The run.
-        key: The model's key in the run file, for messages.
 
     Returns:
         A description ("" if there is nothing to say), and notes.

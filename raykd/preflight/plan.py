@@ -34,9 +34,6 @@ _SAMPLED = 200
 def plan_run(config: Run) -> list[Finding]:
     """Plan a run.
 
-    Args:
-        config: The run.
-
     Raises:
         RaykdError: The first error in files, rows or keys; `raykd check` shows all of them.
     """

@@ -18,12 +18,7 @@ from raykd.teachers.spec import TeacherInfo
 
 
 def find_unused_teachers(config: RunConfig, languages: Iterable[str]) -> dict[str, str]:
-    """Return the teachers that are asked for no training row, each with the reason.
-
-    Args:
-        config: The run.
-        languages: Languages of the training rows.
-    """
+    """Return the teachers that are asked for no training row, each with the reason."""
     found = sorted(set(languages))
     names = tuple(t.name for t in config.active_teachers)
     spoken = [t.language_set for t in config.active_teachers]

@@ -164,10 +164,6 @@ def compute_joint_scores(jobs: Mapping[str, TaskJob], parts: Mapping[str, Outcom
 
     A row is right where its share of the task's first metric is whole. Nothing is returned where the tasks are tested
     on other texts, or a task's metric is no share of rows.
-
-    Args:
-        jobs: The student's job of each task.
-        parts: The outcome of each task.
     """
     found = []
     for role in ("baseline", "student"):

@@ -264,9 +264,6 @@ class Teacher:
     def measure_time(self, batch: TextBatch) -> Timing | None:
         """Measure what a text takes, or read what was measured under conditions like those of this process.
 
-        Args:
-            batch: The texts.
-
         Returns:
             The time; None where the weights are not in memory, because all answers were stored, and no such time is
             kept.

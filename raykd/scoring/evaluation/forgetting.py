@@ -24,9 +24,6 @@ from raykd.tasks.scores.intervals import RowShares, compute_change_interval
 def measure_forgetting(job: TaskJob) -> ForgettingTable | None:
     """Return how the old and the new student score on the held-out rows of the earlier run.
 
-    Args:
-        job: The student's.
-
     Returns:
         The table; None where the run goes on from none.
 

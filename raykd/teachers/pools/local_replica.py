@@ -47,12 +47,7 @@ class LocalReplica:
         return LocalCall(self, name)
 
     def call(self, method: str, *arguments: Any) -> Any:
-        """Run a method of `TeacherActor`; this process keeps its own number of threads.
-
-        Args:
-            method: Its name.
-            arguments: Its arguments.
-        """
+        """Run a method of `TeacherActor`; this process keeps its own number of threads."""
         own: Callable[..., Any] | None = getattr(type(self), f"_{method}", None)
         return self._run(method, *arguments) if own is None else own(self, *arguments)
 
