@@ -1,11 +1,8 @@
 """Load everything that a run reads: check it, select rows, and separate the parts, before a worker is taken.
 
-Decision record: which labelled rows a run uses is a draw of its own seed, nested (the rows of a smaller number are
-among those of a larger one) and proportional to labels at every size, so that a curve over the number of labels
-compares like with like. Labelled rows that are not drawn are dropped unless ``undrawn`` uses them as texts without
-labels: the amount of unlabelled text is what the user says and nothing else. Texts of the held-out sets are removed
-from the unlabelled rows, because a student that has learnt the teachers' answer to a test row has seen it. Labelled
-rows that overlap are the user's own split, so they are counted and warned about. Whatever is left out is counted.
+Decision record: texts of the held-out sets are removed from the unlabelled rows, because a student that has learnt the
+teachers' answer to a test row has seen it. Labelled rows that overlap are the user's own split, so they are counted
+and warned about. Whatever is left out is counted.
 Held-out rows of which none has a gold label are kept as they are,
 where the task chooses among labels: the teachers give their labels (`raykd.scoring.ensembles.agreement`).
 """
@@ -14,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -22,16 +18,17 @@ from pathlib import Path
 
 import numpy as np
 
-from raykd.config import DataConfig, Embedded, Replay, Source
+from raykd.config import DataConfig, Replay, Source
 from raykd.data.files.candidates import limit_candidates
 from raykd.data.overlap import WITH_TARGETS, HeldOut
 from raykd.data.read import Tally, read_rows
-from raykd.data.rows import Rows, draw_share, make_copies, stratified_order
+from raykd.data.rows import Rows, draw_share, make_copies
 from raykd.data.selection.groups import GroupSelection
+from raykd.data.selection.labelled import draw_labelled, keep_labelled, limit_rows, may_lack_answers
 from raykd.data.selection.languages import select_languages
 from raykd.data.summary import summarize_rows
 from raykd.errors import DataError
-from raykd.tasks.forms import LABELLED_FORMS, RowForm
+from raykd.tasks.forms import RowForm
 
 log = logging.getLogger("raykd.data")
 
@@ -105,6 +102,48 @@ class Dataset:
         return {ALL: hashlib.sha256(joined.encode()).hexdigest(), **each}
 
 
+class _PartReader:
+    """Reads the parts of a run's rows, and counts what is left out of them."""
+
+    def __init__(self, config: DataConfig, base_dir: Path, form: RowForm) -> None:
+        self.config, self.base_dir, self.form = config, base_dir, form
+        self.groups = GroupSelection(config.select_groups, config.leave_out_groups)
+        self.left_out: dict[str, int] = {}
+        self.notes: list[str] = []
+
+    def read(self, name: str, source: Source, *, labelled: bool = True) -> Rows:
+        """Return the selected rows of a part.
+
+        Raises:
+            DataError: As `read_rows`, or no row is good.
+        """
+        config, left_out, tally = self.config, self.left_out, Tally()
+        rows = read_rows(
+            source, config, base_dir=self.base_dir, labelled=labelled, form=self.form, tally=tally
+        )
+        left_out.update(_count_changes(tally, name))
+        self.notes.extend(note for note in tally.notes if note not in self.notes)
+        if not len(rows):
+            raise DataError(
+                f"data.{name} holds no good row",
+                got=", ".join(_describe_counts(_count_changes(tally, name))),
+                wanted="at least one",
+                next_step="change data.label_map, data.empty_label or data.on_bad_row, or the source",
+            )
+        self.groups.note(rows)
+        rows = self.groups.select(select_languages(rows, name, config, left_out), name, left_out)
+        rows = limit_rows(rows, name, source, left_out)
+        if config.max_candidates is None or name in ("validation", "test"):
+            return rows
+        rows, cut = limit_candidates(rows, config.max_candidates)
+        left_out[f"{name}: with more candidates than data.max_candidates, of which some are drawn"] = cut
+        return rows
+
+    def read_held_out(self, name: str, source: Source) -> Rows:
+        """Return the rows of a held-out part that scores are measured on."""
+        return keep_labelled(self.read(name, source), name, self.form, self.left_out)
+
+
 def load_data(
     config: DataConfig,
     base_dir: Path,
@@ -126,45 +165,20 @@ def load_data(
         DataError: As `read_rows`. A part is empty after the selection, a language has fewer labelled rows than
             ``labelled_per_language``, or unlabelled rows lack a target that they need.
     """
-    left_out: dict[str, int] = {}
-    notes: list[str] = []
-    groups = GroupSelection(config.select_groups, config.leave_out_groups)
-
-    def part(name: str, source: Source, labelled: bool) -> Rows:
-        tally = Tally()
-        rows = read_rows(source, config, base_dir=base_dir, labelled=labelled, form=form, tally=tally)
-        left_out.update(_count_changes(tally, name))
-        notes.extend(note for note in tally.notes if note not in notes)
-        if not len(rows):
-            raise DataError(
-                f"data.{name} holds no good row",
-                got=", ".join(_describe_counts(_count_changes(tally, name))),
-                wanted="at least one",
-                next_step="change data.label_map, data.empty_label or data.on_bad_row, or the source",
-            )
-        groups.note(rows)
-        rows = groups.select(select_languages(rows, name, config, left_out), name, left_out)
-        rows = _limit_rows(rows, name, source, left_out)
-        if config.max_candidates is None or name in ("validation", "test"):
-            return rows
-        rows, cut = limit_candidates(rows, config.max_candidates)
-        left_out[f"{name}: with more candidates than data.max_candidates, of which some are drawn"] = cut
-        return rows
-
-    train = part("train", config.train, True)
+    reader = _PartReader(config, base_dir, form)
+    left_out = reader.left_out
+    train = reader.read("train", config.train)
     read = {
-        "train": _keep_labelled(train, "train", form, left_out),
-        "validation": _keep_labelled(
-            part("validation", config.validation, True), "validation", form, left_out
-        ),
+        "train": keep_labelled(train, "train", form, left_out),
+        "validation": reader.read_held_out("validation", config.validation),
     }
     if config.test is not None:
-        read["test"] = _keep_labelled(part("test", config.test, True), "test", form, left_out)
+        read["test"] = reader.read_held_out("test", config.test)
     optional = form == "answers" and may_lack_answers(read, config.no_answer)
     if optional:
         train = train.with_mode("optional")
         read = {name: rows.with_mode("optional") for name, rows in read.items()}
-    labelled, undrawn = _draw_labelled(read["train"], config, left_out)
+    labelled, undrawn = draw_labelled(read["train"], config, left_out)
     validation, test = read["validation"], read.get("test")
     held_out = HeldOut([rows for rows in (validation, test) if rows is not None], form)
     if not keep_overlap:
@@ -173,14 +187,14 @@ def load_data(
     bare = [train.select(~train.labelled), undrawn.without_labels()]
     parts = [labelled, *(_remove_held_out(rows, held_out, left_out) for rows in bare if len(rows))]
     if config.unlabeled is not None:
-        unlabelled = part("unlabeled", config.unlabeled, False)
+        unlabelled = reader.read("unlabeled", config.unlabeled, labelled=False)
         unlabelled = unlabelled.with_mode("optional") if optional else unlabelled
         if targets_needed and form in WITH_TARGETS:
             _check_targets(unlabelled)
         parts.append(_not_held_out(unlabelled, held_out, left_out))
     if config.replay is not None and config.replay.share:
         parts.append(_read_replayed(config.replay, base_dir, form, held_out, left_out))
-    groups.check()
+    reader.groups.check()
     _check_pairs(parts)
     if not any(map(len, parts)):
         raise DataError(
@@ -194,7 +208,7 @@ def load_data(
         left_out["train: copies that data.augment made, which teachers alone teach"] = len(copies)
         parts.append(copies)
     judged = tuple(name for name in ("validation", "test") if name in read and not read[name].labelled.any())
-    return Dataset(Rows.concat(parts), validation, test, left_out, form, tuple(notes), judged)
+    return Dataset(Rows.concat(parts), validation, test, left_out, form, tuple(reader.notes), judged)
 
 
 def _read_replayed(
@@ -251,105 +265,6 @@ def _count_changes(tally: Tally, name: str) -> dict[str, int]:
         **{f"{name}: label {label!r}, left out by data.label_map": n for label, n in tally.left_out.items()},
         **{f"{name}: {what} (rows kept)": n for what, n in tally.mended.items()},
     }
-
-
-def _keep_labelled(rows: Rows, name: str, form: RowForm, left_out: dict[str, int]) -> Rows:
-    """Return the rows with a gold label; of held-out rows all, where none has one and teachers can give them.
-
-    Raises:
-        DataError: No row has a label, and the task does not choose among labels.
-    """
-    if rows.labelled.all():
-        return rows
-    found = rows.select(rows.labelled)
-    if not len(found):
-        if form in LABELLED_FORMS or (form == "sentences" and name == "train"):
-            return found if name == "train" else rows
-        raise DataError(
-            f"no row of data.{name} has gold",
-            got=f"{len(rows)} rows, all without",
-            wanted="rows with gold: agreement with the teachers is measured in tasks that choose among labels alone",
-            next_step="use it as data.unlabeled" + (", and leave data.test out" if name == "test" else ""),
-        )
-    if len(found) < len(rows):
-        used = "used as text without labels" if name == "train" else "left out"
-        left_out[f"{name}: without a label, {used}"] = len(rows) - len(found)
-    return found
-
-
-def may_lack_answers(parts: Mapping[str, Rows], no_answer: str) -> bool:
-    """Return whether "no answer" is a choice. With `auto` it is as soon as one question has no answer.
-
-    Args:
-        parts: The labelled parts by name.
-        no_answer: As in the config.
-
-    Raises:
-        DataError: No question of a part has an answer, which mostly means that its answers were taken out.
-    """
-    if no_answer != "auto":
-        return no_answer == "always"
-    bare = {name: sum(not gold for gold in rows.golds or ()) for name, rows in parts.items()}
-    for name, rows in parts.items():
-        if bare[name] == len(rows):
-            raise DataError(
-                f"no question of data.{name} has an answer",
-                got=f"{len(rows)} rows without an answer",
-                wanted="rows with answers, some without perhaps",
-                next_step="if the answers were taken out, read them as data.unlabeled; if none of the questions has "
-                "one, set data.no_answer: always",
-            )
-    return any(bare.values())
-
-
-def _limit_rows(rows: Rows, name: str, source: Source, left_out: dict[str, int]) -> Rows:
-    """Return at most ``rows_per_language`` rows per language, with and without a label, evenly spaced.
-
-    Embedded corpora have taken care of it while they were read.
-    """
-    most = source.rows_per_language
-    if isinstance(source, Embedded) or most is None:
-        return rows
-    picked = []
-    for language in rows.list_languages():
-        for has_label in (True, False):
-            members = np.flatnonzero(rows.is_in_language(language) & (rows.labelled == has_label))
-            count = min(most, len(members))
-            picked.append(members[np.arange(count) * len(members) // max(1, count)])
-    chosen = np.sort(np.concatenate(picked))
-    if len(chosen) == len(rows):
-        return rows
-    left_out[f"{name}: beyond data.{name}.rows_per_language"] = len(rows) - len(chosen)
-    return rows.select(chosen)
-
-
-def _draw_labelled(rows: Rows, config: DataConfig, left_out: dict[str, int]) -> tuple[Rows, Rows]:
-    """Return ``labelled_per_language`` rows of each language in the source's order, and rows to use without labels."""
-    wanted = config.labelled_per_language
-    if wanted is None:
-        return rows, rows.select([])
-    picked = []
-    for language in rows.list_languages():
-        members = np.flatnonzero(rows.is_in_language(language))
-        if len(members) < wanted:
-            raise DataError(
-                f"data.labelled_per_language: {language!r} has fewer labelled training rows",
-                got=f"{len(members)} rows",
-                wanted=f"{wanted}",
-                next_step=f"lower data.labelled_per_language to {len(members)} or add rows",
-            )
-        # Where gold is not one label all rows are of one label here: the order is plainly random.
-        # The language is in the seed by name, so that selecting other languages does not change this one's rows.
-        seed = [config.labelled_seed & (2**64 - 1), zlib.crc32(language.encode())]
-        order = stratified_order(rows.labels_B[members], np.random.default_rng(seed))
-        picked.append(members[order[:wanted]])
-    chosen = np.sort(np.concatenate(picked))
-    rest = np.setdiff1d(np.arange(len(rows)), chosen)
-    kept = config.undrawn == "unlabeled"
-    if len(rest):
-        used = "used as text without labels" if kept else "left out"
-        left_out[f"train: labelled rows beyond data.labelled_per_language, {used}"] = len(rest)
-    return rows.select(chosen), rows.select(rest if kept else [])
 
 
 def _check_targets(rows: Rows) -> None:

@@ -17,9 +17,9 @@ from raykd.data.files.candidates import is_one_row_per_query
 from raykd.data.files.records import read_file_records
 from raykd.data.files.textfiles import Record, require_file, show_cell
 from raykd.data.labels import add_direction, find_ranges, is_missing, list_spellings
-from raykd.data.load import may_lack_answers
 from raykd.data.read import Tally, read_rows
 from raykd.data.rows import Rows
+from raykd.data.selection.labelled import may_lack_answers
 from raykd.errors import ConfigError, DataError
 from raykd.scoring.evaluation.matching import LabelMap, MatchedLabels, match_labels
 from raykd.tasks.forms import LABELLED_FORMS, RowForm
@@ -154,15 +154,7 @@ def read_labelled_file(
 
 
 def _read_with_advice(path: Path, files: Files, config: DataConfig, form: RowForm, tally: Tally) -> Rows:
-    """Return the rows, and say what to do about bad ones in the words of the command.
-
-    Args:
-        path: The file.
-        files: The same as a source.
-        config: How it is read.
-        form: What a row consists of.
-        tally: Takes what was left out.
-    """
+    """Return the rows, and say what to do about bad ones in the words of the command."""
     tally.notes.clear()  # of the first look, which come again
     try:
         rows = read_rows(files, config, base_dir=path.parent, labelled=True, form=form, tally=tally)
