@@ -118,27 +118,13 @@ def conclude_task(
         ending: How the student's training ended; all tasks of a run share it.
         read_counters: Reads the counters of all teachers of the run, over all its starts.
     """
-    student, students = jobs[-1], []
-    titles: dict[Role, str] = {"student": "student", "peer": "peer", "baseline": "undistilled student"}
-    saved: list[tuple[Role, Path]] = [(job.role, job.output) for job in jobs]
-    if student.config.peer is not None:
-        saved.insert(-1, ("peer", name_peer_folder(student.output)))
-    for role, output in saved:
-        predictions, scores = score_student(titles[role], role, output, student.config, student.held_out)
-        stored = measure_stored_megabytes(output)
-        students.append((replace(predictions, megabytes=stored), scores))
+    student, saved = jobs[-1], _list_students(jobs)
+    students = [_score_saved(role, output, student) for role, output in saved]
     teachers = TeacherResults()
     if pool is not None:
         own = students[-1][0].size
         teachers = collect_teacher_results(student, pool, infos, review, curve, read_counters, own)
-    weighting = student.config.objective.weighting.without(teachers.lost)
-    objective = student.config.objective.model_copy(update={"weighting": weighting})
-    told, gaps = measure_constraints(
-        student.config.model_copy(update={"objective": objective}),
-        students[-1][0].logits_NC,
-        teachers.together,
-    )
-    teachers = replace(teachers, notes=(*teachers.notes, *told))
+    teachers, gaps = _add_constraints(teachers, student, students[-1])
     systems = [*teachers.systems, *students]
     if student.data.held_out in student.data.judged:
         systems = [(predictions, name_score(scores)) for predictions, scores in systems]
@@ -147,11 +133,10 @@ def conclude_task(
     page = write_run_page(report, folder.path / "report.html")
     if report.ensemble is not None:
         tracker.log_file(write_ensemble_page(report.ensemble, folder.path), task or None)
-    last_step = max((p.step for p in curve), default=0)
     metrics = {**teachers.to_metrics(), **_list_table_metrics(report.table), **gaps}
     if report.forgetting is not None:
         metrics |= report.forgetting.to_metrics()
-    tracker.log_points([Point(last_step, metrics).with_task(task)])
+    tracker.log_points([Point(max((p.step for p in curve), default=0), metrics).with_task(task)])
     _set_tags(tracker, task, student, teachers)
     _record(tracker, task, student, report, page)
     logged = _log_student(tracker, student)
@@ -172,6 +157,32 @@ def conclude_task(
         costs=report.costs,
         forgetting=report.forgetting,
     )
+
+
+def _list_students(jobs: Sequence[TaskJob]) -> list[tuple[Role, Path]]:
+    """Return role and folder of every trained student: baseline, peer and student, as far as there are."""
+    saved: list[tuple[Role, Path]] = [(job.role, job.output) for job in jobs]
+    if jobs[-1].config.peer is not None:
+        saved.insert(-1, ("peer", name_peer_folder(jobs[-1].output)))
+    return saved
+
+
+def _score_saved(role: Role, output: Path, student: TaskJob) -> System:
+    """Return what a saved student answers to the held-out rows of the student's job, and its scores."""
+    title = "undistilled student" if role == "baseline" else role
+    predictions, scores = score_student(title, role, output, student.config, student.held_out)
+    return replace(predictions, megabytes=measure_stored_megabytes(output)), scores
+
+
+def _add_constraints(
+    teachers: TeacherResults, student: TaskJob, system: System
+) -> tuple[TeacherResults, Mapping[str, float]]:
+    """Return the results with notes on how far the student keeps its constraints, and the gaps as metrics."""
+    weighting = student.config.objective.weighting.without(teachers.lost)
+    objective = student.config.objective.model_copy(update={"weighting": weighting})
+    config = student.config.model_copy(update={"objective": objective})
+    told, gaps = measure_constraints(config, system[0].logits_NC, teachers.together)
+    return replace(teachers, notes=(*teachers.notes, *told)), gaps
 
 
 def _make_report(
