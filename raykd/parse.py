@@ -147,10 +147,6 @@ def _without(tree: object, mark: str) -> object:
 def parse_yaml(text: str, origin: str) -> object:
     """Read YAML safely.
 
-    Args:
-        text: The YAML.
-        origin: What errors call it.
-
     Raises:
         ConfigError: Broken syntax, a key given twice, an alias, a value of no plain kind, too large or too deep.
     """
@@ -293,10 +289,6 @@ def read_text(path: Path, what: str) -> str:
 
 def check_path(path: str, key: str) -> None:
     """Refuse a text that cannot be a path, before anything opens it.
-
-    Args:
-        path: The text.
-        key: Where it stands, for errors.
 
     Raises:
         ConfigError: It is empty, holds a NUL, or is longer than the file system allows.

@@ -294,12 +294,7 @@ class Explanation(Result):
 
     @classmethod
     def of(cls, folder: Path, explained: Sequence[ExplainedTask]) -> Explanation:
-        """Return the explanation of a run.
-
-        Args:
-            folder: The run's.
-            explained: The report of each task.
-        """
+        """Return the explanation of a run."""
         from raykd.report.ensembles.tables import build_sections, list_advice, summarize_ensemble
 
         shown: list[RenderableType] = []

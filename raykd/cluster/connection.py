@@ -66,9 +66,6 @@ def start_ray_ahead(config: RayConfig) -> None:
 
     Ray's processes start while this one imports, and checks the run. That is for the command line alone: what was
     begun ends with the process, so a check that fails is told at once. A notebook's process would go on.
-
-    Args:
-        config: The run's cluster.
     """
     global _ahead
     is_own = configured_address(config)[0] in (None, "local")

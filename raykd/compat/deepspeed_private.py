@@ -36,9 +36,6 @@ def compile_nothing(deepspeed: ModuleType) -> None:
 
     Reading which ops are compatible probes each with the compiler, and the shared-memory all-reduce would then be
     compiled for a minute. DeepSpeed has no setting against it.
-
-    Args:
-        deepspeed: The imported module.
     """
     vars(deepspeed.ops)["__compatible_ops__"] = defaultdict(bool)
 

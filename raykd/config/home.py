@@ -97,10 +97,6 @@ def find_config_file(path: Path) -> Path:
 def relocate_tree(tree: JsonObject, path: Path) -> JsonObject:
     """Adapt the tree of a YAML to the folder of raykd that it lies in; elsewhere it stays unchanged.
 
-    Args:
-        tree: Content of the YAML.
-        path: The YAML.
-
     Raises:
         ConfigError: The folder has a name that no run can have, or its state is damaged.
     """

@@ -41,12 +41,6 @@ class BadRows:
     def report(self, rows: int, name: str, config: DataConfig, advice: str) -> str:
         """Return what to log where they may be skipped.
 
-        Args:
-            rows: All rows.
-            name: The source.
-            config: The run's data.
-            advice: What to do.
-
         Raises:
             DataError: They may not be skipped.
         """

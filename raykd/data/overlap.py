@@ -23,12 +23,7 @@ WITH_TARGETS: tuple[RowForm, ...] = ("target", "source_target")
 
 
 class HeldOut:
-    """What a run is evaluated on.
-
-    Args:
-        parts: The held-out rows.
-        form: What a row consists of.
-    """
+    """What a run is evaluated on."""
 
     def __init__(self, parts: Sequence[Rows], form: RowForm) -> None:
         if form == "sentences":  # a text is known as a first or as a second one

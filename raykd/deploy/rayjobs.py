@@ -118,10 +118,6 @@ class Jobs:
     def follow(self, job: str, write: Callable[[str], None]) -> int:
         """Write the job's log until it ends and return its exit code.
 
-        Args:
-            job: Its id.
-            write: Takes pieces of the log.
-
         Raises:
             ClusterError: There is no such job, or the cluster no longer answers; the job may well go on.
         """

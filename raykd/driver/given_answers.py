@@ -31,10 +31,6 @@ _AT_ONCE = 8192
 def check_all_given_answers(config: Run, data: Mapping[str, Dataset]) -> Iterator[str]:
     """Check every teacher that answers from files; yield a line about each that lacks answers.
 
-    Args:
-        config: The run.
-        data: Its rows, by task.
-
     Raises:
         DataError, ModelError: As `check_given_answers`.
     """
@@ -48,11 +44,6 @@ def check_all_given_answers(config: Run, data: Mapping[str, Dataset]) -> Iterato
 
 def check_given_answers(teacher: FileTeacher, config: RunConfig, data: Dataset) -> tuple[str, bool]:
     """Count the rows that a teacher of a run will be asked for and has an answer to.
-
-    Args:
-        teacher: The teacher.
-        config: The run of its task.
-        data: The rows of its task.
 
     Returns:
         A line for people, and whether there is an answer to each row.

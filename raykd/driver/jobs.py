@@ -326,10 +326,6 @@ def find_trained_teachers(config: Run, next_step: str) -> dict[str, Path]:
 def check_trained(jobs: Sequence[Job], next_step: str) -> None:
     """Check that these teachers exist.
 
-    Args:
-        jobs: The jobs that train them.
-        next_step: What the error suggests.
-
     Raises:
         ModelError: One of them is not trained yet.
     """

@@ -119,10 +119,6 @@ def has_language_codes(folder: Path) -> bool:
 def check_source_languages(config: RunConfig, rows: Rows) -> str:
     """Check that models which mark the language of a source can tell it.
 
-    Args:
-        config: The run of one task.
-        rows: Sources and targets.
-
     Returns:
         How each such model reads sources without a language; "" if every row names one, or no model marks it.
 

@@ -27,10 +27,6 @@ FIRST_SEED = 1001
 def read_confirmation(sweep_folder: Path, count: int) -> ExperimentPlan:
     """Read a finished sweep and choose the seeds.
 
-    Args:
-        sweep_folder: The sweep's folder.
-        count: Number of seeds.
-
     Raises:
         ConfigError: The folder holds no finished sweep.
     """

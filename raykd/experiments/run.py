@@ -85,11 +85,7 @@ def run_comparison(experiment: ExperimentPlan, start: Start | None = None) -> Co
 
 
 class CompareCommand(Command[ComparisonOutcome]):
-    """Trains arms as trials with the experiment's seeds, and compares them on the held-out rows.
-
-    Args:
-        experiment: Arms and seeds.
-    """
+    """Trains arms as trials with the experiment's seeds, and compares them on the held-out rows."""
 
     def __init__(self, experiment: ExperimentPlan) -> None:
         self.asked = experiment
@@ -285,10 +281,6 @@ def choose_trials(experiment: ExperimentPlan, journal: Journal, known: Mapping[s
 
 def check_arms(experiment: ExperimentPlan, data: Mapping[str, object]) -> None:
     """Check every arm with its first seed, and its trials, as runs.
-
-    Args:
-        experiment: The experiment.
-        data: The base's rows, by task.
 
     Raises:
         ConfigError: Some arms cannot be trained. Names each with the reason.

@@ -82,12 +82,7 @@ class RunFolder:
             write_atomically(self.path / STATE, json.dumps(self.state, indent=2))
 
     def say(self, console: Console, more: Sequence[str] = ()) -> None:
-        """Print and log what a reader must know of a resume.
-
-        Args:
-            console: Where to print.
-            more: Further notes.
-        """
+        """Print and log what a reader must know of a resume."""
         notes = list(self.notes)
         if self.changes:
             notes.append(f"resumed with other settings: {', '.join(map(str, self.changes))}")

@@ -115,10 +115,6 @@ def _check_saved_tokenizers(config: RunConfig, used: list[TeacherConfig]) -> Non
 def describe_state_bytes(config: RunConfig, rows: Rows) -> dict[str, str]:
     """Describe what each teacher sends beside its answers, from the mean length of the rows; {} where it is not known.
 
-    Args:
-        config: The run.
-        rows: Its training rows.
-
     Raises:
         ConfigError: It is too much for a request, or for the store that is to keep it.
     """
@@ -160,12 +156,7 @@ def say_states(config: RunConfig, rows: Rows) -> str:
 
 
 def count_state_bytes(config: RunConfig, rows: Rows) -> dict[str, float]:
-    """Estimate the bytes of states that each teacher sends with the answer to a row; {} where that is not known.
-
-    Args:
-        config: The run.
-        rows: Its training rows.
-    """
+    """Estimate the bytes of states that each teacher sends with the answer to a row; {} where that is not known."""
     student = find_shape(config.student, "the student") if config.objective.features else None
     if student is None or not len(rows):
         return {}

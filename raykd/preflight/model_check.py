@@ -291,12 +291,7 @@ class TrimmedVocabulary:
 
 
 def measure_vocabulary(config: Run, data: Mapping[str, Dataset]) -> TrimmedVocabulary | None:
-    """Trim the student's vocabulary as the run will; None if it is not trimmed, or its checkpoint not here.
-
-    Args:
-        config: The run.
-        data: Data sets by task.
-    """
+    """Trim the student's vocabulary as the run will; None if it is not trimmed, or its checkpoint not here."""
     source = find_base_checkpoint(config.student)
     if source is None or source.vocabulary != "trimmed" or source.is_awaited:
         return None
@@ -315,10 +310,6 @@ def sign_notes(config: RunConfig, rows: Rows) -> list[str]:
     """Count rows whose text contains a special token of a teacher or of the student's checkpoint.
 
     A tokenizer reads "[SEP]" in a text as the token itself. Language tasks count such rows themselves.
-
-    Args:
-        config: The run's.
-        rows: Its training rows.
 
     Raises:
         DataError: A row holds a special token that the model has no row for.

@@ -35,12 +35,7 @@ def raise_as_model_error(what: str, next_step: str | None = None) -> Iterator[No
 
 @contextlib.contextmanager
 def raise_as_hub_error(name: str, revision: str | None) -> Iterator[None]:
-    """Turn what the hub's library raises into a ModelError that names the next step.
-
-    Args:
-        name: The hub name.
-        revision: What was asked for.
-    """
+    """Turn what the hub's library raises into a ModelError that names the next step."""
     from huggingface_hub import errors, get_token
 
     here = Path.cwd()

@@ -133,16 +133,7 @@ def resolve_model(path: str | Path, *, revision: str | None = None, trust_remote
 def resolve_small_files(
     path: str | Path, *, revision: str | None = None, trust_remote_code: bool = False
 ) -> Path:
-    """Find the directory of a model's configuration and tokenizer; of a hub name no weights are downloaded.
-
-    Args:
-        path: A directory or a hub name.
-        revision: Branch, tag or commit of a hub name.
-        trust_remote_code: Whether to download Python code too.
-
-    Raises:
-        ModelError: As `resolve_model`.
-    """
+    """Find the directory of a model's configuration and tokenizer as `resolve_model` does, without the weights."""
     folder = find_local(path)
     if folder is not None:
         return folder
@@ -150,16 +141,7 @@ def resolve_small_files(
 
 
 def preview_model(path: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> Path:
-    """Return a directory from which a model can be inspected and not loaded; downloads no weights.
-
-    Args:
-        path: A directory or a hub name.
-        revision: Branch, tag or commit of a hub name.
-        trust_remote_code: Whether to download Python code too.
-
-    Raises:
-        ModelError: As `resolve_model`.
-    """
+    """Return a directory as `resolve_model` does, from which a model can be inspected and not loaded."""
     folder = find_local(path)
     if folder is not None:
         return folder

@@ -75,11 +75,6 @@ def check_student_length(looked: InspectedLengths, task: Task) -> str:
 def check_target(who: str, looked: InspectedLengths, task: Task) -> None:
     """Compare the targets of an encoder-decoder with the positions of its decoder.
 
-    Args:
-        who: The model, for the message.
-        looked: Its inspection.
-        task: The run's.
-
     Raises:
         ConfigError: With the number to set.
     """

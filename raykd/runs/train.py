@@ -65,12 +65,7 @@ def run_training(config: Run, start: Start | None = None, *, profile: bool = Fal
 
 
 class TrainCommand(Command[Outcome]):
-    """Trains teachers, then baseline and student, and scores all of them.
-
-    Args:
-        config: The run.
-        times: Where the time goes; None records nothing.
-    """
+    """Trains teachers, then baseline and student, and scores all of them."""
 
     def __init__(self, config: Run, times: RunTimes | None = None) -> None:
         self.owner = self.base = self.config = config

@@ -29,14 +29,7 @@ ENOUGH_COVERAGE = 0.98
 def collect_notes(
     config: RunConfig, data: Dataset, curve: Sequence[Point], systems: Sequence[System]
 ) -> tuple[str, ...]:
-    """Return all notes, those about the data first.
-
-    Args:
-        config: The run of one task.
-        data: Its rows.
-        curve: Points of the student.
-        systems: Rows of the final table.
-    """
+    """Return all notes, those about the data first."""
     last = {name: value for point in curve for name, value in point.values.items()}
     coverage = _average_coverage(curve)
     if config.task.language:

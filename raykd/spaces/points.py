@@ -60,11 +60,6 @@ def read_point(space: Space, point: Mapping[str, object], where: str) -> Sample:
 def read_run_sample(space: Space, run: Run, where: str) -> Sample:
     """Read the sample of a run. Keys outside the space may have any value.
 
-    Args:
-        space: The searched space.
-        run: The run.
-        where: What errors call the run.
-
     Raises:
         ConfigError: A searched key has a value outside the space.
     """

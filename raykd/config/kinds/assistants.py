@@ -33,12 +33,7 @@ def check_assistants(teachers: Sequence[TeacherConfig]) -> None:
 def add_their_teachers(
     chosen: Sequence[TeacherConfig], teachers: Sequence[TeacherConfig]
 ) -> tuple[TeacherConfig, ...]:
-    """Return the chosen teachers, and before them those that teach them, in the order of the run.
-
-    Args:
-        chosen: Teachers that take part.
-        teachers: All of the run.
-    """
+    """Return the chosen teachers, and before them those that teach them, in the order of the run."""
     needed = {t.name for t in chosen}
     for teacher in reversed(teachers):
         if teacher.name in needed and isinstance(teacher, TrainedTeacher):

@@ -99,13 +99,6 @@ def check_pretraining(
 ) -> None:
     """Check that a teacher's model can learn the language stage, and that there are texts.
 
-    Args:
-        name: Of the teacher.
-        stage: Its pretraining.
-        model: What is trained.
-        task: The run's.
-        data: The run's.
-
     Raises:
         ValueError: Names the key.
     """

@@ -12,12 +12,6 @@ from raykd.errors import DataError
 def select_languages(rows: Rows, name: str, config: DataConfig, left_out: dict[str, int]) -> Rows:
     """Return the rows of the selected languages.
 
-    Args:
-        rows: The rows.
-        name: Name of their part.
-        config: Which languages are selected.
-        left_out: Takes how many rows go.
-
     Raises:
         DataError: None stays.
     """

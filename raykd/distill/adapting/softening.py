@@ -83,16 +83,7 @@ def make_softened_parts(
     temperature: float,
     mixture: Mixture,
 ) -> list[TargetPart]:
-    """Divide the teachers into parts at the temperature of the run, or of each unit.
-
-    Args:
-        schedule: Of the temperature.
-        logits_NC: The student's, float32.
-        signals: The teachers' answers.
-        weights_MN: From the weighting.
-        temperature: Of the schedule at this progress.
-        mixture: How teachers of one part are averaged.
-    """
+    """Divide the teachers into parts at the temperature of the run, or of each unit."""
     if not isinstance(schedule, TargetEntropy):
         return make_parts(logits_NC, signals, weights_MN, temperature, mixture)
     temperature_N = schedule.find(signals, weights_MN)

@@ -20,12 +20,6 @@ def list_layer_pairs(
 ) -> tuple[tuple[int, int], ...]:
     """Return the pairs of layers that are compared.
 
-    Args:
-        layers: As configured.
-        student: The student's encoder.
-        teacher: The teacher's encoder.
-        name: Of the teacher, for messages.
-
     Raises:
         ConfigError: One of them has no such layer.
     """

@@ -10,12 +10,7 @@ from raykd.report.formats import format_metric_name
 
 
 def make_advice_line(advice: Advice, metric: str) -> AdviceLine:
-    """Return an advice as the report holds it.
-
-    Args:
-        advice: The advice.
-        metric: Name of the score.
-    """
+    """Return an advice as the report holds it."""
     change = advice.change
     return AdviceLine(
         kind=advice.kind,

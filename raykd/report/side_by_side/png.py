@@ -22,12 +22,6 @@ SCALE = 2.0
 def write_png(spec: Spec, path: Path, title: str, subtitle: str = "") -> Path:
     """Draw a chart as a PNG on white, with a title, and return its path.
 
-    Args:
-        spec: The chart.
-        path: The file.
-        title: What it shows.
-        subtitle: A sentence below it.
-
     Raises:
         ConfigError: vl-convert is not installed.
     """

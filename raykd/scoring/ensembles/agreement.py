@@ -32,11 +32,6 @@ log = logging.getLogger("raykd.runs")
 def fill_missing_labels(config: RunConfig, data: Dataset, pool: TeacherPool) -> Dataset:
     """Return the rows with the teachers' labels in the held-out parts that have no gold label (`Dataset.judged`).
 
-    Args:
-        config: The run of one task.
-        data: Its rows.
-        pool: The opened teachers.
-
     Raises:
         DataError: The teachers together answer no row of such a part.
     """

@@ -33,11 +33,7 @@ a dozen layers differ by up to 0.02; outputs of other inputs by about 1."""
 
 
 class GraphedModule:
-    """A frozen model on a GPU, called as the model is; its attributes are the model's.
-
-    Args:
-        module: The model.
-    """
+    """A frozen model on a GPU, called as the model is; its attributes are the model's."""
 
     def __init__(self, module: torch.nn.Module) -> None:
         self._module, self._weights = module, list(module.parameters())

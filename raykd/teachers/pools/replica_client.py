@@ -33,11 +33,7 @@ _PAUSE_S = 0.5
 
 
 class ReplicaClient:
-    """Asks the replicas of a pool.
-
-    Args:
-        handle: The pool.
-    """
+    """Asks the replicas of a pool."""
 
     def __init__(self, handle: PoolHandle) -> None:
         self._handle = handle

@@ -61,10 +61,6 @@ class RecordingPlace:
 def find_recording_place(config: TrackingConfig, output: Path) -> RecordingPlace:
     """Find the place where a run with this configuration is recorded, and check it.
 
-    Args:
-        config: The run's `tracking`.
-        output: The folder of all runs.
-
     Raises:
         TrackingError: It cannot be recorded there.
     """

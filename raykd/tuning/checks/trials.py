@@ -79,10 +79,6 @@ class TrialCheck:
 def check_known_trials(plan: Sweep, data: Mapping[str, Dataset]) -> None:
     """Check every trial that is known before the start. For a search that learns, check draws of its space.
 
-    Args:
-        plan: The sweep.
-        data: The base's rows, by task.
-
     Raises:
         ConfigError: Some trials cannot be run. Names their values, the key and the reason.
     """
