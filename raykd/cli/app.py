@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, TypedDict
 import typer
 from rich.console import Console
 
+from raykd import __version__
 from raykd.cli.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -29,6 +30,22 @@ Ray actors serve the teachers, DeepSpeed trains the student in Ray workers, MLfl
 [bold]Its student:[/bold]    raykd predict runs/NAME/student "some text"
 """,
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"raykd {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
+    ] = False,
+) -> None:
+    pass
 
 
 def _console(*, stderr: bool = False) -> Console:

@@ -10,6 +10,7 @@ its process is in the checkpoint that the next attempt goes on from, or comes ag
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -31,17 +32,19 @@ class Event:
             number of rows that are tokenised.
         total_steps: Optimizer steps of the job, of kinds started, point and done; of kind tokens all rows.
         error: Of kind error.
-        text: Of kind note.
+        text: Of kinds note and log.
+        logger: Of kind log: name and level of the record.
         spans: Of kind spans: what the worker's time went to since the last ones.
     """
 
-    kind: Literal["tokens", "started", "point", "done", "note", "error", "spans"]
+    kind: Literal["tokens", "started", "point", "done", "note", "log", "error", "spans"]
     job: str
     point: Point | None = None
     total_steps: int = 0
     error: RaykdError | None = None
     text: str = ""
     spans: Sequence[Span] = ()
+    logger: tuple[str, int] = ("", logging.INFO)
 
 
 class EventSink(Protocol):
@@ -52,6 +55,41 @@ class EventSink(Protocol):
 
     def hopeless(self) -> bool:
         """Return whether a worker met an error that another attempt meets again."""
+
+
+class _LogSender(logging.Handler):
+    """Sends records as events; arguments as for `sending_logs`."""
+
+    def __init__(self, sink: EventSink, job: str) -> None:
+        super().__init__()
+        self._sink, self._job = sink, job
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send a record; see `logging.Handler`."""
+        try:
+            logger = (record.name, record.levelno)
+            self._sink.put(Event("log", self._job, text=record.getMessage(), logger=logger))
+        except Exception:  # a line that cannot be sent must not end the training
+            self.handleError(record)
+
+
+@contextlib.contextmanager
+def sending_logs(sink: EventSink, job: str) -> Iterator[None]:
+    """Send what raykd logs in this process to the driver, which has the run's log file, while the body runs.
+
+    Args:
+        sink: Where to.
+        job: Name of the job.
+    """
+    logger, handler = logging.getLogger("raykd"), _LogSender(sink, job)
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)
 
 
 class Mailbox:

@@ -321,11 +321,11 @@ class MaskedWords(WordReplacement):
 Augmentation = Annotated[Fragments | Spelling | Lexicon | MaskedWords, Field(discriminator="kind")]
 
 
-def check_augmentations(changes: Sequence[Augmentation], form: RowForm) -> None:
-    """Check that copies can be made of rows of this form.
+def check_augmentations(changes: Sequence[Augmentation], form: RowForm, languages: Sequence[str]) -> None:
+    """Check that copies can be made of rows of this form, in these languages.
 
     Raises:
-        ValueError: Names a kind that cannot.
+        ValueError: Names a kind that cannot, or a language that no row is in.
     """
     readable = form in ("text", "value", "labels")
     wrong = [c.kind for c in changes if not (readable or (form == "words" and c.keeps_words))]
@@ -334,3 +334,8 @@ def check_augmentations(changes: Sequence[Augmentation], form: RowForm) -> None:
         raise ValueError(
             f"data.augment: {wrong[0]} changes texts that have labels or a number; wanted {wanted}"
         )
+    for change in changes:
+        if isinstance(change, Lexicon) and (unknown := set(change.languages or ()) - set(languages)):
+            raise ValueError(
+                f"data.augment: lexicon.languages {sorted(unknown)} are not in data.languages {list(languages)}"
+            )

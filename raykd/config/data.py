@@ -350,7 +350,7 @@ class DataConfig(Spec):
             raise ValueError(
                 f"data.columns.{gold} null reads no {gold.rstrip('s')}; set data.empty_label: unlabeled with it"
             )
-        check_augmentations(self.augment, form)
+        check_augmentations(self.augment, form, self.languages)
         if self.empty_label != "fail" and form in ("target", "source_target", "plain", "sentences"):
             raise ValueError("data.empty_label plays no part in this task, whose rows have no label")
         if form not in LABELLED_FORMS and self.labels:

@@ -142,9 +142,10 @@ def asks_others(objective: Objective, other: Objective) -> bool:
     What a gate or a bandit has learned holds for its own settings.
     """
     routing = ("fixed", "by_column", "language_similarity", "gate", "bandit")
-    weighting = objective.weighting
-    differs = weighting.kind != other.weighting.kind or objective.drop_surpassed != other.drop_surpassed
-    return differs or (weighting.kind in routing and weighting != other.weighting)
+    own, others = objective.weighting, other.weighting
+    kinds, other_kinds = (own.kind, own.inner.kind), (others.kind, others.inner.kind)
+    differs = kinds != other_kinds or objective.drop_surpassed != other.drop_surpassed
+    return differs or (own.inner.kind in routing and own.inner != others.inner)
 
 
 def check_features(

@@ -293,6 +293,8 @@ class RunConfig(RunBase):
             objective = self.at_progress(phase.at).objective
             self.task.check(self.data.labels, objective)
             check_crf(self.student, self.task, objective)
+            if self.peer is not None:
+                check_peer(self.peer, self.student, self.task, objective, self.train)
             check_objective(objective, self.data.labels, {t.name: t.missing for t in self.active_teachers})
             if asks_others(objective, self.objective):
                 raise ValueError(

@@ -204,11 +204,21 @@ def load_data(
             next_step="split the texts: some for data.train, others for data.validation",
         )
     if config.augment:
-        copies = _remove_held_out(make_copies(Rows.concat(parts), config.augment), held_out, left_out)
-        left_out["train: copies that data.augment made, which teachers alone teach"] = len(copies)
-        parts.append(copies)
+        parts.append(_add_copies(Rows.concat(parts), config, held_out, left_out, notes))
     judged = tuple(name for name in ("validation", "test") if name in read and not read[name].labelled.any())
     return Dataset(Rows.concat(parts), validation, test, left_out, form, tuple(reader.notes), judged)
+
+
+def _add_copies(
+    rows: Rows, config: DataConfig, held_out: HeldOut, left_out: dict[str, int], notes: list[str]
+) -> Rows:
+    """Return the changed copies of rows; what changed none is noted, since it would do nothing, unseen."""
+    copies = _remove_held_out(make_copies(rows, config.augment), held_out, left_out)
+    left_out["train: copies that data.augment made, which teachers alone teach"] = len(copies)
+    made = {row_id.rsplit(" ", 2)[-2] for row_id in copies.ids}
+    idle = [change.kind for change in config.augment if change.kind not in made]
+    notes += [f"data.augment: {kind} changed no text, so it has no effect" for kind in idle]
+    return copies
 
 
 def _read_replayed(

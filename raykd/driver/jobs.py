@@ -25,6 +25,7 @@ from raykd.data.rows import Rows
 from raykd.distill.objective import Objective
 from raykd.driver.gold_labels import check_gold_labels, name_metric, name_point
 from raykd.driver.language_models import check_prompts, check_source_languages
+from raykd.driver.row_values import check_row_values
 from raykd.errors import ConfigError, DataError, ModelError
 from raykd.folders.contents import digest_models
 from raykd.models import PretrainedStudent, Student
@@ -350,6 +351,8 @@ def make_jobs(config: Run, run_dir: Path) -> tuple[list[Job], list[Job]]:
     students = [Job("student", "student", config, data, run_dir / "student")]
     for job in [*teachers, *students]:
         job.check_gold_labels()
+        for task in job.tasks.values():
+            check_row_values(task.config, task.data)
     if config.baseline:
         if config.plain:
             raise ConfigError(

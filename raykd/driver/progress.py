@@ -172,6 +172,10 @@ class JobProgress:
             log.warning("%s: %s", event.job, event.text)
             self.say(f"{event.job}: {event.text}")
             return
+        if event.kind == "log":
+            name, level = event.logger
+            logging.getLogger(name).log(level, "%s: %s", event.job, event.text)
+            return
         if event.kind == "spans":
             timeline = get_active()
             if timeline is not None:

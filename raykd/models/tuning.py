@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 _NAME = "default"
 """peft's name of the only adapter of a model."""
+_QUERY_VALUE = (("query", "value"), ("q_proj", "v_proj"), ("q_lin", "v_lin"), ("q", "v"), ("Wqkv",))
+"""Names of the layers that make queries and values, for architectures that peft names none of (DistilBERT, ALBERT)."""
 
 
 class LoRA(Spec):
@@ -43,7 +45,8 @@ class LoRA(Spec):
     dropout: float = Field(0.0, ge=0.0, lt=1.0)
     """On an adapter's input."""
     targets: tuple[str, ...] | None = Field(None, min_length=1)
-    """Endings of the names of adapted layers. None takes peft's own for the architecture (BERT: query, value)."""
+    """Endings of the names of adapted layers. None takes peft's own for the architecture (BERT: query, value), or the
+    layers of queries and values where peft names none (DistilBERT: q_lin, v_lin)."""
     merged: bool = False
     """Save an ordinary checkpoint, with the adapters added to its weights. Otherwise the student is saved as an
     adapter, which peft loads beside its base."""
@@ -84,8 +87,9 @@ class LoRA(Spec):
         from peft.utils import constants
 
         kind, known = model.config.model_type, constants.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
-        found = list(self.targets or known.get(kind, ()))
         ends = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+        usual: tuple[str, ...] = next((own for own in _QUERY_VALUE if ends.issuperset(own)), ())
+        found = list(self.targets or known.get(kind, usual))
         names = [name for name, module in model.named_modules() if hasattr(module, "weight")]
         lost = [end for end in found if not any(name == end or name.endswith(f".{end}") for name in names)]
         if not found or lost:

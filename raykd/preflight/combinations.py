@@ -62,6 +62,13 @@ def check_combinations(config: RunConfig) -> str:
     spoken = [t.language_set for t in config.active_teachers]
     silent = sorted(lang for lang in languages if spoken and not any(s is None or lang in s for s in spoken))
     check_encoders(config)
+    if config.peer is not None and _find_zero_stage(config.train) == 3:
+        raise ConfigError(
+            "peer: ZeRO stage 3 splits up one network, and a run with a peer trains two",
+            got="train.zero_stage 3, or a DeepSpeed configuration that says so",
+            wanted="ZeRO 0 to 2",
+            next_step="set train.zero_stage=2, or leave the peer out",
+        )
     notes = _check_deepspeed(config)
     if silent:
         told = f"no teacher speaks {', '.join(silent)}: those rows learn from gold labels alone"
@@ -107,11 +114,10 @@ def _check_alignment(config: RunConfig, name: str, kind: str, train: TrainConfig
     Raises:
         ConfigError: Names the key.
     """
-    zero = read_deepspeed_keys(train).get("zero_optimization", {}).get("stage", train.zero_stage)
     reasons = {
         f"task {config.task.kind}": config.form not in ("text", "marked", "labels", "value"),
         "a linear model, whose features are counts": kind == "linear",
-        "ZeRO stage 3": zero == 3,
+        "ZeRO stage 3": _find_zero_stage(train) == 3,
         "objective.features as well": bool(config.objective.features),
     }
     got = [reason for reason, holds in reasons.items() if holds]
@@ -122,6 +128,12 @@ def _check_alignment(config: RunConfig, name: str, kind: str, train: TrainConfig
             wanted="a task over whole texts, an encoder with a linear head, ZeRO 0 to 2, no feature terms",
             next_step="leave train.alignment out",
         )
+
+
+def _find_zero_stage(train: TrainConfig) -> int:
+    """Return the stage of ZeRO, which a DeepSpeed configuration may set, too."""
+    stage: int = read_deepspeed_keys(train).get("zero_optimization", {}).get("stage", train.zero_stage)
+    return stage
 
 
 def _check_http(teacher: HttpTeacher, config: RunConfig) -> None:

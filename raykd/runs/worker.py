@@ -22,7 +22,7 @@ import ray
 from raykd.checkpoint.manifest import CheckpointInfo
 from raykd.checkpoint.save import load_checkpoint
 from raykd.checkpoint.storage import StorageFolder
-from raykd.cluster.mailbox import Event, EventSink
+from raykd.cluster.mailbox import Event, EventSink, sending_logs
 from raykd.cluster.own_processes import started_here
 from raykd.config import Run, WorkersConfig
 from raykd.driver.jobs import Job
@@ -140,7 +140,9 @@ def run_jobs(call: TrainingCall, host: Host, mailbox: EventSink) -> None:
             continue
         timeline = Timeline(WORKER if host.rank == 0 else f"{WORKER} {host.rank}", profile=call.profile)
         try:
-            with recording(timeline):
+            # Other ranks would say the same.
+            told = sending_logs(mailbox, payload.name) if host.rank == 0 else contextlib.nullcontext()
+            with recording(timeline), told:
                 _run_job(payload, mailbox, call.place, host)
         except RaykdError as error:
             # Wait: this process may end before a call that nobody waits for is sent.

@@ -115,7 +115,7 @@ def make_input_rows(
             got="pairs beside mappings"
             if len(rows) == len(items)
             else f"texts and other things: {items[:3]!r:.200}",
-            wanted='texts, with or without pairs; or mappings such as {"text": ...}',
+            wanted='texts, with or without pairs; or mappings such as {"text": ...} or {"tokens": ["Anna", "left"]}',
         )
     return _collect_rows(rows, None, None)
 

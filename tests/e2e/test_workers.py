@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
 from raykd import models
 from raykd.runs.train import run_training
 from raykd.scoring.outcome import Outcome
@@ -12,17 +16,30 @@ STUDENT = {"kind": "transformer", "layers": 1, "hidden": 16, "heads": 2, "dropou
 STEPS = {"steps": 12, "batch_size": 16, "learning_rate": 0.002, "evaluations": 1}
 
 
-def test_two_workers_learn_what_one_learns(first: Outcome, world: World) -> None:
+@pytest.mark.parametrize(
+    "more",
+    [
+        pytest.param({}, id="plain"),
+        pytest.param(
+            {"adversarial": {"kind": "fgm", "epsilon": 0.5}}, id="adversarial", marks=pytest.mark.nightly
+        ),
+        pytest.param({"alignment": {"weight": 0.5}}, id="alignment", marks=pytest.mark.nightly),
+    ],
+)
+def test_two_workers_learn_what_one_learns(
+    first: Outcome, world: World, more: dict[str, Any], request: pytest.FixtureRequest
+) -> None:
     """The one is the loop without Ray, over micro-batches of the same size."""
-    one = world.config("one-worker", student=STUDENT, train={**STEPS, "gradient_accumulation": 4})
+    name, steps = request.node.callspec.id, {**STEPS, **more}
+    one = world.config(f"one-worker-{name}", student=STUDENT, train={**steps, "gradient_accumulation": 4})
     alone = plain_loop(one).best_student().model.state_dict()
     outcome = run_training(
         world.config(
-            "two-workers",
+            f"two-workers-{name}",
             baseline=False,
             ray={"num_cpus": 4},
             student=STUDENT,
-            train={**STEPS, "gradient_accumulation": 2, "zero_stage": 2},
+            train={**steps, "gradient_accumulation": 2, "zero_stage": 2},
             workers={"num_workers": 2},
             tracking={"log_model": False},
         )

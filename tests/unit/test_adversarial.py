@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch.nn import functional
+from transformers import AutoModelForSequenceClassification
 
 from raykd import models
 from raykd.config import RunConfig
@@ -15,9 +16,10 @@ from raykd.distill.adversarial.perturbations import FGM, FreeLB
 from raykd.distill.signals import UNLABELLED
 from raykd.errors import ConfigError, ModelError
 from raykd.preflight.combinations import check_combinations
-from raykd.student.adversarial.passes import Perturbation, find_embedding
+from raykd.student.adversarial.passes import Perturbation, find_embeddings
 from raykd.student.loop import TrainingLoop
 from raykd.student.prefetch import StepWork
+from tests.families import tiny
 from tests.worlds import build_loop, rows, run_config
 
 Weights = dict[str, torch.Tensor]
@@ -172,7 +174,7 @@ def test_the_result_does_not_depend_on_the_split_and_teachers_hear_the_texts_as_
 def test_hooks_are_gone_after_a_step_and_scores_are_of_the_texts_as_they_are() -> None:
     loop = make_loop({"kind": "fgm", "epsilon": 5.0})
     loop.advance()
-    layer: Any = find_embedding(loop.student.model)
+    (layer,) = find_embeddings(loop.student.model)
     assert not [hook for hook in layer._forward_hooks.values() if "Perturbation" in repr(hook)]
     scores = loop.evaluate()
     plain = make_loop(None)
@@ -190,7 +192,7 @@ def test_a_student_without_vectors_of_tokens_is_refused_by_name() -> None:
         check_combinations(linear)
     network = linear.student.build(linear.student.fit_tokenizer(()), ("a", "b"), 0)
     with pytest.raises(ModelError, match="LinearForSequenceClassification"):
-        find_embedding(network)
+        find_embeddings(network)
     check_combinations(config)
 
 
@@ -213,6 +215,25 @@ def test_a_layer_that_is_never_run_is_not_passed_over_in_silence() -> None:
     assert next(passes) == 0.5
     with pytest.raises(ModelError, match="was not called"):
         next(passes)
+
+
+def test_encoder_and_decoder_are_moved_where_they_share_a_table() -> None:
+    """T5's classifier embeds by its encoder's and its decoder's layer, and never by the one that it names."""
+    model: Any = tiny("t5", AutoModelForSequenceClassification, num_labels=2, decoder_start_token_id=0)
+    end, pad = model.config.eos_token_id, model.config.pad_token_id
+    ids = torch.tensor([[5, 6, 7, end], [8, 9, end, pad]])
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
+    losses = []
+    passes = Perturbation(FGM(epsilon=2.0), model).list_passes(mask, torch.device("cpu"))
+    for _ in passes:
+        loss = functional.cross_entropy(
+            model(input_ids=ids, attention_mask=mask).logits, torch.tensor([0, 1])
+        )
+        loss.backward()
+        losses.append(loss.item())
+    plain = functional.cross_entropy(model(input_ids=ids, attention_mask=mask).logits, torch.tensor([0, 1]))
+    assert len(find_embeddings(model)) > 1
+    assert losses[1] > losses[0] == pytest.approx(plain.item()), "moved uphill, and the hooks are gone"
 
 
 def test_an_lstm_is_moved_too() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,16 @@ import torch
 from torch.nn import functional
 
 from raykd.config import RunConfig
+from raykd.data.selection.groups import code_aligned
 from raykd.distill.adversarial.alignment import DISCRIMINATOR
+from raykd.distill.shares import ObjectiveResult
 from raykd.errors import ConfigError
+from raykd.models import PretrainedStudent
 from raykd.preflight.combinations import check_combinations
-from raykd.student.adversarial.alignment import find_head, reverse_gradient
+from raykd.student.adversarial.alignment import find_head, pick_last, reverse_gradient
 from raykd.student.loop import TrainingLoop
 from raykd.student.prefetch import StepWork
+from tests.made_models import save_classifier
 from tests.worlds import build_loop, rows, run_config
 
 DESCENT = {
@@ -36,6 +41,41 @@ def test_the_gradient_is_reversed_and_the_value_is_not() -> None:
     (reverse_gradient(x, 0.25) * torch.arange(4.0)).sum().backward()
     assert torch.equal(reverse_gradient(x, 0.25), x)
     assert x.grad is not None and torch.allclose(x.grad, -0.25 * torch.arange(4.0).expand(3, 4))
+
+
+def test_of_a_decoder_the_token_that_its_head_answers_by_is_aligned(tmp_path: Path) -> None:
+    """GPT-2's head reads every token, and the logits of the last one are the answer."""
+    folder = save_classifier(tmp_path, "bytes", steps=0)
+    config = run_config({"alpha": 1.0}, teachers=False, alignment={"weight": 0.5}, steps=1, evaluations=1)
+    config = config.model_copy(update={"student": PretrainedStudent(path=str(folder))})
+    loop = build_loop(config)
+    micro = loop.trainer.make_micro_batch(np.arange(12), None)
+    model: Any = loop.student.model
+    head, read = find_head(model), []
+    head.register_forward_pre_hook(lambda module, inputs: read.append(inputs[0]))
+    logits = model(**micro.encoded.inputs).logits
+    mask = micro.encoded.inputs["attention_mask"]
+    assert read[0].ndim == 3 and torch.allclose(head(pick_last(read[0], mask)), logits, atol=1e-6)
+    assert torch.equal(pick_last(read[0], mask.flip(1)), read[0][:, -1])
+    points: list[Any] = []
+    loop.publish = points.append
+    loop.run()
+    assert points[0].values["train/alignment"] == pytest.approx(np.log(3), abs=0.3)
+
+
+def test_rows_without_a_value_are_not_told_apart() -> None:
+    own = replace(rows(60, 1), groups=["film", "", "book"] * 20)
+    names, codes_B = code_aligned(own, "group")
+    assert names == ("book", "film") and codes_B.tolist() == [1, -1, 0] * 20
+    config = run_config({"alpha": 1.0}, teachers=False, alignment={"column": "group"}, steps=1, evaluations=1)
+    loop = build_loop(config, train=own)
+    bare_rows = np.flatnonzero(np.array(loop.trainer.rows.groups) == "")
+    micro = loop.trainer.make_micro_batch(bare_rows[:3], None)
+    aligner: Any = loop.trainer.aligner
+    with aligner.recording():
+        loop.student.model(**micro.encoded.inputs)
+    bare = ObjectiveResult(torch.zeros(()), {}, None, micro.counts)
+    assert float(aligner.add(bare, micro.rows, 0.0, torch.device("cpu")).loss) == 0.0
 
 
 def test_a_step_has_the_gradients_of_the_formula() -> None:

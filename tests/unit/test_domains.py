@@ -15,7 +15,7 @@ from scipy.stats import t
 from raykd.config import DataConfig, RunConfig, TrainedTeacher
 from raykd.config.loading import validate_run
 from raykd.data.load import load_data
-from raykd.driver.jobs import make_teacher_run
+from raykd.driver.jobs import make_jobs, make_teacher_run
 from raykd.errors import ConfigError, DataError
 from raykd.experiments.config import load_experiment
 from raykd.experiments.scoring import build_references
@@ -97,6 +97,39 @@ def test_values_that_choose_nothing_are_refused(tmp_path: Path) -> None:
         load_data(data(tmp_path, select_groups=["hotel"], leave_out_groups=["hotel"]), tmp_path)
     with pytest.raises(ValueError, match="select_groups reads a column that no key names"):
         data(tmp_path, select_groups=["hotel"], columns={})
+
+
+@pytest.mark.parametrize(
+    ("objective", "train", "said"),
+    [
+        (
+            {"weighting": {"kind": "by_column", "weights_of": {"Hotel": "m"}}},
+            {},
+            "names 'Hotel', which no row",
+        ),
+        ({"weighting": {"kind": "by_column", "weights_of": {"hotel": "m"}}}, {}, ""),
+        ({}, {"alignment": {}}, "finds no two values of language"),
+        ({}, {"alignment": {"column": "group"}}, ""),
+    ],
+)
+def test_values_that_no_row_has_are_refused_before_a_worker_is_taken(
+    objective: Any, train: Any, said: str, tmp_path: Path
+) -> None:
+    tree = {
+        "data": data(tmp_path).model_dump(mode="json"),
+        "student": {"kind": "linear"},
+        "teachers": [{"name": "m", "languages": "all", "path": "m"}],
+        "objective": objective,
+        "train": {"batch_size": 8, **train},
+        "output": str(tmp_path / "runs"),
+    }
+    run = validate_run(tree, "run")
+    if said:
+        with pytest.raises(ConfigError, match=said):
+            make_jobs(run, tmp_path)
+        make_jobs(validate_run({**tree, "smoke": "whole"}, "run"), tmp_path)  # its few rows say nothing
+    else:
+        make_jobs(run, tmp_path)
 
 
 def of_domains(**keys: Any) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from raykd.checkpoint.find import checkpoint_name, find_checkpoint, list_starts,
 from raykd.checkpoint.manifest import CheckpointInfo, describe_files, find_problem, write_manifest
 from raykd.checkpoint.save import STOP_AT
 from raykd.checkpoint.storage import StorageFolder
-from raykd.cluster.mailbox import Event
+from raykd.cluster.mailbox import Event, Mailbox, sending_logs
 from raykd.config import RunConfig
 from raykd.config.loading import dump_run
 from raykd.driver.progress import JobProgress
@@ -350,6 +350,23 @@ def test_what_a_worker_notes_is_shown_and_logged(tmp_path: Path, caplog: pytest.
     )
     line = f"student: passed over checkpoint {tmp_path}/[20]: it has no manifest"
     assert text.getvalue() == f"  {line}\n" and line in caplog.text
+
+
+def test_what_a_worker_logs_is_in_the_log_and_not_on_the_terminal(tmp_path: Path) -> None:
+    """The process of a worker has no log file; what it says is where a person looks, under the job's name."""
+    mailbox, text, logger = Mailbox(), io.StringIO(), logging.getLogger("raykd.student")
+    with sending_logs(mailbox, "student"):
+        logger.info("class weights: %s", {"a": 1.0})
+        logger.debug("details")
+        logging.getLogger("transformers").info("of another library")
+    logger.info("after it")
+    (event,) = mailbox.drain()
+    progress = JobProgress(Console(file=text, width=60), {}, Curves(tmp_path / "c"), lambda *_: None)
+    with log_to_file(tmp_path / "log.txt"):
+        progress._take(event)
+    written = (tmp_path / "log.txt").read_text(encoding="utf-8")
+    assert written.endswith("INFO raykd.student: student: class weights: {'a': 1.0}\n")
+    assert written.count("\n") == 1 and not text.getvalue()
 
 
 def test_left_out_steps_are_noted() -> None:

@@ -10,8 +10,10 @@ import tomllib
 from pathlib import Path
 
 import yaml
+from typer.testing import CliRunner
 
 import raykd
+from raykd.cli import app
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -21,6 +23,11 @@ def test_the_version_stands_in_one_place() -> None:
     assert PROJECT["project"]["dynamic"] == ["version"] and "version" not in PROJECT["project"]
     assert PROJECT["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "raykd.__version__"}
     assert re.fullmatch(r"\d+\.\d+\.\d+", raykd.__version__)
+
+
+def test_the_command_says_the_version() -> None:
+    result = CliRunner().invoke(app, ["--version"])
+    assert (result.exit_code, result.output) == (0, f"raykd {raykd.__version__}\n")
 
 
 def test_the_image_of_the_cluster_files_has_the_version_of_the_package() -> None:

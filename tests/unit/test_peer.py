@@ -18,6 +18,7 @@ from raykd.driver.jobs import name_peer_folder
 from raykd.driver.loop import make_student_model, save_student
 from raykd.errors import ConfigError
 from raykd.models.multi import PEER, PairModel
+from raykd.preflight.combinations import check_combinations
 from raykd.student.loop import TrainingLoop
 from raykd.student.prepare import prepare_rows
 from raykd.student.trainers.pair import diverge
@@ -152,7 +153,11 @@ def test_two_of_one_kind_begin_at_other_weights_and_a_checkpoint_holds_both(tmp_
         ),
         ({"kind": "decoder"}, {}, "cannot learn classification"),
         ({"kind": "transformer", "max_positions": 16}, {}, "below task.max_length"),
-        (SECOND, {"train": {"zero_stage": 3}}, "splits up one network"),
+        (
+            SECOND,
+            {"phases": [{"at": 0.5, "set": {"objective": {"temperature": {"kind": "adversarial"}}}}]},
+            "learnt from one student",
+        ),
         (SECOND, {"train": {"adversarial": {"kind": "fgm"}}}, "moves the tokens of one network"),
         (
             SECOND,
@@ -169,6 +174,12 @@ def test_two_of_one_kind_begin_at_other_weights_and_a_checkpoint_holds_both(tmp_
 def test_what_cannot_learn_together_is_refused_by_name(peer: Any, keys: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         run_config({"student": peer}, **keys)
+
+
+@pytest.mark.parametrize("train", [{"zero_stage": 3}, {"deepspeed": {"zero_optimization": {"stage": 3}}}])
+def test_a_network_that_is_split_up_is_refused(train: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="ZeRO stage 3 splits up one network"):
+        check_combinations(run_config(train={"steps": 4, "batch_size": 16, **train}))
 
 
 def test_a_run_without_a_peer_keeps_its_fingerprint_and_its_baseline_has_none() -> None:

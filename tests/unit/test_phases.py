@@ -351,3 +351,13 @@ def test_distillation_sees_all_rows_with_the_same_tokens() -> None:
     picked = config.task.collate(every.train_tokens, places[:4].tolist())
     alone = config.task.collate(labelled.train_tokens, [0, 1, 2, 3])
     assert all(torch.equal(picked.inputs[k], alone.inputs[k]) for k in alone.inputs)
+
+
+def test_a_phase_may_not_change_how_teachers_beside_an_anchor_are_asked() -> None:
+    """What a gate learns, it learns before the first step; in a phase it would be uniform, and nobody would see it."""
+    anchored = {"kind": "anchored", "teacher": "en", "among": {"kind": "uniform"}}
+    tree = run_config({"weighting": anchored}).model_dump(mode="json")
+    for among in ({"kind": "gate"}, {"kind": "fixed", "by_teacher": {"zh": 1.0}}):
+        change = {"objective": {"weighting": {**anchored, "among": among}}}
+        with pytest.raises(ValidationError, match="phases may not change which teachers"):
+            RunConfig.model_validate({**tree, "phases": [{"at": 0.5, "set": change}]})

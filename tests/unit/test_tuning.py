@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForSequenceClassification
 
 from raykd import models
 from raykd.config import RunConfig, TrainConfig
@@ -21,6 +22,7 @@ from raykd.preflight.plan import describe_sizes
 from raykd.student.engine import Engine
 from raykd.student.loop import TrainingLoop
 from tests.fakes import LABELS, save_transformer
+from tests.families import tiny
 from tests.worlds import build_loop, run_config
 
 pytest.importorskip("peft")
@@ -127,6 +129,17 @@ def test_a_saved_adapter_answers_as_plain_peft_and_merged_as_plain_transformers(
     with torch.no_grad():
         for model, kind in ((theirs, False), (ours.model, False), (merged, True)):
             assert torch.allclose(model(**inputs).logits, logits[kind], atol=1e-5)
+
+
+def test_queries_and_values_are_adapted_where_peft_names_no_layers() -> None:
+    model = tiny("distilbert", AutoModelForSequenceClassification)
+    LoRA(rank=2).apply(model, "classification", set(), "plain")
+    adapted = {
+        name.split(".lora_A")[0].rpartition(".")[2]
+        for name, _ in model.named_parameters()
+        if "lora_A" in name
+    }
+    assert adapted == {"q_lin", "v_lin"}
 
 
 def test_layers_that_peft_does_not_know_are_asked_for(base: Path) -> None:

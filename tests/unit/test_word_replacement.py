@@ -62,6 +62,26 @@ def test_as_many_words_as_the_rate_says_become_each_candidate_alike(tmp_path: Pa
     assert again == copy != other
 
 
+def test_a_list_without_effect_is_named(tmp_path: Path) -> None:
+    """Languages that no row is in are refused; a list that changes no text is said to have no effect."""
+    path = write(tmp_path, "cat chat\n")
+    rows = [{"text": f"dog {i}", "label": "ab"[i % 2], "lang": "en"} for i in range(8)]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    sources = {
+        part: {"kind": "files", "paths": [write(tmp_path, lines.replace("dog", part), f"{part}.jsonl")]}
+        for part in ("train", "validation")
+    }
+    tree = {**sources, "labels": ["a", "b"], "languages": ["en"]}
+    augment: list[dict[str, Any]] = [{"kind": "lexicon", "path": path}, {"kind": "spelling", "rate": 0.9}]
+    found = load_data(DataConfig.model_validate({**tree, "augment": augment}), tmp_path)
+    assert [line for line in found.notes if "augment" in line] == [
+        "data.augment: lexicon changed no text, so it has no effect"
+    ]
+    augment[0]["languages"] = ["EN"]
+    with pytest.raises(ValueError, match=r"lexicon.languages \['EN'\] are not in data.languages"):
+        DataConfig.model_validate({**tree, "augment": augment}).check("text")
+
+
 def test_a_list_that_is_none_is_refused_by_its_line(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="line 2"):
         read_lexicon(write(tmp_path, "cat chat\ndog\n"))

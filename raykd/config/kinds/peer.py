@@ -65,7 +65,6 @@ def check_peer(
             isinstance(one, LearnedBase)
             for one in (objective.temperature, *(term.lambda_schedule for term in objective.terms))
         ),
-        "train.zero_stage 3 splits up one network": train.zero_stage == 3,
         "train.adversarial moves the tokens of one network": train.adversarial is not None,
         "train.alignment aligns the states of one network": train.alignment is not None,
     }

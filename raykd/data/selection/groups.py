@@ -9,11 +9,39 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from raykd.data.rows import Rows
-from raykd.errors import DataError
+from raykd.errors import ConfigError, DataError
+
+
+def code_aligned(
+    rows: Rows, column: Literal["language", "group"]
+) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+    """Return the values that `train.alignment` tells apart, and which of them each row has, ``[B]``; -1 for none.
+
+    Raises:
+        ConfigError: All rows have one value.
+    """
+    names: tuple[str, ...] = ()
+    codes_B = np.zeros(len(rows), dtype=np.int64)
+    if column == "language":
+        names, codes_B = rows.code_languages()
+    elif rows.groups is not None:
+        names, codes_B = rows.code_groups()
+        if names[:1] == ("",):  # a row without a value may be of any
+            names, codes_B = names[1:], codes_B - 1
+    if len(names) < 2:
+        raise ConfigError(
+            f"train.alignment finds no two values of {column} among the training rows",
+            got=", ".join(map(str, names)) or "no such column",
+            wanted="two at least",
+            next_step="leave train.alignment out, or name the column (data.columns.group)",
+        )
+    return names, np.asarray(codes_B, dtype=np.int64)
 
 
 @dataclass

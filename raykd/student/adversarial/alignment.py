@@ -20,10 +20,11 @@ from torch import nn
 from raykd import models
 from raykd.config import RunConfig
 from raykd.data.rows import Rows
+from raykd.data.selection.groups import code_aligned
 from raykd.devices import copy_to_device
 from raykd.distill.adversarial.alignment import DISCRIMINATOR, Alignment
 from raykd.distill.shares import ObjectiveResult
-from raykd.errors import ConfigError, ModelError
+from raykd.errors import ModelError
 from raykd.networks.heads import use_seed
 from raykd.pretrained.structure import is_in_encoder
 
@@ -52,15 +53,7 @@ class Aligner:
     def __init__(
         self, alignment: Alignment, config: RunConfig, student: models.TextModel, rows: Rows, padding: Padding
     ) -> None:
-        column: Any = rows.groups if alignment.column == "group" else rows.languages
-        names, codes_B = ((), np.zeros(0, np.int64)) if column is None else column.to_codes()
-        if len(names) < 2:
-            raise ConfigError(
-                f"train.alignment finds no two values of {alignment.column} among the training rows",
-                got=", ".join(map(str, names)) or "no such column",
-                wanted="two at least",
-                next_step="leave train.alignment out, or name the column (data.columns.group)",
-            )
+        names, codes_B = code_aligned(rows, alignment.column)
         if padding.shapes != "longest":
             raise ModelError(
                 "train.alignment reads features where a batch runs in one pass",
@@ -68,7 +61,7 @@ class Aligner:
                 wanted="a model that answers alike beside longer texts",
             )
         self._alignment, self._batch = alignment, config.train.batch_size
-        self._codes_B: NDArray[np.int64] = np.asarray(codes_B, dtype=np.int64)
+        self._codes_B = codes_B
         self._head = find_head(student.model)
         self._features: torch.Tensor | None = None
         with use_seed(config.seed):
@@ -93,7 +86,12 @@ class Aligner:
             hook.remove()
 
     def add(
-        self, result: ObjectiveResult, rows: NDArray[np.int64], progress: float, device: torch.device
+        self,
+        result: ObjectiveResult,
+        rows: NDArray[np.int64],
+        progress: float,
+        device: torch.device,
+        mask_SL: torch.Tensor | None = None,
     ) -> ObjectiveResult:
         """Return the result of the last forward pass with its share of the discriminator's loss.
 
@@ -102,17 +100,28 @@ class Aligner:
             rows: Which of the training rows it is of.
             progress: Step / total steps, in [0, 1].
             device: Of the model.
+            mask_SL: Which tokens of the micro-batch are no padding; None where nothing is padded.
         """
         assert self._features is not None
         first: Any = self._discriminator[0]
-        features_BD = self._features[: len(rows)].to(first.weight.dtype)  # without copies that fill a batch
+        features_BD = self._features if self._features.ndim == 2 else pick_last(self._features, mask_SL)
+        features_BD = features_BD[: len(rows)].to(first.weight.dtype)  # without copies that fill a batch
         self._features = None
         logits_BK = self._discriminator(
             reverse_gradient(features_BD, self._alignment.weight.value_at(progress))
         )
         codes_B = copy_to_device(torch.from_numpy(self._codes_B[rows]), device)
-        loss = nn.functional.cross_entropy(logits_BK.float(), codes_B, reduction="sum") / self._batch
+        losses = nn.functional.cross_entropy(logits_BK.float(), codes_B, ignore_index=-1, reduction="sum")
+        loss = losses / self._batch
         return replace(result, loss=result.loss + loss, sums=result.sums | {SUM: loss.detach()})
+
+
+def pick_last(features_SLD: torch.Tensor, mask_SL: torch.Tensor | None) -> torch.Tensor:
+    """Return the features of each text's last token, ``[S, D]``: a decoder's head reads all, and this one answers."""
+    if mask_SL is None:
+        return features_SLD[:, -1]
+    last_S = (mask_SL * torch.arange(1, mask_SL.shape[1] + 1, device=mask_SL.device)).argmax(dim=1)
+    return features_SLD[torch.arange(len(last_S), device=last_S.device), last_S]
 
 
 def find_head(model: Any) -> nn.Linear:

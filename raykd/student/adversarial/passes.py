@@ -68,7 +68,7 @@ class Perturbation:
 
     def __init__(self, kind: Adversarial, model: nn.Module) -> None:
         self._kind, self.shares = kind, kind.shares
-        self._layer = find_embedding(model)
+        self._layers = find_embeddings(model)
         self._added: list[torch.Tensor] = []
         self._call = 0
 
@@ -93,7 +93,7 @@ class Perturbation:
             self._call += 1
             return output + self._added[self._call - 1].to(output.dtype)
 
-        hook = self._layer.register_forward_hook(add)
+        hooks = [layer.register_forward_hook(add) for layer in self._layers]
         try:
             for number, share in enumerate(self.shares):
                 if number:
@@ -104,13 +104,14 @@ class Perturbation:
                 if not self._added:
                     raise self._make_error("which was not called")
         finally:
-            hook.remove()
+            for hook in hooks:
+                hook.remove()
             self._added = []
 
     def _make_error(self, got: str) -> ModelError:
         return ModelError(
             "train.adversarial: the student does not embed its tokens by the layer that it names",
-            got=f"{type(self._layer).__name__}, {got}",
+            got=f"{type(self._layers[0]).__name__}, {got}",
             wanted="one layer that gives each token its vector, as in BERT",
             next_step="leave train.adversarial out, or choose another student",
         )
@@ -120,8 +121,8 @@ class Perturbation:
         return self._kind.move(added.detach(), gradient).requires_grad_()
 
 
-def find_embedding(model: Any) -> nn.Module:
-    """Return the layer of a model that gives each token its vector.
+def find_embeddings(model: Any) -> list[nn.Module]:
+    """Return the layers of a model that give each token its vector; those of T5's encoder and decoder share weights.
 
     Raises:
         ModelError: There is none.
@@ -137,7 +138,9 @@ def find_embedding(model: Any) -> nn.Module:
             wanted="a student with an embedding layer (transformer, lstm, most checkpoints)",
             next_step="leave train.adversarial out, or choose another student",
         )
-    return layer
+    weight = getattr(layer, "weight", None)
+    shared = [m for m in model.modules() if isinstance(m, nn.Embedding) and m.weight is weight]
+    return [*shared] or [layer]
 
 
 def train_micro_batch(
@@ -175,7 +178,7 @@ def train_micro_batch(
         with step_part("objective"):
             result = trainer.evaluate(engine, outputs, micro, progress, totals, features)
             if trainer.aligner is not None:
-                result = trainer.aligner.add(result, micro.rows, progress, trainer.device)
+                result = trainer.aligner.add(result, micro.rows, progress, trainer.device, mask)
             results.append(result)
         with step_part("backward"):
             loss = guard_loss(results[-1])

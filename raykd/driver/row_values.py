@@ -1,0 +1,39 @@
+"""Check that the values of a column which a run names, or tells apart, occur among its rows.
+
+Decision record: a value that no row has does nothing, and nobody would see that it does nothing. A smoke copy reads a
+few rows alone, in which it may be missing.
+"""
+
+from __future__ import annotations
+
+from raykd.config import RunConfig
+from raykd.data.load import Dataset
+from raykd.data.selection.groups import code_aligned
+from raykd.distill.weightings.routing import ByColumn
+from raykd.errors import ConfigError
+
+
+def check_row_values(config: RunConfig, data: Dataset) -> None:
+    """Check the values that alignment and weighting read.
+
+    Raises:
+        ConfigError: All training rows have one value, or none has a value that is named.
+    """
+    if config.smoke is not None:
+        return
+    if config.train.alignment is not None:
+        code_aligned(data.train, config.train.alignment.column)
+    weighting = config.objective.weighting.inner
+    if not isinstance(weighting, ByColumn) or weighting.column != "group" or config.plain:
+        return
+    if config.data.select_groups is not None or config.data.leave_out_groups:
+        return  # rows of other values may be there, and are not learnt from now
+    parts = [data.train, data.validation, *([] if data.test is None else [data.test])]
+    seen = {name for rows in parts if rows.groups is not None for name in rows.code_groups()[0]} - {""}
+    if unknown := [name for name in weighting.weights_of if name not in seen]:
+        raise ConfigError(
+            f"objective.weighting.weights_of names {unknown[0]!r}, which no row has",
+            got=f"values {sorted(seen)} of the column data.columns.group",
+            wanted="values that occur",
+            next_step="correct objective.weighting.weights_of, or leave the value out",
+        )
