@@ -49,6 +49,8 @@ class BadRows:
         skipping = config.on_bad_row == "skip"
         if skipping and self.count <= config.max_bad_rows * rows:
             return f"{name}: skipped {self.count} bad rows of {rows}:{listed}"
+        if any(": language: got" in line for line in self.lines):
+            advice += "; data.languages may also name languages as the rows do (EN, en-US)"
         raise DataError(
             f"{name}: {self.count} of {rows} rows cannot be used:{listed}",
             got=f"bad rows: {self.count} ({self.count / rows:.1%})",

@@ -22,10 +22,10 @@ from raykd.config.loading import validate_run
 from raykd.config.smoke import name_smoke_copy
 from raykd.data.load import ALL, Dataset, load_data
 from raykd.data.rows import Rows
+from raykd.data.selection.values import check_row_values
 from raykd.distill.objective import Objective
 from raykd.driver.gold_labels import check_gold_labels, name_metric, name_point
 from raykd.driver.language_models import check_prompts, check_source_languages
-from raykd.driver.row_values import check_row_values
 from raykd.errors import ConfigError, DataError, ModelError
 from raykd.folders.contents import digest_models
 from raykd.models import PretrainedStudent, Student

@@ -193,11 +193,11 @@ class LSTMStudent(FreshStudent):
         """
         model = super().build(tokenizer, labels, seed, head)
         if self.embedding_from is not None:
-            from raykd.models.vectors import set_word_vectors
+            from raykd.models.vectors import find_around, set_word_vectors
             from raykd.tokenizers.trimming import list_kept_ids
 
             whole: Any = self.source().load_tokenizer()
-            around: list[int] | None = whole("")["input_ids"] if self.embedding_of == "output" else None
+            around = find_around(whole) if self.embedding_of == "output" else None
             set_word_vectors(model, self.embedding_from, list_kept_ids(tokenizer, whole), around)
         return model
 

@@ -46,8 +46,12 @@ _SHARED = (
 """Fields of BERT's configuration that mean the same in ELECTRA's."""
 
 
+Around = tuple[Sequence[int], Sequence[int]]
+"""The special tokens before and behind a text."""
+
+
 def set_word_vectors(
-    model: PreTrainedModel, path: str, ids: Sequence[int | None], around: Sequence[int] | None = None
+    model: PreTrainedModel, path: str, ids: Sequence[int | None], around: Around | None = None
 ) -> None:
     """Set the word vectors of an LSTM to the principal components of a checkpoint's vectors.
 
@@ -56,8 +60,8 @@ def set_word_vectors(
         path: The checkpoint: a local directory or a hub name.
         ids: The id there of each token of the LSTM; None is a token that the checkpoint does not have. It keeps its
             random vector, as the padding keeps its zeros.
-        around: None takes the input embeddings. Else the ids of the special tokens of a text: the vector of a token is
-            the mean of the last hidden states of a text of this token alone.
+        around: None takes the input embeddings. Else the special tokens of a text (`find_around`): the vector of a
+            token is the mean of the last hidden states of a text of this token alone.
 
     Raises:
         ModelError: The checkpoint cannot be loaded, or its embeddings are narrower than the LSTM's.
@@ -79,10 +83,23 @@ def set_word_vectors(
         own[known] = (reduced * (VECTOR_STD / reduced.std().clamp(min=1e-12))).to(own.dtype)
 
 
+def find_around(tokenizer: Any) -> Around:
+    """Return the ids of the special tokens that a tokenizer puts before a text, and of those behind it."""
+    found = tokenizer("a", return_special_tokens_mask=True)
+    ids, is_special = found["input_ids"], found["special_tokens_mask"]
+    begin = is_special.index(0) if 0 in is_special else len(ids)
+    end = len(ids) - is_special[::-1].index(0) if 0 in is_special else len(ids)
+    return ids[:begin], ids[end:]
+
+
 @torch.inference_mode()
-def _read_outputs(source: PreTrainedModel, tokens_K: torch.Tensor, around: Sequence[int]) -> torch.Tensor:
-    """Return [K, H]: the mean of the last hidden states of texts of one token each, special tokens included."""
-    encoder, begin, end = source.base_model.eval(), list(around[:-1]), list(around[-1:])
+def _read_outputs(source: PreTrainedModel, tokens_K: torch.Tensor, around: Around) -> torch.Tensor:
+    """Return [K, H]: the mean of the last hidden states of texts of one token each, special tokens included.
+
+    Of an encoder-decoder they are the encoder's.
+    """
+    encoder: Any = (source.get_encoder() if source.config.is_encoder_decoder else source.base_model).eval()
+    begin, end = around
     means = []
     for part in tokens_K.split(TEXTS_AT_ONCE):
         ids = torch.tensor([[*begin, token, *end] for token in part.tolist()])

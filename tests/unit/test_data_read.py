@@ -302,6 +302,7 @@ def test_unknown_label(tmp_path: Path, label: Any, hint: str) -> None:
 def test_unknown_language(tmp_path: Path, lang: str, hint: str) -> None:
     message = bad_row(tmp_path, {**GOOD[0], "lang": lang})
     assert f"language: got {lang!r}, wanted one of ['en', 'zh']" in message and hint in message
+    assert "data.languages may also name languages as the rows do" in message
 
 
 def test_language_against_the_source(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tokenizers
 import torch
 import transformers
 from pydantic import ValidationError
@@ -14,7 +15,10 @@ from raykd.errors import ModelError
 from raykd.models import LSTMStudent, PretrainedStudent, TextModel, TransformerStudent, load_model, save_model
 from raykd.models.bases import inspect_base
 from raykd.models.textmodel import count_parameters
+from raykd.models.vectors import _read_outputs, find_around
 from raykd.tokenizers.trimming import list_kept_ids
+from tests.families import tiny
+from tests.made_models import make_tokenizer
 
 LABELS = ("bad", "good")
 TEXTS = [
@@ -162,6 +166,26 @@ def test_an_lstm_starts_from_what_a_checkpoint_makes_of_each_piece(tmp_path: Pat
     assert len(wanted) == len(at)
     ratio = torch.pdist(table[at]) / torch.pdist(wanted.double())
     assert ratio.min() == pytest.approx(float(ratio.max()), rel=1e-4)
+
+
+def test_a_piece_stands_where_a_text_stands_and_an_encoder_decoder_is_read_by_its_encoder() -> None:
+    """A tokenizer may put a token before texts only (Llama) or behind them only (T5)."""
+    tokenizer = make_tokenizer("wordpiece", TEXTS)
+    first, last = tokenizer.cls_token_id, tokenizer.sep_token_id
+    template: Any = tokenizers.processors.TemplateProcessing
+    for single, wanted in (
+        ("[CLS] $A", ([first], [])),
+        ("$A [SEP]", ([], [last])),
+        ("[CLS] $A [SEP]", ([first], [last])),
+    ):
+        named = [(token, i) for token, i in (("[CLS]", first), ("[SEP]", last)) if token in single]
+        tokenizer.backend_tokenizer.post_processor = template(single=single, special_tokens=named)
+        assert find_around(tokenizer) == wanted
+    model: Any = tiny("t5", transformers.AutoModelForSequenceClassification, decoder_start_token_id=0)
+    found = _read_outputs(model, torch.tensor([5, 9]), ([], [1]))
+    with torch.no_grad():
+        alone = model.get_encoder()(input_ids=torch.tensor([[9, 1]])).last_hidden_state.mean(dim=1)
+    assert torch.allclose(found[1:], alone, atol=1e-6)
 
 
 def test_word_vectors_that_do_not_fit_are_refused(tmp_path: Path) -> None:

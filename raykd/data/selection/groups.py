@@ -27,7 +27,7 @@ def code_aligned(
         ConfigError: All rows have one value.
     """
     names: tuple[str, ...] = ()
-    codes_B = np.zeros(len(rows), dtype=np.int64)
+    codes_B: NDArray[np.int32] = np.zeros(len(rows), dtype=np.int32)
     if column == "language":
         names, codes_B = rows.code_languages()
     elif rows.groups is not None:

@@ -6,11 +6,15 @@ few rows alone, in which it may be missing.
 
 from __future__ import annotations
 
-from raykd.config import RunConfig
-from raykd.data.load import Dataset
+from typing import TYPE_CHECKING
+
 from raykd.data.selection.groups import code_aligned
 from raykd.distill.weightings.routing import ByColumn
 from raykd.errors import ConfigError
+
+if TYPE_CHECKING:
+    from raykd.config import RunConfig
+    from raykd.data.load import Dataset
 
 
 def check_row_values(config: RunConfig, data: Dataset) -> None:
