@@ -204,7 +204,7 @@ def load_data(
             next_step="split the texts: some for data.train, others for data.validation",
         )
     if config.augment:
-        parts.append(_add_copies(Rows.concat(parts), config, held_out, left_out, notes))
+        parts.append(_add_copies(Rows.concat(parts), config, held_out, left_out, reader.notes))
     judged = tuple(name for name in ("validation", "test") if name in read and not read[name].labelled.any())
     return Dataset(Rows.concat(parts), validation, test, left_out, form, tuple(reader.notes), judged)
 
