@@ -28,7 +28,7 @@ import torch.nn.functional as F
 
 from benchmarks.measure import Rounds, alternate, show
 from raykd.answers.answer import Answer, DenseAnswer, join_answers
-from raykd.answers.compress import draw_tokens, draw_uniforms, keep_hidden, keep_top_k
+from raykd.answers.compress import compute_draws, compute_hidden, compute_top_k, draw_uniforms
 from raykd.answers.tensors import to_vocabulary_signal
 from raykd.distill.chunks import evaluate_hidden
 from raykd.distill.objective import Objective
@@ -74,7 +74,7 @@ class Work:
         if kind == "ce":
             return None
         if kind == "hidden":
-            return keep_hidden(teacher)
+            return compute_hidden(teacher).fetch()
         parts: list[Any] = []
         for at in range(0, len(teacher), 64):
             logits = teacher[at : at + 64] @ self.head.T
@@ -83,9 +83,10 @@ class Work:
             elif kind == "dense":
                 parts.append(DenseAnswer(logits_NC=logits.numpy(), covered_N=np.ones(len(logits), bool)))
             elif kind == "top_k":
-                parts.append(keep_top_k(logits, k, (1.0, TEMPERATURE)))
+                parts.append(compute_top_k(logits, k, (1.0, TEMPERATURE)).fetch())
             else:
-                parts.append(draw_tokens(logits, draw_uniforms(at, len(logits), DRAWS), TEMPERATURE))
+                uniforms = torch.from_numpy(draw_uniforms(at, len(logits), DRAWS))
+                parts.append(compute_draws(logits, uniforms, TEMPERATURE).fetch())
         return np.concatenate(parts) if self.arm == "dense" else join_answers(parts)
 
     def step(self) -> None:

@@ -21,7 +21,7 @@ from benchmarks.payload_parts.setting import DENSE, TASK, Setting, top
 from raykd import models
 from raykd.answers.answer import Answer
 from raykd.answers.codec import decode_answers
-from raykd.answers.compress import draw_tokens, draw_uniforms, keep_hidden, keep_top_k
+from raykd.answers.compress import compute_draws, compute_hidden, compute_top_k, draw_uniforms
 from raykd.answers.tensors import to_vocabulary_signal
 from raykd.config import ModelTeacher, RunConfig
 from raykd.distill.chunks import evaluate_hidden
@@ -192,10 +192,8 @@ def routing(form: str, rounds: int) -> Rounds:
 def _answer(form: str, weight_VD: torch.Tensor, generator: torch.Generator) -> Answer:
     states = torch.randn(UNITS, WIDTH, generator=generator)
     if form == "hidden state":
-        return keep_hidden(states)
+        return compute_hidden(states).fetch()
     logits = states @ weight_VD.T
-    return (
-        keep_top_k(logits, 64, (1.0,))
-        if form == "top-64"
-        else draw_tokens(logits, draw_uniforms(0, UNITS, 50))
-    )
+    if form == "top-64":
+        return compute_top_k(logits, 64, (1.0,)).fetch()
+    return compute_draws(logits, torch.from_numpy(draw_uniforms(0, UNITS, 50)), 1.0).fetch()

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,18 +58,6 @@ class TensorAnswer:
         return replace(parts[0], tensors=joined) if len(parts) > 1 else parts[0]
 
 
-def keep_top_k(
-    logits_NV: torch.Tensor,
-    k: int,
-    temperatures: Sequence[float],
-    *,
-    gold_N: torch.Tensor | None = None,
-    offsets_N: NDArray[np.int64] | None = None,
-) -> TopKAnswer:
-    """Return what `compute_top_k` computes; waits for the device."""
-    return cast("TopKAnswer", compute_top_k(logits_NV, k, temperatures, gold_N=gold_N).fetch(offsets_N))
-
-
 @without_gradients
 def compute_top_k(
     logits_NV: torch.Tensor, k: int, temperatures: Sequence[float], *, gold_N: torch.Tensor | None = None
@@ -106,25 +94,11 @@ def compute_top_k(
     return TensorAnswer({**own, **common}, build)
 
 
-def draw_tokens(
-    logits_NV: torch.Tensor,
-    uniforms_ND: NDArray[np.float64],
-    temperature: float = 1.0,
-    *,
-    gold_N: torch.Tensor | None = None,
-    offsets_N: NDArray[np.int64] | None = None,
-) -> SampledAnswer:
-    """Return what `compute_draws` computes; waits for the device."""
-    uniforms = torch.from_numpy(uniforms_ND).to(logits_NV.device)
-    drawn = compute_draws(logits_NV, uniforms, temperature, gold_N=gold_N)
-    return cast("SampledAnswer", drawn.fetch(offsets_N))
-
-
 @without_gradients
 def compute_draws(
     logits_NV: torch.Tensor,
     uniforms_ND: torch.Tensor,
-    temperature: float = 1.0,
+    temperature: float,
     *,
     gold_N: torch.Tensor | None = None,
 ) -> TensorAnswer:
@@ -158,18 +132,6 @@ def compute_draws(
 def draw_uniforms(seed: int, units: int, draws: int) -> NDArray[np.float64]:
     """Draw the random numbers of one row's units; they depend on the seed alone, and a longer row begins equal."""
     return np.random.Generator(np.random.Philox(key=seed)).random((units, draws))
-
-
-def keep_hidden(
-    states_NH: torch.Tensor,
-    *,
-    logits_NV: torch.Tensor | None = None,
-    gold_N: torch.Tensor | None = None,
-    offsets_N: NDArray[np.int64] | None = None,
-) -> HiddenAnswer:
-    """Return what `compute_hidden` computes; waits for the device."""
-    computed = compute_hidden(states_NH, logits_NV=logits_NV, gold_N=gold_N)
-    return cast("HiddenAnswer", computed.fetch(offsets_N))
 
 
 @without_gradients

@@ -70,9 +70,7 @@ def check_experiment(asked: ExperimentPlan) -> list[Finding]:
     base = collect_findings(
         plan.base,
         together=plan.label == "on_demand",
-        folder=partial(
-            describe_trials_folder, plan, partial(compare_arms, plan), explain_arm_changes, "--resume"
-        ),
+        folder=partial(describe_trials_folder, plan, partial(compare_arms, plan), explain_arm_changes),
         asked_alike=_asks_as_the_base(plan),
     )
     alone = len(plan.seeds) < 2

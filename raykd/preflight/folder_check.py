@@ -13,8 +13,11 @@ from raykd.folders.changes import Changes
 from raykd.folders.earlier_start import EarlierStart
 from raykd.folders.folder import Compare, Owner, check_rows, check_run_folder, find_run_path, read_status
 
+_RESUME = "--resume"
+"""The option that continues a run, a sweep or an experiment."""
 
-def describe_folder(config: Run, jobs: Sequence[Job] = ()) -> tuple[str, str]:
+
+def describe_folder(config: Run, jobs: Sequence[Job]) -> tuple[str, str]:
     """Describe what a run's folder holds already, and find the argument with which the run starts.
 
     Args:
@@ -32,14 +35,13 @@ def describe_folder(config: Run, jobs: Sequence[Job] = ()) -> tuple[str, str]:
             plan_growth(earlier, config, jobs, path)
         return earlier
 
-    return describe(config, go_on, "--resume")
+    return _describe(config, go_on)
 
 
 def describe_trials_folder(
     owner: Owner,
     compare: Compare,
     explain: Callable[[Path, Changes], ConfigError],
-    option: str,
     jobs: Sequence[Job],
 ) -> tuple[str, str]:
     """Do for a sweep or an experiment what `describe_folder` does for a run.
@@ -48,7 +50,6 @@ def describe_trials_folder(
         owner: The sweep or experiment.
         compare: Compares its settings with those in the folder.
         explain: Says which changed settings stop the resume.
-        option: The option that continues it.
         jobs: The student; () if its data could not be read.
     """
 
@@ -58,17 +59,11 @@ def describe_trials_folder(
             check_rows(path, earlier.state, jobs[-1].fingerprints())
         return earlier
 
-    return describe(owner, go_on, option)
+    return _describe(owner, go_on)
 
 
-def describe(owner: Owner, go_on: Callable[[Path], EarlierStart], option: str) -> tuple[str, str]:
-    """Describe the folder of a run or a sweep; see `describe_folder`.
-
-    Args:
-        owner: The run or sweep.
-        go_on: Checks whether the folder's run can be continued.
-        option: The option that continues it.
-    """
+def _describe(owner: Owner, go_on: Callable[[Path], EarlierStart]) -> tuple[str, str]:
+    """Describe the folder of a run or a sweep, which `go_on` checks for whether it can be continued."""
     path = find_run_path(owner)
     if not path.is_symlink() and (not path.exists() or (path.is_dir() and not any(path.iterdir()))):
         return f"{path} is new", ""
@@ -78,7 +73,7 @@ def describe(owner: Owner, go_on: Callable[[Path], EarlierStart], option: str) -
         earlier = go_on(path)
     except ConfigError as error:
         return (
-            f"{path} is there; {option} is refused: {error.what}: {error.got}; {anew}",
+            f"{path} is there; {_RESUME} is refused: {error.what}: {error.got}; {anew}",
             f"name={path.name}-2",
         )
     changes, status = earlier.changes.allowed, read_status(path, earlier.state)
@@ -86,4 +81,4 @@ def describe(owner: Owner, go_on: Callable[[Path], EarlierStart], option: str) -
         "goes on" if status != "finished" else "trains on" if earlier.changes.growing else "shows its results"
     )
     goes_on += f" with {', '.join(map(str, changes))}" if changes else ""
-    return f"{path} exists already, {status}: {option} {goes_on}, {anew}", option
+    return f"{path} exists already, {status}: {_RESUME} {goes_on}, {anew}", _RESUME

@@ -11,25 +11,20 @@ from raykd.redaction import redact
 
 
 @contextlib.contextmanager
-def raise_as_model_error(what: str, next_step: str | None = None) -> Iterator[None]:
-    """Turn whatever transformers or safetensors raise into a ModelError without secrets.
-
-    Args:
-        what: The message.
-        next_step: What the user can do; None advises to copy or download the model again.
-    """
+def raise_as_model_error(what: str) -> Iterator[None]:
+    """Turn whatever transformers or safetensors raise into a ModelError without secrets, which says `what`."""
     try:
         yield
     except RaykdError:
         raise
     except Exception as error:  # a dozen types of four libraries, and broken files of any kind
-        if isinstance(error, ImportError):
-            next_step = "install the package that is named there (pip install NAME)"
         raise ModelError(
             what,
             got=redact(f"{type(error).__name__}: {error}").strip()[:1000],
             wanted="whole files of one model, as save_pretrained writes them",
-            next_step=next_step or "copy or download it again; was it cut off, or put together from several?",
+            next_step="install the package that is named there (pip install NAME)"
+            if isinstance(error, ImportError)
+            else "copy or download it again; was it cut off, or put together from several?",
         ) from None
 
 

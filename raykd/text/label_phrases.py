@@ -39,12 +39,6 @@ class Filled:
         """What stands before the word and its blanks: what a causal model reads."""
         return self.whole[: self.find_span(LABEL)[0]]
 
-    @property
-    def continuation(self) -> str:
-        """The word with the blanks before it: what a causal model is scored on."""
-        begin, end = self.find_span(LABEL)
-        return self.whole[begin:end]
-
 
 @dataclass(frozen=True)
 class LabelPhrase:

@@ -50,7 +50,6 @@ def log_model(
     directory: Path,
     labels: Sequence[str],
     languages: Sequence[str],
-    texts: Sequence[str],
 ) -> str:
     """Pack a student in a temporary folder, upload it as a logged model of a run, and return its URI.
 
@@ -60,7 +59,6 @@ def log_model(
         directory: What `raykd.models.save_model` wrote.
         labels: The student's labels.
         languages: The student's languages.
-        texts: Examples of the input, kept with the model.
 
     Raises:
         TrackingError: The folder is not there or cannot be packed.
@@ -79,7 +77,7 @@ def log_model(
                 model_id=entry.model_id, metadata={"labels": list(labels), "languages": list(languages)},
             )  # fmt: skip
             code = copy_code(Path(temporary) / CODE)
-            _pack_model(path, directory, model, labels, texts, code)
+            _pack_model(path, directory, model, labels, code)
             client.log_model_artifacts(entry.model_id, str(path))
         client.finalize_logged_model(entry.model_id, "READY")
     except Exception:
@@ -145,12 +143,9 @@ def list_requirements(student: Path | None = None) -> list[str]:
     return [f"{name}=={version.split('+')[0]}" for name, version in versions.items()]
 
 
-def _pack_model(
-    path: Path, directory: Path, model: Model, labels: Sequence[str], texts: Sequence[str], code: Path
-) -> None:
+def _pack_model(path: Path, directory: Path, model: Model, labels: Sequence[str], code: Path) -> None:
     """Write a pyfunc model from code. Requirements are given, since MLflow would run the model to find them."""
     import mlflow.pyfunc
-    import pandas
     from mlflow.models import ModelSignature
 
     task = find_task_class(str(models.inspect_directory(directory).task))
@@ -167,8 +162,7 @@ def _pack_model(
                 # Addresses, since MLflow reads a bare path as one: %20 in a folder's name would be a blank.
                 artifacts={"student": directory.resolve().as_uri(), CODE: code.resolve().as_uri()},
                 mlflow_model=model,
-                signature=signature,  # else MLflow runs the model on the example to guess one
-                input_example=pandas.DataFrame({"text": list(texts)}) if texts else None,
+                signature=signature,
                 pip_requirements=list_requirements(directory),
             )
     except Exception as error:

@@ -184,13 +184,7 @@ class Tracker:
             self._tables.append(entry)
         self.set_tags({"mlflow.loggedArtifacts": json.dumps(self._tables)})
 
-    def log_student(
-        self,
-        directory: Path,
-        labels: Sequence[str],
-        languages: Sequence[str],
-        sample_texts: Sequence[str] = (),
-    ) -> str | None:
+    def log_student(self, directory: Path, labels: Sequence[str], languages: Sequence[str]) -> str | None:
         """Log a saved student as an MLflow model.
 
         ``mlflow.pyfunc.load_model(uri).predict(DataFrame({"text": [...]}))`` answers with the columns
@@ -200,7 +194,6 @@ class Tracker:
             directory: What `raykd.models.save_model` wrote.
             labels: The student's labels.
             languages: The student's languages.
-            sample_texts: Kept with the model as an example of its input; give none if the texts are private.
 
         Returns:
             The model's URI; None if MLflow did not take it.
@@ -211,7 +204,7 @@ class Tracker:
         check_student_folder(directory)
         return self._attempt(
             "model", f"the model in {directory}", file=make_stored_path(directory, self._folder),
-            labels=list(labels), languages=list(languages), texts=list(sample_texts),
+            labels=list(labels), languages=list(languages),
         )  # fmt: skip
 
     def find_child(self, name: str) -> str | None:

@@ -11,8 +11,9 @@ import torch
 
 from raykd.answers import codec
 from raykd.answers.answer import Answer, DenseAnswer, HiddenAnswer, SampledAnswer, TopKAnswer, join_answers
-from raykd.answers.compress import draw_tokens, draw_uniforms, keep_hidden, keep_top_k
+from raykd.answers.compress import draw_uniforms
 from raykd.distill.signals import MASKED
+from tests.kept_answers import draw_tokens, keep_hidden, keep_top_k
 
 GRID = (0.7, 1.0, 2.0)
 

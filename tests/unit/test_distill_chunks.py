@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.gpu_parts.counting import Operators
 from raykd.answers.answer import DenseAnswer
-from raykd.answers.compress import draw_tokens, draw_uniforms, keep_hidden, keep_top_k
+from raykd.answers.compress import draw_uniforms
 from raykd.answers.tensors import to_vocabulary_signal
 from raykd.distill.chunk_size import choose_chunk_units
 from raykd.distill.chunks import _differentiate, evaluate_hidden
@@ -19,6 +19,7 @@ from raykd.distill.objective import Objective
 from raykd.distill.shares import Counts, ObjectiveResult
 from raykd.distill.signals import UNLABELLED, Signals, VocabularySignal
 from raykd.distill.wide import head_gradients
+from tests.kept_answers import draw_tokens, keep_hidden, keep_top_k
 
 N, D, V = 37, 6, 90
 LABELS = torch.where(torch.arange(N) % 5 == 2, UNLABELLED, torch.arange(N))

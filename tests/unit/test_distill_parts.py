@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from raykd.answers.answer import Answer, DenseAnswer
-from raykd.answers.compress import draw_tokens, draw_uniforms, keep_hidden, keep_top_k
+from raykd.answers.compress import draw_uniforms
 from raykd.answers.servable import check_servable
 from raykd.answers.tensors import to_vocabulary_signal
 from raykd.distill.losses import (
@@ -31,6 +31,7 @@ from raykd.distill.vocabulary_signals import IdMap, TopKSignal
 from raykd.distill.weighting import Fixed, Uniform
 from raykd.distill.weightings.confidence import Confidence, Entropy, LossSoftmax
 from raykd.errors import ConfigError
+from tests.kept_answers import draw_tokens, keep_hidden, keep_top_k
 
 N, V = 6, 40
 TAILED = (ForwardKL(), ReverseKL(), JensenShannon(), TotalVariation(), CrossEntropy())

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from raykd.answers.answer import Answer, DenseAnswer
-from raykd.answers.compress import draw_tokens, draw_uniforms, keep_hidden, keep_top_k
+from raykd.answers.compress import draw_uniforms
 from raykd.answers.tensors import to_vocabulary_signal
 from raykd.distill.losses import ForwardKL
 from raykd.distill.objective import Objective
@@ -18,6 +18,7 @@ from raykd.distill.parts import make_parts, sum_over_parts
 from raykd.distill.shares import ObjectiveResult
 from raykd.distill.signals import Signals, VocabularySignal
 from raykd.distill.vocabulary_signals import IdMap
+from tests.kept_answers import draw_tokens, keep_hidden, keep_top_k
 
 N, V, H = 12, 50, 8
 SPOKEN = ("de", "fr", "zh")

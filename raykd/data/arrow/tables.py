@@ -217,14 +217,14 @@ class RowColumn(Sequence[T]):
         """Yield all values in order, as lists of at most `PIECE`."""
         yield from map(_decode, self.iter_arrays())
 
-    def iter_arrays(self, size: int = PIECE) -> Iterator[pa.Array]:
-        """Yield all values in order as Arrow arrays of at most ``size``."""
+    def iter_arrays(self) -> Iterator[pa.Array]:
+        """Yield all values in order as Arrow arrays of at most `PIECE`."""
         if self.rows.index is None:
             for chunk in self._chunks:
-                yield from (chunk[begin : begin + size] for begin in range(0, len(chunk), size))
+                yield from (chunk[begin : begin + PIECE] for begin in range(0, len(chunk), PIECE))
             return
-        for begin in range(0, len(self), size):
-            yield self._gather(np.arange(begin, min(begin + size, len(self))))
+        for begin in range(0, len(self), PIECE):
+            yield self._gather(np.arange(begin, min(begin + PIECE, len(self))))
 
     def _gather(self, rows: NDArray[np.int64]) -> pa.Array:
         """Return the values of these rows as an Arrow array."""

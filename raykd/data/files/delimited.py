@@ -43,12 +43,10 @@ class Dialect:
 
     Attributes:
         delimiter: Between two fields.
-        quoted: Whether fields may stand in quotes.
         trusted: Whether the user said how they are quoted.
     """
 
     delimiter: str
-    quoted: bool
     trusted: bool
 
 
@@ -88,7 +86,7 @@ def read_delimited(
         tell(
             f"{path.name}: fields stand in quotes, as its header does; quoting: none on the source keeps them"
         )
-    dialect = Dialect(found, quoted, quoting is not None)
+    dialect = Dialect(found, quoting is not None)
     read = _read_quoted_rows if quoted else _read_unquoted_rows
     rows = read(path, chain(head, lines), dialect, tell)
     _, header = next(rows)

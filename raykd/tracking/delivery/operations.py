@@ -141,7 +141,7 @@ def perform_op(client: MlflowClient, run_id: str, op: TrackingOp, folder: Path |
         log(run_id, str(file), values.get("dir"))
     elif op.kind == "model":
         run = (run_id, client.get_run(run_id).info.experiment_id)
-        return log_model(client, run, file, values["labels"], values["languages"], values["texts"])
+        return log_model(client, run, file, values["labels"], values["languages"])
     elif op.kind == "status":
         client.set_terminated(run_id, values["status"], end_time=values.get("time_ms"))
     return None

@@ -28,7 +28,7 @@ def check_sweep(sweep: Sweep) -> list[Finding]:
         f"{sweep.trials:,} trials over {names}; search {config.search.kind}, scheduler {config.scheduler.kind}, "
         f"by validation {sweep.metric}"
     )
-    folder = partial(describe_trials_folder, sweep, partial(compare_sweep, sweep), explain_sweep, "--resume")
+    folder = partial(describe_trials_folder, sweep, partial(compare_sweep, sweep), explain_sweep)
     base = collect_findings(sweep.base, together=not ahead, folder=folder)
     return [
         Finding("space", summary),
