@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from raykd.tasks import SystemAnswers, register_task
-from raykd.tasks.classification import Classification
+from raykd.tasks.kinds.classification import Classification
 from raykd.tasks.scores.metrics import Metric, register_metric
 from raykd.text.batch import TextBatch
 

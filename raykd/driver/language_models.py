@@ -22,7 +22,7 @@ from raykd.pretrained import files
 from raykd.pretrained.jsonfile import read_json
 from raykd.pretrained.starts import GENERATION, check_decoder_start
 from raykd.pretrained.tokenizers import load_tokenizer
-from raykd.tasks.language import LanguageTask
+from raykd.tasks.kinds.language import LanguageTask
 from raykd.text.batch import TextBatch
 from raykd.text.codes import (
     choose_language_code,

@@ -15,7 +15,7 @@ from weakref import WeakSet
 
 from raykd.errors import ModelError
 from raykd.pretrained.starts import WRAPPING, find_start_token
-from raykd.tasks.language import Generation
+from raykd.tasks.kinds.language import Generation
 from raykd.text.codes import list_language_codes, set_languages
 from raykd.text.prompts import find_end_id, find_text_marks
 
@@ -107,7 +107,7 @@ def build_generation_settings(
     Args:
         model: The model that writes.
         tokenizer: Its tokenizer.
-        generation: Whose settings hold; see `raykd.tasks.language.LanguageTask`.
+        generation: Whose settings hold; see `raykd.tasks.kinds.language.LanguageTask`.
         max_new_tokens: Longest text in tokens.
         given: Other settings of the run; None takes the checkpoint's, or what changes nothing.
 

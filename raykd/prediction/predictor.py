@@ -23,7 +23,7 @@ from raykd.prediction.generation_settings import compute_input_limit, count_plac
 from raykd.prediction.probes import FAILURES, build_row_error
 from raykd.prediction.selftest import build_nonfinite_error, find_padding
 from raykd.tasks import EncodedBatch, SystemAnswers, TaskBase, build_task, find_task_class
-from raykd.tasks.language import LanguageTask
+from raykd.tasks.kinds.language import LanguageTask
 from raykd.tasks.markers import MARKERS, is_marked
 from raykd.text.batch import Mode, TextBatch
 from raykd.text.padding import Padding, split_passes

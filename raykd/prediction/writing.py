@@ -30,7 +30,7 @@ from raykd.prediction.generation_settings import (
     log_ignored_settings,
 )
 from raykd.pretrained.starts import find_start_token
-from raykd.tasks.language import Generation
+from raykd.tasks.kinds.language import Generation
 from raykd.text.codes import find_source_marks, group_rows_by_code
 from raykd.text.prompts import encode_prompts, encode_sources
 

@@ -18,7 +18,7 @@ from raykd.pretrained.files import read_config
 from raykd.student.overrides import find_overruled_keys
 from raykd.student.settings import read_deepspeed_keys
 from raykd.student.validation import check_deepspeed
-from raykd.tasks.language import LanguageTask
+from raykd.tasks.kinds.language import LanguageTask
 
 
 def check_combinations(config: RunConfig) -> str:

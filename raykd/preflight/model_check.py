@@ -27,7 +27,7 @@ from raykd.pretrained.labels import check_activation
 from raykd.pretrained.lengths import check_room, check_student_length, check_target, compute_teacher_length
 from raykd.pretrained.stamp import LIBRARIES, stamp_model
 from raykd.student.prepare import find_base_checkpoint, fit_tokenizer
-from raykd.tasks.language import LanguageTask
+from raykd.tasks.kinds.language import LanguageTask
 from raykd.text.tokens import call_tokenizer, find_marker_ids
 from raykd.tokenizers.trimming import compute_unknown_share
 

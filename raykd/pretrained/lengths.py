@@ -14,7 +14,7 @@ from raykd.errors import ConfigError
 from raykd.pretrained.positions import Positions
 from raykd.pretrained.tokenizers import TokenizerFacts
 from raykd.tasks import Task
-from raykd.tasks.language import LanguageTask
+from raykd.tasks.kinds.language import LanguageTask
 from raykd.text.word_tokens import ADVANCE
 
 

@@ -22,7 +22,7 @@ from raykd.errors import ConfigError, DataError
 from raykd.folders.places import try_folder
 from raykd.runs.label_progress import show_progress
 from raykd.runs.labelling import find_labelling_teachers, open_teachers_alone
-from raykd.tasks.language import LanguageTask
+from raykd.tasks.kinds.language import LanguageTask
 from raykd.teachers.pool_source import PoolSource
 from raykd.teachers.pools.pool import TeacherPool
 from raykd.teachers.pools.replica_client import TEXTS_PER_CALL

@@ -25,7 +25,7 @@ from raykd.prediction.selftest import find_padding
 from raykd.student.evaluate import answer_rows
 from raykd.student.prepare import get_language_codes
 from raykd.tasks import SystemAnswers
-from raykd.tasks.language import LanguageTask
+from raykd.tasks.kinds.language import LanguageTask
 from raykd.teachers.pools.pool import TeacherPool
 from raykd.text.batch import TextBatch
 

@@ -28,7 +28,7 @@ from raykd.scoring.absent_teachers import describe_unused_teachers, find_unused_
 from raykd.scoring.ensembles.agreement import name_score
 from raykd.scoring.poor_teachers import Complaint, find_poor_routes, find_wrong_scale, make_complaint
 from raykd.scoring.score import ask_teachers, collect_unit_answers, score_teachers
-from raykd.tasks.regression import get_values
+from raykd.tasks.kinds.regression import get_values
 from raykd.tasks.schemes import parse_scheme
 from raykd.tasks.scores import entities
 from raykd.tasks.scores.chance import Comparison, compare_with_constant_label

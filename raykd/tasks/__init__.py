@@ -3,13 +3,17 @@
 from typing import Annotated
 
 from raykd.tasks.base import SystemAnswers, TaskBase
-from raykd.tasks.causal_lm import CausalLM
-from raykd.tasks.classification import Classification
-from raykd.tasks.embedding import Embedding
-from raykd.tasks.masked_lm import MaskedLM
-from raykd.tasks.multi_label import MultiLabel
-from raykd.tasks.question_answering import QuestionAnswering
-from raykd.tasks.ranking import Ranking
+from raykd.tasks.kinds.causal_lm import CausalLM
+from raykd.tasks.kinds.classification import Classification
+from raykd.tasks.kinds.embedding import Embedding
+from raykd.tasks.kinds.masked_lm import MaskedLM
+from raykd.tasks.kinds.multi_label import MultiLabel
+from raykd.tasks.kinds.question_answering import QuestionAnswering
+from raykd.tasks.kinds.ranking import Ranking
+from raykd.tasks.kinds.regression import Regression
+from raykd.tasks.kinds.relation import Relation
+from raykd.tasks.kinds.seq2seq import Seq2Seq
+from raykd.tasks.kinds.token_classification import TokenClassification
 from raykd.tasks.registry import (
     RegisteredTask,
     build_task,
@@ -18,10 +22,6 @@ from raykd.tasks.registry import (
     rebuild_holders,
     register_task,
 )
-from raykd.tasks.regression import Regression
-from raykd.tasks.relation import Relation
-from raykd.tasks.seq2seq import Seq2Seq
-from raykd.tasks.token_classification import TokenClassification
 from raykd.text.encoding import EncodedBatch, EncodedRows
 from raykd.text.tokens import Tokenizer
 

@@ -31,7 +31,7 @@ from raykd.errors import ConfigError, DataError, ModelError
 from raykd.student.loop import TrainingLoop
 from raykd.student.prepare import prepare_rows
 from raykd.tasks import Ranking, SystemAnswers
-from raykd.tasks.ranking import PASS_TOKENS
+from raykd.tasks.kinds.ranking import PASS_TOKENS
 from raykd.tasks.scores.candidates import score_queries
 from raykd.teachers.source import LocalSource
 from raykd.teachers.store import make_text_keys
@@ -359,7 +359,7 @@ def test_a_cross_encoder_that_transformers_saved_teaches_as_it_answers(
     wanted = plain_scores(folder, rows)
     task = Ranking(max_length=32)
     for limit in (PASS_TOKENS, 96):  # many candidates take several passes
-        monkeypatch.setattr("raykd.tasks.ranking.PASS_TOKENS", limit)
+        monkeypatch.setattr("raykd.tasks.kinds.ranking.PASS_TOKENS", limit)
         slots = Teacher(model_spec("t", str(folder), (), task, dtype="float32")).answer(rows.take(range(5)))
         got, covered = read_unit_logits(slots, task.count_units(rows), 9)
         assert covered.all() and (got[0, 3:] == MASKED).all()

@@ -29,7 +29,7 @@ from raykd.prediction.predictor import Predictor
 from raykd.student.loop import TrainingLoop
 from raykd.student.prepare import prepare_rows
 from raykd.tasks import MultiLabel, SystemAnswers
-from raykd.tasks.multi_label import join_logits
+from raykd.tasks.kinds.multi_label import join_logits
 from raykd.tasks.scores.classes import ClassAnswers, compute_class_scores
 from raykd.tasks.scores.label_sets import FEWEST, compute_set_metrics, tune_thresholds
 from raykd.teachers.backends.given_numbers import convert_to_logits

@@ -26,7 +26,7 @@ from raykd.preflight.sizes import (
     estimate_store_sizes,
 )
 from raykd.tasks import Classification, MaskedLM, QuestionAnswering, TokenClassification
-from raykd.tasks.question_answering import BESIDE
+from raykd.tasks.kinds.question_answering import BESIDE
 from raykd.teachers.store.sqlite import estimate_stored_bytes
 from raykd.tuning.checks.plan import plan_sweep
 from raykd.tuning.config import load_sweep

@@ -27,7 +27,7 @@ from raykd.preflight.disk import compute_disk
 from raykd.runs.stages import find_pretraining, train_teachers
 from raykd.student.loop import TrainingLoop
 from raykd.student.prepare import fit_tokenizer, prepare_rows
-from raykd.tasks.masked_lm import MaskedLM
+from raykd.tasks.kinds.masked_lm import MaskedLM
 from raykd.text.batch import TextBatch
 from tests.fakes import LABELS, save_transformer, texts_and_labels
 

@@ -26,7 +26,7 @@ from raykd.scoring.score import collect_unit_answers, measure_system, score_ense
 from raykd.student.loop import TrainingLoop
 from raykd.student.prepare import prepare_rows
 from raykd.tasks import Regression, SystemAnswers
-from raykd.tasks.regression import get_values
+from raykd.tasks.kinds.regression import get_values
 from raykd.tasks.scores.values import compute_value_metrics, fit_line
 from raykd.teachers.teacher import Teacher
 from tests.fakes import FixedSource, answer_slots, model_spec, text_batch, texts_and_labels

@@ -22,8 +22,9 @@ from raykd.answers.answer import DenseAnswer, HiddenAnswer
 from raykd.answers.codec import decode_answers, encode_answer, encode_rows
 from raykd.answers.compress import compute_hidden
 from raykd.models.lm import Headless
-from raykd.tasks import CausalLM, Classification, language
+from raykd.tasks import CausalLM, Classification
 from raykd.tasks.answer_forms import HiddenAnswers, SampledAnswers, TopKAnswers
+from raykd.tasks.kinds import language
 from raykd.teachers.backends import copies
 from raykd.teachers.backends import model as model_backend
 from raykd.teachers.backends.token_memory import TokenMemory

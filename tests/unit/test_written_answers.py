@@ -20,10 +20,10 @@ from raykd.errors import ConfigError
 from raykd.point import Point
 from raykd.runs.answer_files import ENSEMBLE, AnswerTargets, write_answers
 from raykd.tasks import Classification
-from raykd.tasks.multi_label import MultiLabel
-from raykd.tasks.regression import Regression
+from raykd.tasks.kinds.multi_label import MultiLabel
+from raykd.tasks.kinds.regression import Regression
+from raykd.tasks.kinds.token_classification import TokenClassification
 from raykd.tasks.scores.classification import log_softmax
-from raykd.tasks.token_classification import TokenClassification
 from raykd.teachers.source import LocalSource
 from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.teacher import Teacher

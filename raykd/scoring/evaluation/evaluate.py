@@ -30,7 +30,7 @@ from raykd.scoring.evaluation.labelled_file import (
 from raykd.scoring.language_answers import answer_as_language_model
 from raykd.student.evaluate import join_system_answers
 from raykd.tasks import SystemAnswers, TaskBase
-from raykd.tasks.language import LanguageTask
+from raykd.tasks.kinds.language import LanguageTask
 from raykd.tasks.scores.chance import compare_with_constant_label
 from raykd.tasks.scores.classes import ClassAnswers
 from raykd.tasks.scores.classification import ECE_BINS, compute_calibration_bins

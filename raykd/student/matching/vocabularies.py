@@ -23,7 +23,7 @@ from raykd.distill.vocabulary_signals import IdMap
 from raykd.errors import ConfigError, prefix_errors
 from raykd.models.vocabulary import check_padding, compute_overlap, count_token_ids, is_same_tokenizer
 from raykd.tasks import MaskedLM, Tokenizer
-from raykd.tasks.language import LanguageTask
+from raykd.tasks.kinds.language import LanguageTask
 from raykd.tokenizers.canonical import detect_marking, find_comparable_offsets
 from raykd.tokenizers.union import UnionTokenizer
 

@@ -37,7 +37,7 @@ from raykd.pretrained.labels import check_activation
 from raykd.pretrained.lengths import compute_teacher_length
 from raykd.tasks import Task
 from raykd.tasks.base import PendingRows
-from raykd.tasks.language import LanguageTask
+from raykd.tasks.kinds.language import LanguageTask
 from raykd.teachers.backends.base import BackendBase
 from raykd.teachers.backends.copies import start_copies
 from raykd.teachers.backends.features import start_answers

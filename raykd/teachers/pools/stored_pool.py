@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from raykd.config import ServingConfig
 from raykd.data.rows import Rows
 from raykd.distill.weighting import Weighting
-from raykd.tasks.language import LanguageTask
+from raykd.tasks.kinds.language import LanguageTask
 from raykd.teachers.handle import PoolHandle
 from raykd.teachers.pools.local_replica import LocalReplica
 from raykd.teachers.pools.own_pool import Placement, group_placements

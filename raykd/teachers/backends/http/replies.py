@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from raykd.answers.answer import TopKAnswer
 from raykd.parse import JsonObject
-from raykd.tasks.language import count_vocabulary
+from raykd.tasks.kinds.language import count_vocabulary
 from raykd.text.tokens import Tokenizer
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from raykd.answers.vocabularies import TeacherVocabulary
 from raykd.errors import ModelError, TeacherError
 from raykd.tasks import CausalLM
 from raykd.tasks.answer_forms import TopKAnswers
-from raykd.tasks.language import fill_offsets
+from raykd.tasks.kinds.language import fill_offsets
 from raykd.teachers.backends.http.backend import HttpBackend, count_tokens
 from raykd.teachers.backends.http.replies import TokenScores, build_answer
 from raykd.teachers.backends.http.server import read_completion

@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 
 from raykd.head import Head
 from raykd.tasks.forms import RowForm
-from raykd.tasks.language import LanguageTask, build_target_rows
+from raykd.tasks.kinds.language import LanguageTask, build_target_rows
 from raykd.tasks.registry import register_task
 from raykd.text.batch import TextBatch
 from raykd.text.encoding import EncodedRows, count_each

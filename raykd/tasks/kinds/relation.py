@@ -18,8 +18,8 @@ from pydantic import Field
 from raykd.distill.objective import Objective
 from raykd.errors import ConfigError
 from raykd.tasks.base import SystemAnswers
-from raykd.tasks.classification import Classification
 from raykd.tasks.forms import RowForm
+from raykd.tasks.kinds.classification import Classification
 from raykd.tasks.markers import MARKERS, cut_around_markers, is_marked
 from raykd.tasks.registry import register_task
 from raykd.tasks.scores.classes import NO_CLASS, ClassAnswers

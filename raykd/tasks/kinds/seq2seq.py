@@ -16,7 +16,7 @@ from pydantic import Field
 from raykd.distill.signals import UNLABELLED
 from raykd.head import Head
 from raykd.tasks.forms import RowForm
-from raykd.tasks.language import LanguageTask, Written, build_target_rows
+from raykd.tasks.kinds.language import LanguageTask, Written, build_target_rows
 from raykd.tasks.registry import register_task
 from raykd.text.batch import TextBatch
 from raykd.text.codes import has_wrapped_targets

@@ -23,7 +23,7 @@ from raykd.errors import ConfigError
 from raykd.head import Head
 from raykd.tasks.base import SystemAnswers
 from raykd.tasks.forms import RowForm
-from raykd.tasks.language import LanguageTask, compute_row_seeds, count_vocabulary
+from raykd.tasks.kinds.language import LanguageTask, compute_row_seeds, count_vocabulary
 from raykd.tasks.registry import register_task
 from raykd.text.batch import TextBatch
 from raykd.text.encoding import EncodedRows, compute_starts
