@@ -1,9 +1,9 @@
-"""Answers over a vocabulary as numpy arrays, computed at once: what a teacher computes, and a wait for the device."""
+"""Answers on the host at once: what a teacher computes, and a wait for the device."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from raykd.answers.answer import HiddenAnswer, SampledAnswer, TopKAnswer
 from raykd.answers.compress import compute_draws, compute_hidden, compute_top_k
+from raykd.tasks import TaskBase
+from raykd.text.encoding import EncodedBatch
 
 
 def keep_top_k(
@@ -49,3 +51,11 @@ def keep_hidden(
     """Return what `compute_hidden` computes; waits for the device."""
     computed = compute_hidden(states_NH, logits_NV=logits_NV, gold_N=gold_N)
     return cast("HiddenAnswer", computed.fetch(offsets_N))
+
+
+def answer_rows(
+    task: TaskBase, model: Any, encoded: EncodedBatch, columns: Sequence[Sequence[int]]
+) -> list[bytes | None]:
+    """Return what `TaskBase.start_answers` computes, as `raykd.answers.codec` writes it: one body per row."""
+    pending = task.start_answers(model, encoded, columns)
+    return pending.encode([tensor.cpu().numpy() for tensor in pending.tensors])

@@ -287,17 +287,6 @@ class TaskBase(Spec):
         answer = DenseAnswer(logits_NC=logits_NC, covered_N=covered_N)
         return encode_rows(answer, counts_B, np.asarray(np.isfinite(raw_NC).all(axis=1)))
 
-    def answer_rows(
-        self, model: Network, encoded: EncodedBatch, columns: Sequence[Sequence[int]]
-    ) -> list[bytes | None]:
-        """Return what `start_answers` computes, as `raykd.answers.codec` writes it; waits for the device.
-
-        Returns:
-            One body per row; None for a row with a logit that is not finite.
-        """
-        pending = self.start_answers(model, encoded, columns)
-        return pending.encode([tensor.cpu().numpy() for tensor in pending.tensors])
-
     def tune(self, answers: SystemAnswers, rows: TextBatch) -> Self:
         """Return the task with what is chosen after the training, by a student's answers to the validation rows.
 

@@ -41,6 +41,7 @@ from raykd.teachers.teacher import Teacher
 from raykd.text.batch import TextBatch
 from raykd.tokenizers.union import UnionTokenizer
 from tests.fakes import model_spec
+from tests.kept_answers import answer_rows
 
 TEXTS = {
     "en": ("The cat sat on the mat.", "Hello world, how are you today?", "We like the small grey cat."),
@@ -141,7 +142,7 @@ def test_a_text_with_nothing_to_hide_has_no_unit() -> None:
     encoded = task.collate(task.encode(tokenizer, unknown), [0, 1])
     assert encoded.counts_B.tolist() == [0, 1]
     with torch.no_grad():
-        assert decode_answers(task.answer_rows(Headless(model), encoded, ()))[1].tolist() == [0, 1]
+        assert decode_answers(answer_rows(task, Headless(model), encoded, ()))[1].tolist() == [0, 1]
 
 
 # --- how the union's student reads its teachers
@@ -182,7 +183,7 @@ def laid(form: Any, picked: list[int]) -> tuple[Any, Any, dict[str, torch.Tensor
         encoded = task.collate(task.encode(tokenizer, batch()), mine)
         head = Headless(model)
         with torch.no_grad():
-            said = dict(zip(mine, task.answer_rows(head, encoded, ()), strict=True))
+            said = dict(zip(mine, answer_rows(task, head, encoded, ()), strict=True))
             hidden = task.gather(head(**encoded.inputs), encoded)
             logits[language] = head.head.logits(hidden)
         signals.append(AnswerSlots(language, [said.get(i) for i in picked]))

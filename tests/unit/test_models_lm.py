@@ -13,6 +13,7 @@ from raykd.errors import ModelError
 from raykd.models import DecoderStudent, EncoderDecoderStudent, LSTMStudent
 from raykd.models.lm import Headless, compute_hidden_states, find_output_head
 from raykd.prediction.writing import generate_texts
+from tests.kept_answers import answer_rows
 
 SMALL: dict[str, Any] = {
     "vocab_size": 50, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
@@ -209,7 +210,7 @@ def test_a_teachers_answers_are_the_logits_of_its_own_forward_pass(family: str, 
     batch = TextBatch(("a", "b"), ("ab", "c"), ("en",) * 2, np.zeros(2, np.int64), ("fed", "ha"))
     encoded = task.collate(task.encode(tokenizer, batch), range(2))
     wrapped, size = Headless(model), len(tokenizer)
-    bodies = task.answer_rows(wrapped, encoded, ())
+    bodies = answer_rows(task, wrapped, encoded, ())
     payload, _ = decode_answers([body for body in bodies if body is not None])
     head = wrapped.head
     assert payload is not None and encoded.places_N2 is not None

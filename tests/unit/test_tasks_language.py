@@ -18,6 +18,7 @@ from raykd.models.lm import Headless
 from raykd.tasks import CausalLM, Seq2Seq
 from raykd.tasks.answer_forms import HiddenAnswers, SampledAnswers, TopKAnswers
 from raykd.text.batch import TextBatch
+from tests.kept_answers import answer_rows
 
 TEXTS = ("Good morning, how are you?", "where is the station", "你好吗")
 TARGETS = ("I am fine.", "It is near the river.", "我很好，谢谢。")
@@ -82,9 +83,9 @@ def test_a_body_says_the_same_alone_and_in_a_batch(form: Any) -> None:
     task = task.model_copy(update={"answers": form})
     rows, teacher = task.encode(tokenizer, batch()), Headless(model)
     with torch.no_grad():
-        together = task.answer_rows(teacher, task.collate(rows, [0, 1, 2]), ())
+        together = answer_rows(task, teacher, task.collate(rows, [0, 1, 2]), ())
         alone = [
-            task.answer_rows(teacher, task.collate(task.encode(tokenizer, batch().take([i])), [0]), ())[0]
+            answer_rows(task, teacher, task.collate(task.encode(tokenizer, batch().take([i])), [0]), ())[0]
             for i in range(3)
         ]
     for one, other in zip(together, alone, strict=True):
@@ -100,7 +101,7 @@ def laid(kind: str, texts: tuple[str, ...], match: VocabularyMatch) -> tuple[Any
     _, other, model = made(kind, texts)
     rows, theirs = task.encode(own, batch()), task.encode(other, batch())
     with torch.no_grad():
-        bodies = task.answer_rows(Headless(model), task.collate(theirs, [0, 1, 2]), ())
+        bodies = answer_rows(task, Headless(model), task.collate(theirs, [0, 1, 2]), ())
     encoded = task.collate(rows, [2, 0])
     picked = AnswerSlots("t", [bodies[2], bodies[0]])
     offsets = rows.extra["offsets_N"][rows.find_units([2, 0])]

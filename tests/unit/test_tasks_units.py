@@ -21,6 +21,7 @@ from raykd.tasks import QuestionAnswering, SystemAnswers, TokenClassification
 from raykd.teachers.store import make_text_keys
 from raykd.text.batch import Mode, TextBatch
 from raykd.text.words import find_word_spans, join_tokens
+from tests.kept_answers import answer_rows
 
 TAGS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 SENTENCES = [["Anna", "Smith", "lives", "in", "Paris", "."], ["我", "住", "在", "北京"], ["Marie", "rit"]]
@@ -82,7 +83,7 @@ def test_a_body_holds_the_runs_tags_whatever_the_teachers_scheme() -> None:
     columns = task.map_columns(own, TAGS, {}, "t")
     encoded = task.collate(task.encode(tokenizer(), batch), [0, 1])
     raw = torch.randn(2, encoded.inputs["input_ids"].shape[1], 5)
-    bodies = task.answer_rows(lambda **inputs: SimpleNamespace(logits=raw), encoded, columns)
+    bodies = answer_rows(task, lambda **inputs: SimpleNamespace(logits=raw), encoded, columns)
     signal = AnswerSlots("t", list(bodies))
     logits_NC, covered_N = read_unit_logits(signal, encoded.counts_B, 5)
     units = task.gather(SimpleNamespace(logits=raw), encoded).numpy()

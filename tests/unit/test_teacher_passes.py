@@ -31,6 +31,7 @@ from raykd.teachers.backends.token_memory import TokenMemory
 from raykd.teachers.teacher import Teacher
 from raykd.text.buckets import make_buckets
 from tests.fakes import LABELS, model_spec, save_transformer, text_batch, texts_and_labels
+from tests.kept_answers import answer_rows
 from tests.unit.test_tasks_language import batch, made
 
 _WAITS = ("cpu", "item", "tolist", "__bool__", "__int__", "__float__", "__index__", "nonzero")
@@ -102,7 +103,7 @@ def test_chunks_of_a_language_model_are_queued_without_a_wait(
     task = CausalLM(answers=form)
     encoded = task.collate(task.encode(tokenizer, batch()), [0, 1, 2]).to(torch.device("cpu"))
     headless = Headless(model)
-    wanted = decode_answers(task.answer_rows(headless, encoded, ()))[0]
+    wanted = decode_answers(answer_rows(task, headless, encoded, ()))[0]
     with torch.no_grad():
         states = headless(**encoded.inputs)
     stub = Mock(return_value=states, head=headless.head)

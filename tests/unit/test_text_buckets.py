@@ -19,6 +19,7 @@ from raykd.text.buckets import MOST_SHAPES, Buckets, Shape, make_buckets, plan_p
 from raykd.text.encoding import EncodedRows
 from raykd.text.padding import RIGHT
 from tests.fakes import LABELS, logits_of, model_spec, save_transformer, text_batch
+from tests.kept_answers import answer_rows
 from tests.unit.test_tasks_language import batch, made
 
 
@@ -115,8 +116,8 @@ def test_copies_that_fill_a_batch_of_a_language_model_are_dropped() -> None:
     filled = task.collate(rows, [0, 1, 2], Shape(8, 64).apply(RIGHT))
     assert filled.inputs["input_ids"].shape == (8, 64) and filled.sequences == 3
     assert filled.computed_tokens == 512 and filled.real_tokens == int(rows.lengths_B.sum())
-    wanted = decode_answers(task.answer_rows(Headless(model), task.collate(rows, [0, 1, 2]), ()))[0]
-    found = decode_answers(task.answer_rows(Headless(model), filled, ()))[0]
+    wanted = decode_answers(answer_rows(task, Headless(model), task.collate(rows, [0, 1, 2]), ()))[0]
+    found = decode_answers(answer_rows(task, Headless(model), filled, ()))[0]
     assert found is not None and wanted is not None
     for name, column in wanted.columns().items():
         np.testing.assert_allclose(found.columns()[name], column, atol=2e-3, err_msg=name)
