@@ -56,25 +56,7 @@ def score_arms(
         report: Called with (students scored, students in all).
         references: Teachers and ensemble of each task on the held-out rows, by the arm whose they are; "" is the base.
     """
-    found: dict[str, dict[int, TrainedStudent]] = {arm.name: {} for arm in experiment.arms}
-    finished = [
-        trial
-        for trial in journal.trials.values()
-        if trial.status == "finished"
-        and "trial" not in trial.sample
-        and trial.sample["seed"] in experiment.seeds
-    ]
-    units: tuple[str, ...] = ()
-    loads: list[float] = []
-    for done, trial in enumerate(finished, start=1):
-        arm, seed = str(trial.sample["arm"]), int(str(trial.sample["seed"]))
-        if arm in found:
-            run = experiment.build_run(trial.sample)
-            # The folder has the name that Tune gave the training at its last start.
-            found[arm][seed], own = _score_training(trial, students / trial.tune_ids[-1], run, student)
-            units = units or own
-            loads += [load for load in (measure_load(),) if load is not None]
-        report(done, len(finished))
+    found, units, load = _score_trainings(experiment, student, journal, students, report)
     compared = ComparisonReport(
         arms=tuple(
             ArmResult(
@@ -99,7 +81,7 @@ def score_arms(
             *notes,
             *_describe_rows(experiment, student),
             *_describe_agreement(student),
-            *([f"texts/s: {describe_load(loads)}"] if max(loads, default=0.0) > BUSY else []),
+            *load,
         ),
         environment=describe_environment(),
         created=time.strftime("%Y-%m-%d %H:%M:%S %Z"),
@@ -109,6 +91,37 @@ def score_arms(
     plain = [arm.name for arm in experiment.arms if arm.run.plain]
     partial = [name_teacher(teacher.name) for teacher in experiment.base.active_teachers if teacher.missing]
     return replace(compared, notes=(*compared.notes, *describe_weak_teachers(compared, plain, partial)))
+
+
+def _score_trainings(
+    experiment: ExperimentPlan,
+    student: Job,
+    journal: Journal,
+    students: Path,
+    report: Callable[[int, int], None],
+) -> tuple[dict[str, dict[int, TrainedStudent]], tuple[str, ...], tuple[str, ...]]:
+    """Return students by arm and seed, the language of each unit of the rows, and a note if the machine was busy."""
+    found: dict[str, dict[int, TrainedStudent]] = {arm.name: {} for arm in experiment.arms}
+    finished = [
+        trial
+        for trial in journal.trials.values()
+        if trial.status == "finished"
+        and "trial" not in trial.sample
+        and trial.sample["seed"] in experiment.seeds
+    ]
+    units: tuple[str, ...] = ()
+    loads: list[float] = []
+    for done, trial in enumerate(finished, start=1):
+        arm, seed = str(trial.sample["arm"]), int(str(trial.sample["seed"]))
+        if arm in found:
+            run = experiment.build_run(trial.sample)
+            # The folder has the name that Tune gave the training at its last start.
+            found[arm][seed], own = _score_training(trial, students / trial.tune_ids[-1], run, student)
+            units = units or own
+            loads += [load for load in (measure_load(),) if load is not None]
+        report(done, len(finished))
+    busy = max(loads, default=0.0) > BUSY
+    return found, units, (f"texts/s: {describe_load(loads)}",) if busy else ()
 
 
 def _name_metric(experiment: ExperimentPlan, student: Job) -> str:
