@@ -1,11 +1,13 @@
 """Check what feature terms compare, and count the bytes that they send, before anything starts.
 
-Decision record: encoders are read from configuration files and from the run file alone. What only a tokenizer that is
-learnt from the rows would tell is refused when the teachers are open (`raykd.student.matching.features`).
+Decision record: encoders are read from configuration files and from the run file alone. A tokenizer that is learnt from
+the rows is learnt here, too, where teachers that exist are compared with it token by token; those that the run trains
+first are compared when the teachers are open (`raykd.student.matching.features`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,7 @@ from raykd.preflight.model_check import preview_source
 from raykd.preflight.sizes import BYTES_A_TOKEN
 from raykd.pretrained.files import read_config
 from raykd.student.matching.features import check_tokenizers
+from raykd.student.prepare import fit_tokenizer
 from raykd.student.settings import read_deepspeed_keys
 
 MOST_BYTES = 256 * 2**20
@@ -100,16 +103,21 @@ def _check_saved_tokenizers(config: RunConfig, used: list[TeacherConfig]) -> Non
         ConfigError: Names the teachers.
     """
     student = config.student
-    whole = [term for term in config.objective.features if term.where == "sequence"]
     if not isinstance(student, models.PretrainedStudent) or not Path(student.path).is_dir():
         return
-    saved = [
+    saved = _list_compared_by_token(config, used)
+    if saved and student.vocabulary == "own":
+        check_tokenizers({t.name: models.load_tokenizer(t.path) for t in saved}, student.load_tokenizer())
+
+
+def _list_compared_by_token(config: RunConfig, used: Sequence[TeacherConfig]) -> list[ModelTeacher]:
+    """Return the saved teachers on this machine that terms compare token by token."""
+    whole = [term for term in config.objective.features if term.where == "sequence"]
+    return [
         t
         for t in used
         if isinstance(t, ModelTeacher) and Path(t.path).is_dir() and any(term.uses(t.name) for term in whole)
     ]
-    if saved and student.vocabulary == "own":
-        check_tokenizers({t.name: models.load_tokenizer(t.path) for t in saved}, student.load_tokenizer())
 
 
 def describe_state_bytes(config: RunConfig, rows: Rows) -> dict[str, str]:
@@ -148,7 +156,16 @@ def describe_state_bytes(config: RunConfig, rows: Rows) -> dict[str, str]:
 
 
 def say_states(config: RunConfig, rows: Rows) -> str:
-    """Describe what teachers send beside their answers, as one text; raises as `describe_state_bytes`."""
+    """Describe what teachers send beside their answers, as one text.
+
+    Raises:
+        ConfigError: As `describe_state_bytes`, or the student learns another vocabulary than teachers have with which
+            it is compared token by token.
+    """
+    saved = _list_compared_by_token(config, _list_used(config))
+    if saved and config.student.kind == "transformer":
+        learnt = fit_tokenizer(config.student, [(config.task, rows)])
+        check_tokenizers({t.name: models.load_tokenizer(t.path) for t in saved}, learnt)
     told = describe_state_bytes(config, rows)
     return (
         "; ".join(f"{name} {what}" for name, what in told.items()) or "not known before its models are here"

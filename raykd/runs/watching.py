@@ -12,8 +12,10 @@ import glob
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from stat import S_ISREG
 
 from rich.console import Console
 
@@ -75,11 +77,13 @@ class DriftWatch:
             yield from map(json.loads, file.read_text(encoding="utf-8").splitlines())
 
     def list_new_files(self) -> list[File]:
-        """Return the files that were not judged yet, by name."""
+        """Return the files that were not judged yet, by name; folders are no files."""
         found = []
         for path in sorted(glob.glob(self.pattern, recursive=True)):
-            stat = Path(path).stat()
-            found.append((str(Path(path).resolve()), stat.st_size, stat.st_mtime_ns))
+            with suppress(OSError):  # it was taken away since, or a link leads nowhere
+                stat = Path(path).stat()
+                if S_ISREG(stat.st_mode):
+                    found.append((str(Path(path).resolve()), stat.st_size, stat.st_mtime_ns))
         return [file for file in found if file not in self.judged]
 
     def look(self, files: Sequence[File], console: Console) -> DriftReport | None:

@@ -162,6 +162,8 @@ def test_a_watch_judges_each_file_once_and_trains_on_what_drifted(
     incoming.mkdir()
     lines = (tmp_path / "new.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     (incoming / "a.jsonl").write_text("".join(lines[:15]), encoding="utf-8")
+    (incoming / "folder.jsonl").mkdir()
+    (incoming / "gone.jsonl").symlink_to(tmp_path / "nowhere")
     assert watch_files(watch_of(run, []), console, every_s=1, once=True) == [], "too few texts"
     (incoming / "b.jsonl").write_text("".join(lines[15:]), encoding="utf-8")
     watch = watch_of(run, [False], window=40)

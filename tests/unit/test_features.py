@@ -23,7 +23,7 @@ from raykd.distill.features.states import FeatureRequest, Source, State
 from raykd.distill.features.terms import relate
 from raykd.errors import ConfigError, ModelError
 from raykd.networks.states import read_encoder_shape, read_sources, record_states
-from raykd.preflight.features_check import check_encoders, describe_state_bytes
+from raykd.preflight.features_check import check_encoders, describe_state_bytes, say_states
 from raykd.student.loop import TrainingLoop
 from raykd.student.matching.features import PROJECTIONS
 from raykd.student.prepare import prepare_rows
@@ -408,5 +408,8 @@ def test_what_is_known_before_the_start_is_refused_there(teachers: dict[str, Pat
 
 
 def test_tokenizers_that_differ_are_refused_where_tokens_are_compared(teachers: dict[str, Path]) -> None:
+    config = make_config_of(teachers, [{"kind": "hidden_mse", "position": "sequence"}])
     with pytest.raises(ConfigError, match="narrow, wide cuts texts into other tokens"):
-        build_loop(make_config_of(teachers, [{"kind": "hidden_mse", "position": "sequence"}]))
+        build_loop(config)
+    with pytest.raises(ConfigError, match="narrow, wide cuts texts into other tokens"):
+        say_states(config, rows(160, 1))
