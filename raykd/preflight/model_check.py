@@ -21,6 +21,7 @@ from raykd.data.load import Dataset
 from raykd.data.rows import Rows
 from raykd.driver.language_models import check_language_model
 from raykd.errors import ConfigError, DataError, LabelMismatchError, ModelError, RaykdError, prefix_errors
+from raykd.models.starts.handover import describe_labels
 from raykd.preflight.sizes import inspect_pretrained
 from raykd.pretrained.files import read_config
 from raykd.pretrained.labels import check_activation
@@ -199,7 +200,9 @@ def check_made(model: models.Student, config: RunConfig, key: str) -> tuple[str,
     check_room("task.max_length", task.max_length, looked.tokenizer.special, task, pairs=has_pairs(config))
     check_target("the student", looked, task)
     set_aside = _check_language_model(f"the {key}", folder, config, model, None)
-    return "; ".join(filter(None, [describe_source(model), set_aside])), (note,) if note else ()
+    started = describe_labels(folder, config.data.labels, task.head)
+    notes = (note, f"{model.path}: {started}" if started else "")
+    return "; ".join(filter(None, [describe_source(model), set_aside])), tuple(filter(None, notes))
 
 
 def _check_word_vectors(model: models.LSTMStudent, config: RunConfig, key: str) -> str:

@@ -102,6 +102,7 @@ def test_values_that_choose_nothing_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("objective", "train", "said"),
     [
+        ({"least_confidence": 0.9}, {}, ""),
         (
             {"weighting": {"kind": "by_column", "weights_of": {"Hotel": "m"}}},
             {},
@@ -130,6 +131,19 @@ def test_values_that_no_row_has_are_refused_before_a_worker_is_taken(
         make_jobs(validate_run({**tree, "smoke": "whole"}, "run"), tmp_path)  # its few rows say nothing
     else:
         make_jobs(run, tmp_path)
+
+
+@pytest.mark.parametrize("objective", [{"least_confidence": 0.9}, {"anneal_on": "unlabelled"}])
+def test_what_acts_on_texts_without_label_needs_some(objective: dict[str, Any], tmp_path: Path) -> None:
+    tree = {
+        "data": {**data(tmp_path).model_dump(mode="json"), "unlabeled": None},
+        "student": {"kind": "linear"},
+        "teachers": [{"name": "m", "languages": "all", "path": "m"}],
+        "objective": objective,
+        "train": {"batch_size": 8},
+    }
+    with pytest.raises(ConfigError, match="acts on training rows without gold label, and there are none"):
+        make_jobs(validate_run(tree, "run"), tmp_path)
 
 
 def of_domains(**keys: Any) -> dict[str, Any]:

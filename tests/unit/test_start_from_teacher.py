@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from raykd import models
 from raykd.config import MultiRun, RunConfig
 from raykd.driver.jobs import Job, start_from_jobs
 from raykd.models import PretrainedStudent
+from raykd.models.starts.handover import describe_labels
 from tests.fakes import LABELS, save_transformer
 from tests.worlds import TEACHERS, run_config
 
@@ -74,3 +77,24 @@ def test_before_training_the_student_answers_as_its_teacher(tmp_path: Path) -> N
     inputs = {"input_ids": torch.tensor([[2, 9, 30, 31, 3]])}
     with torch.no_grad():
         assert torch.equal(model(**inputs).logits, teacher(**inputs).logits)
+
+
+@pytest.mark.parametrize(
+    ("own", "said"),
+    [
+        (("good", "bad"), ""),
+        (("good", "bad", "mixed"), ""),
+        (("good", "poor"), "carried over by the names of labels; bad begin at random"),
+        (("Good", "BAD"), r"thrown away, since none of its labels \(Good, BAD\) is one of the run's"),
+        (("LABEL_0", "LABEL_1"), "thrown away"),
+    ],
+)
+def test_what_a_checkpoints_head_does_not_know_is_said(
+    own: tuple[str, ...], said: str, tmp_path: Path
+) -> None:
+    config = {"architectures": ["BertForSequenceClassification"], "model_type": "bert"}
+    config |= {"id2label": {str(i): label for i, label in enumerate(own)}}
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    told = describe_labels(tmp_path, ("bad", "good"), "classification")
+    assert re.search(said, told) and bool(told) == bool(said)
+    assert not describe_labels(tmp_path, ("bad", "good"), "token_classification"), "a head of another task"

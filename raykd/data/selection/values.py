@@ -1,4 +1,4 @@
-"""Check that the values of a column which a run names, or tells apart, occur among its rows.
+"""Check that what a run says of some rows has such rows: values of a column that it names or tells apart, no label.
 
 Decision record: a value that no row has does nothing, and nobody would see that it does nothing. A smoke copy reads a
 few rows alone, in which it may be missing.
@@ -18,13 +18,25 @@ if TYPE_CHECKING:
 
 
 def check_row_values(config: RunConfig, data: Dataset) -> None:
-    """Check the values that alignment and weighting read.
+    """Check the values that alignment and weighting read, and that rows without label are there where a key needs some.
 
     Raises:
-        ConfigError: All training rows have one value, or none has a value that is named.
+        ConfigError: All training rows have one value, or none has a value that is named; or all have a label.
     """
     if config.smoke is not None:
         return
+    objective = config.objective
+    for key, acts in (
+        ("least_confidence", objective.least_confidence.bounds()[1] > 0.0),
+        ("anneal_on: unlabelled", objective.anneal_on == "unlabelled"),
+    ):
+        if acts and not config.plain and bool(data.train.labelled.all()):
+            raise ConfigError(
+                f"objective.{key} acts on training rows without gold label, and there are none",
+                got=f"{len(data.train)} rows, all with a label",
+                wanted="texts without labels: data.unlabeled, data.augment or data.labelled_per_language",
+                next_step="add some, or leave the key out",
+            )
     if config.train.alignment is not None:
         code_aligned(data.train, config.train.alignment.column)
     weighting = config.objective.weighting.inner

@@ -1,13 +1,14 @@
-"""Say what a model takes over from the checkpoint that it starts from, where that served another task."""
+"""Say what a model takes over from the checkpoint that it starts from, where that served another task or labels."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from raykd.head import Head
-from raykd.networks.heads import LANGUAGE, build_label_settings, read_head, register
+from raykd.networks.heads import LABELLED, LANGUAGE, build_label_settings, read_head, register
 from raykd.pretrained import files
 from raykd.pretrained.jsonfile import read_json
+from raykd.pretrained.labels import read_label_names
 from raykd.pretrained.structure import build_empty, find_missing_weights
 
 
@@ -23,9 +24,11 @@ def describe_handover(
         trust_remote_code: Whether code that comes with it may run.
 
     Returns:
-        A sentence; "" where the checkpoint is no language model, or one is learnt again.
+        A sentence; "" where all is carried over, or the checkpoint has no head.
     """
     before = read_head(read_json(folder / files.CONFIG))
+    if before in LABELLED:
+        return describe_labels(folder, labels, head)
     if before not in LANGUAGE or before == head:
         return ""
     register()
@@ -38,6 +41,30 @@ def describe_handover(
     return (
         f"tokenizer and {len(stored) - len(gone)} tensors of the encoder are carried over from {before}; its head is "
         f"thrown away ({_shorten(gone)}); {_shorten(drawn)} begin at random"
+    )
+
+
+def describe_labels(folder: Path, labels: tuple[str, ...], head: Head) -> str:
+    """Describe which labels the head of a checkpoint for the same task does not know; reads its config.json alone.
+
+    Args:
+        folder: Of the checkpoint.
+        labels: The run's.
+        head: What is learnt now.
+
+    Returns:
+        A sentence; "" where it knows all of them, or was made for another task.
+    """
+    config = read_json(folder / files.CONFIG)
+    own = read_label_names(config) or ()
+    new = [label for label in labels if label not in own]
+    if head not in LABELLED or read_head(config) != head or not own or not new:
+        return ""
+    if len(new) < len(labels):
+        return f"its head is carried over by the names of labels; {_shorten(new)} begin at random"
+    return (
+        f"its head is thrown away, since none of its labels ({_shorten(list(own))}) is one of the run's, and a new one "
+        "begins at random; data.labels with its names, and data.label_map, would keep it"
     )
 
 
