@@ -24,7 +24,7 @@ from raykd.models.starts.handover import describe_handover
 from raykd.runs.checkpoints import CheckpointPlace
 from raykd.runs.ray_train import run_worker_group
 from raykd.runs.single_worker import ReadyWorker, run_single_worker
-from raykd.runs.worker import TrainingCall, list_worker_resources, pack_job
+from raykd.runs.worker import Payload, TrainingCall, list_worker_resources, pack_job
 from raykd.scoring.several_tasks import Pools
 from raykd.student.prepare import fit_tokenizer
 from raykd.teachers.pool_source import PoolSource
@@ -136,15 +136,7 @@ def fit_group(
     if not jobs:
         return
     log.info("workers for %s: %s", ", ".join(job.name for job in jobs), jobs[0].config.workers)
-    payloads = []
-    for job in jobs:
-        parts = [(task.config.task, task.data.train) for task in job.tasks.values()]
-        teachers = PoolSource(pools[""].handle, direct=False) if "" in pools else None
-        tell = partial(progress.show_reading, job.name, what="texts are read for the vocabulary")
-        tokenizer = fit_tokenizer(job.config.student, parts, teachers, tell)
-        taught = bool(job.config.active_teachers)
-        handles = {task: pool.handle for task, pool in pools.items()} if taught else {}
-        payloads.append(pack_job(job, tokenizer, handles))
+    payloads = [_pack_job(job, pools, progress) for job in jobs]
     workers, wait_s = jobs[0].config.workers, jobs[0].config.ray.wait_s
     max_failures = jobs[0].config.train.max_failures
     storage = StorageFolder(str(folder.path / STORAGE))
@@ -174,6 +166,16 @@ def fit_group(
     if given_up is not None:
         raise given_up
     log.info("trained %s", ", ".join(job.name for job in jobs))
+
+
+def _pack_job(job: Job, pools: Mapping[str, TeacherPool], progress: JobProgress) -> Payload:
+    """Learn a job's tokenizer where it has none yet, and pack what its workers need."""
+    parts = [(task.config.task, task.data.train) for task in job.tasks.values()]
+    teachers = PoolSource(pools[""].handle, direct=False) if "" in pools else None
+    tell = partial(progress.show_reading, job.name, what="texts are read for the vocabulary")
+    tokenizer = fit_tokenizer(job.config.student, parts, teachers, tell)
+    taught = bool(job.config.active_teachers)
+    return pack_job(job, tokenizer, {task: pool.handle for task, pool in pools.items()} if taught else {})
 
 
 def _run_group(

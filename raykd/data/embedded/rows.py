@@ -115,22 +115,7 @@ def read_corpus(
         DataError: A language that the corpus is not written in, labels that are not the corpus's, or more rows than
             there are.
     """
-    unknown = sorted(set(languages) - set(list_embedded_languages()))
-    if unknown:
-        raise DataError(
-            "the embedded corpus is not written in every language of data.languages",
-            got=f"{unknown}",
-            wanted=f"some of {list(list_embedded_languages())}",
-            next_step="give data.languages only these, or read files",
-        )
-    corpus = source.corpus or _CORPORA.get(form, "")
-    if not corpus or _NAMED.get(corpus, form) != form:
-        raise DataError(
-            "no embedded corpus has what rows of this task need",
-            got=f"kind: embedded, corpus {corpus or 'of the task'} for rows of the form {form}",
-            wanted="kind: files or hub",
-            next_step="name files: data.train: {kind: files, paths: [...]}",
-        )
+    corpus = _choose_corpus(source, languages, form)
     own = NAME_TAGS if form == "words" else REVIEW_LABELS
     order = own if labels is None else labels
     if set(order) != set(own):
@@ -163,6 +148,31 @@ def read_corpus(
         values=tuple(row.values for row in rows) if form == "candidates" else None,
     )
     return found.with_mode("split") if form == "words" else found
+
+
+def _choose_corpus(source: Embedded, languages: Sequence[str], form: RowForm) -> str:
+    """Return the name of the corpus that has such rows in these languages.
+
+    Raises:
+        DataError: There is none.
+    """
+    unknown = sorted(set(languages) - set(list_embedded_languages()))
+    if unknown:
+        raise DataError(
+            "the embedded corpus is not written in every language of data.languages",
+            got=f"{unknown}",
+            wanted=f"some of {list(list_embedded_languages())}",
+            next_step="give data.languages only these, or read files",
+        )
+    corpus = source.corpus or _CORPORA.get(form, "")
+    if not corpus or _NAMED.get(corpus, form) != form:
+        raise DataError(
+            "no embedded corpus has what rows of this task need",
+            got=f"kind: embedded, corpus {corpus or 'of the task'} for rows of the form {form}",
+            wanted="kind: files or hub",
+            next_step="name files: data.train: {kind: files, paths: [...]}",
+        )
+    return corpus
 
 
 def _derive_seed(source: Embedded, language: str, corpus: str, what: str) -> str:
