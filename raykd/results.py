@@ -258,7 +258,7 @@ class ComparisonResult(Result):
     def of(cls, comparison: ComparisonOutcome) -> ComparisonResult:
         """Return the result of an experiment or a confirmation."""
         from raykd.experiments.run import RESULT
-        from raykd.report.comparisons.tables import ComparisonTables
+        from raykd.report.comparisons.plain_data import list_differences
 
         report = comparison.report
         scores = {arm.name: report.average(arm) for arm in report.arms}
@@ -266,7 +266,7 @@ class ComparisonResult(Result):
             folder=comparison.page.parent,
             arms={name: score for name, score in scores.items() if score is not None},
             differences=tuple(report.main_differences),
-            table=ComparisonTables(report).to_rows(),
+            table=list_differences(report),
             report=comparison.page,
             failed=comparison.failed,
             mlflow_run_id=comparison.mlflow_run_id,

@@ -13,6 +13,7 @@ from raykd.driver.session import Session
 from raykd.experiments.arms import name_training
 from raykd.point import Point
 from raykd.report.comparisons.differences import MACRO, PairedDifference
+from raykd.report.comparisons.plain_data import dump_comparison, list_differences
 from raykd.report.comparisons.results import ComparisonReport, TrainedStudent
 from raykd.report.comparisons.tables import ComparisonTables
 from raykd.tuning.journal import Journal
@@ -68,8 +69,8 @@ def record_comparison(
     record_report(
         tracker,
         page,
-        tables={f"{role}.json": tables.to_rows()},
-        texts={f"{role}.md": tables.to_markdown(), "result.json": json.dumps(tables.to_json())},
+        tables={f"{role}.json": list_differences(tables.report)},
+        texts={f"{role}.md": tables.to_markdown(), "result.json": json.dumps(dump_comparison(tables.report))},
         environment=report.environment,
     )
     found: Sequence[str] = [

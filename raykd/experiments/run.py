@@ -34,6 +34,7 @@ from raykd.folders.earlier_start import EarlierStart
 from raykd.folders.folder import RunFolder
 from raykd.preflight.check import preflight
 from raykd.report.comparisons.page import write_comparison_page
+from raykd.report.comparisons.plain_data import dump_comparison
 from raykd.report.comparisons.results import ComparisonReport
 from raykd.report.comparisons.tables import ComparisonTables
 from raykd.runs.label_progress import show_progress
@@ -233,7 +234,7 @@ class CompareCommand(Command[ComparisonOutcome]):
         path, tables = session.folder.path, ComparisonTables(report)
         page = write_comparison_page(report, path / "report.html")
         (path / "results.md").write_text(tables.to_markdown(), encoding="utf-8")
-        (path / RESULT).write_text(json.dumps(tables.to_json(), indent=1), encoding="utf-8")
+        (path / RESULT).write_text(json.dumps(dump_comparison(tables.report), indent=1), encoding="utf-8")
         record_students(report, journal, session)
         lines = record_comparison(report, page, session, journal, self.experiment.role)
         failed = sum(t.status in ("failed", "diverged") for t in journal.trials.values())

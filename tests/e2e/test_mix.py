@@ -21,7 +21,7 @@ from raykd.experiments.confirmation import read_confirmation
 from raykd.experiments.run import run_comparison
 from raykd.models.multi import load_tasks
 from raykd.preflight.check import check_teacher, collect_findings
-from raykd.report.comparisons.tables import ComparisonTables
+from raykd.report.comparisons.plain_data import list_differences
 from raykd.runs.train import run_training
 from raykd.scoring.outcome import Outcome
 from raykd.tuning.config import load_sweep
@@ -162,7 +162,7 @@ def test_a_sweep_over_both_tasks_and_its_confirmation(mix: tuple[MultiRun, Outco
     assert found.best is not None and isinstance(load_any_run(found.best), MultiRun)
     confirmed = run_comparison(read_confirmation(found.page.parent, 2))
     assert confirmed.failed == 0 and len(confirmed.report.main_differences) == 1
-    table = ComparisonTables(confirmed.report).to_rows()
+    table = list_differences(confirmed.report)
     rows = {(row["split"], row["language"], row["metric"]) for row in table}
     assert {
         ("test", "macro", "score"),

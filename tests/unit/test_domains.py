@@ -21,6 +21,7 @@ from raykd.experiments.config import load_experiment
 from raykd.experiments.scoring import build_references
 from raykd.report.comparisons.left_out import MEAN, OTHERS, measure_left_out
 from raykd.report.comparisons.page import write_comparison_page
+from raykd.report.comparisons.plain_data import dump_comparison
 from raykd.report.comparisons.results import ArmResult, ComparisonReport, TrainedStudent
 from raykd.report.comparisons.tables import ComparisonTables
 from raykd.report.results import score_rows
@@ -276,7 +277,7 @@ def test_the_table_is_in_all_reports(tmp_path: Path) -> None:
     assert "| unseen_food | 74.33 (+4.00*) | 81.00 (+1.00*) | 81.00 (+1.00*) |" in text
     page = write_comparison_page(report, tmp_path / "report.html").read_text(encoding="utf-8")
     assert "Rows that neither teachers nor students learnt from" in page and "70.33 ± 3.79" in page
-    tree = json.loads(json.dumps(tables.to_json()))
+    tree = json.loads(json.dumps(dump_comparison(tables.report)))
     assert tree["left_out"][0]["distilled"] == pytest.approx(0.7433, abs=1e-4)
     assert report.languages == ["en"] and report.groups == list(DOMAINS)
     plain = [ArmResult(a.name, against=a.against, students=a.students) for a in report.arms]

@@ -15,6 +15,7 @@ from scipy.stats import t, ttest_1samp, ttest_rel
 
 from raykd.report.comparisons.differences import compute_paired_difference
 from raykd.report.comparisons.page import write_comparison_page
+from raykd.report.comparisons.plain_data import dump_comparison, list_differences
 from raykd.report.comparisons.plots import draw_comparison_figures
 from raykd.report.comparisons.results import ArmResult, ComparisonReport, ReferenceSystem, TrainedStudent
 from raykd.report.comparisons.statistics import (
@@ -209,8 +210,8 @@ def test_one_seed_has_no_interval_and_none_has_no_difference() -> None:
 def test_tables_hold_the_same_numbers() -> None:
     report = made({"base": 0.0, "good": 0.02, "bad": -0.02})
     tables = ComparisonTables(report)
-    json.dumps(tables.to_json(), allow_nan=False)
-    rows = tables.to_rows()
+    json.dumps(dump_comparison(tables.report), allow_nan=False)
+    rows = list_differences(tables.report)
     assert rows[0]["difference"] == report.main_differences[0].mean and len(rows) == 2 * 2 * 2 * 3
     console = Console(width=200, record=True, file=io.StringIO())
     console.print(*tables.to_rich())
@@ -369,7 +370,10 @@ def test_teachers_and_their_ensemble_stand_below_the_arms(tmp_path: Path) -> Non
         ["teachers' ensemble", "95.00", "30 k", "–", "41,667", "–", "1.0", "1.0"],
     ]
     assert "x smaller, x faster: than the teachers together" in tables.to_markdown()
-    assert [one["name"] for one in tables.to_json()["references"]] == ["teacher zh", "teachers' ensemble"]
+    assert [one["name"] for one in dump_comparison(tables.report)["references"]] == [
+        "teacher zh",
+        "teachers' ensemble",
+    ]
     page = write_comparison_page(report, tmp_path / "report.html")
     text = page.read_text(encoding="utf-8")
     assert text.count('<td class="left">teacher zh</td>') == 3, "arms, languages and costs"

@@ -1,20 +1,18 @@
-"""Write a comparison as tables: for the terminal, for Markdown, for the page and as plain rows."""
+"""Write a comparison as tables: for the terminal, for Markdown and for the page."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from raykd.parse import JsonObject
-from raykd.report.comparisons.costs import ArmCost, summarize_costs
+from raykd.report.comparisons.costs import summarize_costs
 from raykd.report.comparisons.differences import MACRO, PairedDifference, find_scale
 from raykd.report.comparisons.left_out import (
     LEFT_OUT_TITLE,
-    dump_left_out_lines,
     list_left_out_cells,
     measure_left_out,
 )
-from raykd.report.comparisons.results import ArmResult, ArmScore, ComparisonReport, ReferenceSystem
+from raykd.report.comparisons.results import ArmScore, ComparisonReport, ReferenceSystem
 from raykd.report.comparisons.statistics import Interval
 from raykd.report.fitted_table import FittedTable, build_form
 from raykd.report.formats import (
@@ -24,7 +22,6 @@ from raykd.report.formats import (
     use_minus_sign,
 )
 from raykd.report.sizes import RATIO_HEADS, RATIO_REMARK, SIZE_HEADS, format_ratios, format_size
-from raykd.report.table import Row
 from raykd.tasks.scores.metrics import find_metric_title
 
 WITH = "compared with"
@@ -254,34 +251,6 @@ class ComparisonTables:
         parts += [] if self.report.together is None else [RATIO_REMARK]
         return "\n\n".join(parts) + "\n"
 
-    def to_rows(self) -> list[Row]:
-        """Return a flat row for each paired difference, unrounded, ready for JSON; the main ones first."""
-        main = self.report.main_differences
-        rest = [d for d in self.report.all_differences if not any(_is_same(d, one) for one in main)]
-        return [_build_row(d) for d in (*main, *rest)]
-
-    def to_json(self) -> JsonObject:
-        """Return everything that was measured as plain data: every arm with every seed, and the differences."""
-        report, costs = self.report, summarize_costs(self.report)
-        return {
-            "title": report.title,
-            "metric": report.metric,
-            "split": report.split,
-            "baseline": report.baseline,
-            "seeds": list(report.seeds),
-            "created": report.created,
-            "environment": dict(report.environment),
-            "notes": list(report.notes),
-            "conclusion": self.describe(),
-            "references": [vars(one) | {"scores": dict(one.scores)} for one in report.references],
-            "arms": [_dump_arm(arm, report.average(arm), costs.get(arm.name)) for arm in report.arms],
-            "differences": self.to_rows(),
-            "language_differences": [_build_row(d) for d in report.language_differences],
-            "group_differences": [_build_row(d) for d in report.group_differences],
-            "left_out": dump_left_out_lines(measure_left_out(report)),
-            "class_differences": [_build_row(d) for d in report.class_differences],
-        }
-
 
 def format_score(metric: str, value: float) -> str:
     """Return a mean over seeds: rates in per cent with two decimals, others with three."""
@@ -347,50 +316,3 @@ def _fit(
         if WITH in heads:
             form.columns[heads.index(WITH)].justify = "left"
     return FittedTable(tuple(forms), heads, lines, bold=bold, remarks=remarks)
-
-
-def _is_same(one: PairedDifference, other: PairedDifference) -> bool:
-    return all(getattr(one, key) == getattr(other, key) for key in ("arm", "split", "language", "metric"))
-
-
-def _build_row(d: PairedDifference) -> Row:
-    low, high = d.interval or (None, None)
-    boot_low, boot_high = d.bootstrap or (None, None)
-    return {
-        "arm": d.arm, "against": d.against, "split": d.split, "language": d.language, "metric": d.metric,
-        "seeds": d.seeds, "mean": d.means[0], "against_mean": d.means[1], "difference": d.mean,
-        "low": low, "high": high, "bootstrap_low": boot_low, "bootstrap_high": boot_high,
-        "p": d.p, "corrected_p": d.corrected_p, "wins": d.wins, "ties": d.ties,
-        "excludes_zero": d.excludes_zero,
-    }  # fmt: skip
-
-
-def _dump_cost(cost: ArmCost) -> JsonObject:
-    size = cost.size
-    return {
-        "parameters": size.parameters, "megabytes": size.megabytes, "texts_s": size.texts_s, "cpu_s": cost.cpu_s,
-        "timed_on": size.timed_on,
-    }  # fmt: skip
-
-
-def _dump_arm(arm: ArmResult, score: ArmScore | None, cost: ArmCost | None) -> JsonObject:
-    return {
-        "name": arm.name,
-        "changes": arm.changes,
-        "against": arm.against,
-        "labelled": arm.labelled,
-        "mean": None if score is None else score.mean,
-        "interval": None if score is None else score.interval,
-        "cost": None if cost is None else _dump_cost(cost),
-        "students": {
-            str(seed): {
-                "scores": dict(one.scores),
-                "by_class": dict(one.by_class),
-                "parameters": one.parameters,
-                "megabytes": one.megabytes,
-                "ms_per_1000": one.ms_per_1000,
-                "cpu_s": one.cpu_s,
-            }
-            for seed, one in arm.students.items()
-        },
-    }
