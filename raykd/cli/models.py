@@ -243,7 +243,10 @@ MaxNewTokens = Annotated[
 ]
 WrittenLanguage = Annotated[
     str | None,
-    typer.Option(help="Language to write, for a multilingual model (or tgt_lang per line)."),
+    typer.Option(
+        help="Language to write, for a multilingual model (or tgt_lang per line); or of the texts, for a student with "
+        "an adapter for each language (or lang per line)."
+    ),
 ]
 SourceLanguage = Annotated[str | None, typer.Option(help="Language of the sources (or src_lang per line).")]
 Relations = Annotated[

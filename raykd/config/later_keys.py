@@ -77,6 +77,8 @@ def remove_unused_teacher_keys(teacher: JsonObject) -> None:
 def simplify_model(model: JsonObject) -> None:
     """Remove the later keys of a model that change nothing, and the folders of its absolute paths."""
     _remove(model, {"crf": False} if "crf" in model else {})
+    if "by" in (tuning := model.get("tuning") or {}):
+        _remove(tuning, {"by": None})
     _remove(model, _MODELS.get(str(model.get("kind")), {}))
     for key in ("path", "embedding_from", "function"):
         path = model.get(key)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field, field_validator, model_validator
 
 from raykd.config.data import Columns, DataConfig
+from raykd.config.kinds.adapters import check_adapters
 from raykd.config.kinds.assistants import add_their_teachers, check_assistants
 from raykd.config.kinds.peer import Peer, check_peer
 from raykd.config.kinds.pretraining import check_pretraining
@@ -201,6 +202,7 @@ class RunConfig(RunBase):
         object.__setattr__(self, "task", self.task.with_labels(self.data.labels))
         self.task.check(self.data.labels, self.objective)
         check_crf(self.student, self.task, self.objective)
+        check_adapters(self.student, self.task, self.objective, self.train, self.teachers)
         if self.peer is not None:
             check_peer(self.peer, self.student, self.task, self.objective, self.train)
             check_crf(self.peer.student, self.task, self.objective)

@@ -14,6 +14,7 @@ from raykd.config.multi import SCORE
 from raykd.data.load import Dataset
 from raykd.distill.weightings.bandit import Bandit
 from raykd.errors import ConfigError, DataError
+from raykd.models.tuning import is_by_language
 from raykd.point import Point
 from raykd.tasks.scores.metrics import name_agreement
 
@@ -28,9 +29,11 @@ def check_gold_labels(config: RunConfig, data: Dataset, *, judged_elsewhere: boo
             an arm without teachers.
 
     Raises:
-        DataError: A run without teachers has no labelled training or held-out rows.
+        DataError: A run without teachers has no labelled training or held-out rows; or the adapter of a language has
+            no training row.
         ConfigError: A key reads gold labels, and no training row has one, or too few validation rows.
     """
+    _check_adapters(config, data)
     if config.plain:
         without = [] if data.train.labelled.any() else ["train"]
         without += () if judged_elsewhere else data.judged
@@ -81,6 +84,24 @@ def _check_held_out(config: RunConfig, data: Dataset) -> None:
             wanted=f"{needed} or more for {len(config.active_teachers)} teachers",
             next_step="label more of them, or set objective.weighting=by_language",
         )
+
+
+def _check_adapters(config: RunConfig, data: Dataset) -> None:
+    """Refuse languages whose adapter would have no training row."""
+    if not is_by_language(config.student):
+        return
+    learnt = data.train.select(data.train.labelled) if config.plain else data.train
+    for name in ("train", "validation", "test"):
+        rows = getattr(data, name)
+        lost = sorted(set(() if rows is None else rows.list_languages()) - set(learnt.list_languages()))
+        if lost:
+            raise DataError(
+                "student.tuning.by: each language has an adapter of its own, and one would learn nothing",
+                got=f"rows of {', '.join(lost)} in data.{name}, and no training row "
+                + ("with a gold label" if config.plain else "of it"),
+                wanted="training rows of each language",
+                next_step="add some, or leave the language out (data.select_languages)",
+            )
 
 
 def _check_rounds(config: RunConfig) -> None:

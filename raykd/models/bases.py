@@ -387,4 +387,4 @@ def rebuild_student(
         return model
     model = build_student(student, trained.tokenizer, trained.labels, seed, task)
     model.load_state_dict(weights, strict=False)
-    return merge_adapters(model) if tuning.merged and is_adapted(model) else model
+    return merge_adapters(model) if tuning.merged and not tuning.by and is_adapted(model) else model

@@ -18,6 +18,7 @@ from raykd.models.tuning import Tuning
 from raykd.networks.heads import HEADS, LANGUAGE, use_seed
 from raykd.pretrained.structure import is_in_encoder
 from raykd.spec import Spec
+from raykd.text.tokens import list_adapters
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -90,10 +91,10 @@ class PretrainedStudent(Spec):
             if getattr(self, key) is not None
         ]
         changed += ["vocabulary"] * (self.vocabulary == "trimmed")
-        if changed and self.tuning is not None and not self.tuning.merged:
+        if changed and self.tuning is not None and (self.tuning.by or not self.tuning.merged):
             raise ValueError(
                 f"tuning: an adapter belongs to the whole checkpoint, which {changed[0]} changes; "
-                "set tuning.merged: true, or leave one of them out"
+                f"{'leave' if self.tuning.by else 'set tuning.merged: true, or leave'} one of them out"
             )
         return self
 
@@ -154,6 +155,7 @@ class PretrainedStudent(Spec):
     def tokenizer_key(self) -> str:
         """Return a key that two students share exactly if they fit equal tokenizers."""
         checkpoint = f"pretrained {self.path} {self.revision} {self.trust_remote_code}"
+        checkpoint += f" by {self.tuning.by}" if self.tuning is not None and self.tuning.by else ""
         return checkpoint if self.vocabulary == "own" else f"{checkpoint} trimmed {self.vocab_size}"
 
     def load_tokenizer(self) -> Tokenizer:
@@ -209,7 +211,7 @@ class PretrainedStudent(Spec):
 
                 add_crf(model)
             if self.tuning is not None:
-                self.tuning.apply(model, head, missing, self.path)
+                self.tuning.apply(model, head, missing, self.path, list_adapters(tokenizer))
             return model
 
     def narrow(

@@ -19,10 +19,11 @@ from raykd.errors import ModelError
 from raykd.models.textmodel import TextModel
 from raykd.networks.sentence_modules import CONFIG_KEY
 from raykd.pretrained import files
-from raykd.pretrained.adapters import find_adapter, is_adapter
+from raykd.pretrained.adapters import find_adapters
 from raykd.pretrained.sentences.modules import is_sentence_folder, read_dense_weights, read_sentence_modules
 from raykd.pretrained.tokenizers import load_tokenizer
 from raykd.pretrained.weights import count_numbers, read_headers
+from raykd.text.tokens import list_adapters
 from raykd.tokenizers.ngrams import HashedNgrams
 from raykd.tokenizers.pieces import PieceTokenizer, describe_slow_tokenizer
 from raykd.tokenizers.union import UnionTokenizer
@@ -84,7 +85,8 @@ def count_stored_parameters(folder: Path) -> int:
     Raises:
         ModelError: A file is cut short or is no safetensors file.
     """
-    return count_numbers(files.read_stored_weights(folder))
+    beside = sum(count_numbers(adapter.weights()) for adapter in find_adapters(folder)[1:])
+    return count_numbers(files.read_stored_weights(folder)) + beside
 
 
 def measure_stored_megabytes(folder: Path) -> float | None:
@@ -117,6 +119,7 @@ def describe_tokenizer(tokenizer: Tokenizer) -> dict[str, object]:
         )
     content = json.loads(backend.to_str())
     return {
+        **({"adapters": list_adapters(tokenizer)} if list_adapters(tokenizer) else {}),
         "backend": {key: value for key, value in content.items() if key not in ("padding", "truncation")},
         "specials": {name: str(t) for name, t in getattr(tokenizer, "special_tokens_map", {}).items()},
         "inputs": list(getattr(tokenizer, "model_input_names", ())),
@@ -153,11 +156,11 @@ def _bytes(tensor: torch.Tensor) -> memoryview:
 def _stored_weights(folder: Path) -> Iterator[tuple[str, bytes]]:
     """Yield name and digest of each weight in a directory's safetensors files."""
     found = read_headers(files.list_weight_files(folder))
-    if is_adapter(folder):
-        adapter = find_adapter(folder)
+    for at, adapter in enumerate(find_adapters(folder)):
+        title = f"adapter {at}" if at else "adapter"
         settings = json.dumps(adapter.settings, sort_keys=True).encode()
-        yield "adapter", hashlib.sha256(settings).digest()
-        found |= {f"adapter {name}": tensor for name, tensor in adapter.weights().items()}
+        yield title, hashlib.sha256(settings).digest()
+        found |= {f"{title} {name}": tensor for name, tensor in adapter.weights().items()}
     for at, layer in enumerate(read_sentence_modules(folder).dense):
         own = read_dense_weights(folder, layer.folder)
         found |= {f"dense.{at}.{name.removeprefix('linear.')}": tensor for name, tensor in own.items()}

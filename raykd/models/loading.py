@@ -15,7 +15,14 @@ from raykd.models.inspection import drop_unread_weights, inspect_model, missing_
 from raykd.models.textmodel import TextModel
 from raykd.networks.heads import find_auto_class, register
 from raykd.pretrained import files
-from raykd.pretrained.adapters import find_adapter, is_adapter, list_label_changes, merge_adapter
+from raykd.pretrained.adapters import (
+    LANGUAGES,
+    find_adapters,
+    is_adapter,
+    join_adapters,
+    list_label_changes,
+    merge_adapter,
+)
 from raykd.pretrained.errors import raise_as_model_error
 from raykd.pretrained.hub import resolve_model
 from raykd.pretrained.sentences.modules import read_sentence_modules
@@ -100,19 +107,24 @@ def load_sentence_modules(encoder: PreTrainedModel, folder: Path) -> PreTrainedM
 def _read(
     folder: Path, head: Head, trust_remote_code: bool, dtype: object
 ) -> tuple[PreTrainedModel, list[str]]:
-    """Return a model and the weights that it lacks; for an adapter, the base that it was merged into."""
+    """Return a model and the weights that it lacks; for adapters, their base.
+
+    An adapter is merged into it; of several, each stays beside it and serves its language.
+    """
     if not is_adapter(folder):
         return read_model(folder, head, trust_remote_code, dtype=dtype)
-    adapter, changes = find_adapter(folder), list_label_changes(files.read_config(folder), head)
+    adapters, changes = find_adapters(folder), list_label_changes(files.read_config(folder), head)
     base = files.find_config_folder(folder)
     if base == folder:  # its own config.json, the base's weights
         changes = {"config": read_auto_config(folder, trust_remote_code=trust_remote_code, **changes)}
     model, missing = read_model(
-        adapter.base, head, trust_remote_code, dtype=dtype, ignore_mismatched_sizes=True, **changes
+        adapters[0].base, head, trust_remote_code, dtype=dtype, ignore_mismatched_sizes=True, **changes
     )
-    brought = adapter.whole_weights()
-    with raise_as_model_error(f"the adapter {folder} cannot be merged into {adapter.base}"):
-        return merge_adapter(model, adapter), [name for name in missing if name not in brought]
+    lacking = [name for name in missing if any(name not in each.whole_weights() for each in adapters)]
+    with raise_as_model_error(f"the adapter {folder} cannot be loaded beside {adapters[0].base}"):
+        if (folder / LANGUAGES).is_file():
+            return join_adapters(model, adapters), lacking
+        return merge_adapter(model, adapters[0]), lacking
 
 
 def _set_padding_id(model: PreTrainedModel, tokenizer: Tokenizer) -> None:

@@ -11,19 +11,24 @@ from __future__ import annotations
 import json
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from raykd.errors import ModelError
 from raykd.head import Head, TaskSettings
+from raykd.keys import make_key_part
 from raykd.models.tuning import is_adapted, save_adapter
 from raykd.networks.heads import LABELLED, PIPELINES, has_labels
+from raykd.networks.routing import is_routed, merges_copies, name_adapter
+from raykd.pretrained.adapters import LANGUAGES
 from raykd.pretrained.files import CARD
 from raykd.pretrained.positions import Positions
 from raykd.pretrained.structure import silence_transformers
+from raykd.text.tokens import list_adapters
 
 if TYPE_CHECKING:
     from torch import nn
@@ -116,27 +121,59 @@ def save_model(text_model: TextModel, directory: str | Path, *, card: ModelCard 
     if not has_labels(text_model.labels, named, text_model.task):
         raise ModelError("the labels are not those of the model", got=text_model.labels, wanted=str(named))
     with write_whole_folder(target) as fresh:
-        with silence_transformers():
-            if is_adapted(text_model.model):
-                save_adapter(text_model.model, fresh)
-            else:
-                text_model.model.save_pretrained(str(fresh))
-        text_model.tokenizer.save_pretrained(str(fresh))
-        _write_length(fresh / "tokenizer_config.json", text_model.max_length)
-        (fresh / "README.md").write_text(render_model_card(text_model, card or ModelCard()), encoding="utf-8")
-        described = {
-            "format": FORMAT,
-            "kind": text_model.kind,
-            "task": text_model.task,
-            "labels": list(text_model.labels),
-            "max_length": text_model.max_length,
-            "languages": list(text_model.languages),
-        } | {name: True for name in ("no_answer", "pairs") if getattr(text_model, name)}
-        if text_model.settings:
-            described["settings"] = dict(text_model.settings)
-        write_json(fresh / CARD, described)
+        if is_routed(text_model.model):
+            _write_adapters(text_model, fresh, card or ModelCard())
+        else:
+            _write_model(text_model, fresh, card or ModelCard())
         let_others_read(*(path for path in fresh.rglob("*") if path.is_file()))
     return target
+
+
+def _write_model(
+    text_model: TextModel, folder: Path, card: ModelCard, save: Callable[[Path], object] | None = None
+) -> None:
+    """Write the files of a model, or of one of its adapters, which `save` then writes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with silence_transformers():
+        if save is not None:
+            save(folder)
+        elif is_adapted(text_model.model):
+            save_adapter(text_model.model, folder)
+        else:
+            text_model.model.save_pretrained(str(folder))
+    text_model.tokenizer.save_pretrained(str(folder))
+    _write_length(folder / "tokenizer_config.json", text_model.max_length)
+    (folder / "README.md").write_text(render_model_card(text_model, card), encoding="utf-8")
+    described = {
+        "format": FORMAT,
+        "kind": text_model.kind,
+        "task": text_model.task,
+        "labels": list(text_model.labels),
+        "max_length": text_model.max_length,
+        "languages": list(text_model.languages),
+    } | {name: True for name in ("no_answer", "pairs") if getattr(text_model, name)}
+    if text_model.settings:
+        described["settings"] = dict(text_model.settings)
+    write_json(folder / CARD, described)
+
+
+def _write_adapters(text_model: TextModel, folder: Path, card: ModelCard) -> None:
+    """Write a folder that routes texts to adapters, and in it one for each language, which stands alone."""
+    from raykd.models.loading import load_model
+
+    model = text_model.model
+    _write_model(text_model, folder, card, lambda place: model.config.save_pretrained(str(place)))
+    places = {
+        language: f"adapters/{make_key_part(language)}" for language in list_adapters(text_model.tokenizer)
+    }
+    for number, (language, place) in enumerate(places.items()):
+        own = replace(text_model, languages=(language,))
+        save = partial(save_adapter, model, name=name_adapter(number))
+        _write_model(own, folder / place, replace(card, name=f"{card.name}, {language}"), save)
+        if merges_copies(model):
+            merged = load_model(folder / place)
+            _write_model(merged, folder / "merged" / make_key_part(language), card)
+    write_json(folder / LANGUAGES, places)
 
 
 def write_json(path: Path, value: object) -> None:
@@ -217,7 +254,9 @@ def render_model_card(text_model: TextModel, card: ModelCard) -> str:
     metrics = {name: f"{value:.4f}" for name, value in card.metrics.items()}
     parts = [f"---\n{front.to_yaml()}\n---", f"# {card.name}", card.notes, _table("fact", facts)]
     parts += ["## Metrics", _table("metric", metrics)] if metrics else []
-    use = _USE.format(others=_ADAPTER_OTHERS if is_adapted(text_model.model) else _OTHERS)
+    others = _ADAPTER_OTHERS if is_adapted(text_model.model) else _OTHERS
+    routed = is_routed(text_model.model) and len(text_model.languages) > 1
+    use = _USE.format(others=_ROUTED_OTHERS if routed else others)
     return "\n\n".join(part for part in [*parts, use] if part)
 
 
@@ -234,6 +273,10 @@ student = raykd.load("<this directory>")
 """
 _OTHERS = "transformers loads the model too (after\n`raykd.models.register()` where its kind is `linear` or `lstm`)."
 _ADAPTER_OTHERS = "It is an adapter: peft loads it beside its base,\nwhich adapter_config.json names."
+_ROUTED_OTHERS = (
+    "It has an adapter for each of its languages, so each text needs\nits language. "
+    "Each folder in `adapters` is one of them: peft loads it beside its base, which its adapter_config.json names."
+)
 
 
 def _table(title: str, rows: Mapping[str, str]) -> str:

@@ -9,7 +9,7 @@ these weights, so changes to the checkpoint (`layers`, a trimmed vocabulary) go 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -18,6 +18,7 @@ from pydantic import Field
 from raykd.errors import ModelError
 from raykd.head import Head
 from raykd.networks.heads import LANGUAGE
+from raykd.networks.routing import add_equal_adapters, name_adapter, route_adapters
 from raykd.pretrained.adapters import TASK_TYPES, WEIGHTS, check_peft, silence_peft
 from raykd.pretrained.structure import is_in_encoder
 from raykd.spec import Spec
@@ -50,8 +51,18 @@ class LoRA(Spec):
     merged: bool = False
     """Save an ordinary checkpoint, with the adapters added to its weights. Otherwise the student is saved as an
     adapter, which peft loads beside its base."""
+    by: Literal["language"] | None = None
+    """`language` trains an adapter and a head for each language, beside one copy of the frozen weights; each row goes
+    through those of its language. `merged` then saves a checkpoint for each language beside the adapters."""
 
-    def apply(self, model: PreTrainedModel, head: Head, missing: Collection[str], base: str) -> None:
+    def apply(
+        self,
+        model: PreTrainedModel,
+        head: Head,
+        missing: Collection[str],
+        base: str,
+        languages: Sequence[str] = (),
+    ) -> None:
         """Put adapters into a model, in place, and freeze the rest of what its checkpoint held.
 
         Args:
@@ -59,6 +70,7 @@ class LoRA(Spec):
             head: What it learns.
             missing: Weights that the checkpoint lacks.
             base: The checkpoint's name, for messages and for the saved adapter.
+            languages: Those that get an adapter each; () makes one for all.
 
         Raises:
             ModelError: peft is not installed, or there is nothing to adapt.
@@ -80,7 +92,9 @@ class LoRA(Spec):
         # peft takes the name from the model, where it is the place of a hub model on this machine.
         model.name_or_path = base
         with silence_peft():
-            get_peft_model(model, settings)
+            wrapped = get_peft_model(model, settings, adapter_name=name_adapter(0) if languages else _NAME)
+            if languages:
+                route_adapters(add_equal_adapters(wrapped, len(languages)), merged=self.merged)
 
     def _find_targets(self, model: PreTrainedModel, base: str) -> list[str]:
         """Return the endings of the layers' names: the user's, or peft's for the architecture."""
@@ -116,8 +130,16 @@ class HeadOnly(Spec):
 
     kind: Literal["head"] = "head"
     merged: ClassVar[bool] = True
+    by: ClassVar[None] = None
 
-    def apply(self, model: PreTrainedModel, head: Head, missing: Collection[str], base: str) -> None:
+    def apply(
+        self,
+        model: PreTrainedModel,
+        head: Head,
+        missing: Collection[str],
+        base: str,
+        languages: Sequence[str] = (),
+    ) -> None:
         """Freeze what the checkpoint held of the encoder; see `LoRA.apply`.
 
         Raises:
@@ -135,6 +157,12 @@ class HeadOnly(Spec):
 
 
 Tuning = Annotated[LoRA | DoRA | HeadOnly, Field(discriminator="kind")]
+
+
+def is_by_language(student: object) -> bool:
+    """Return whether a student has an adapter for each language."""
+    tuning = getattr(student, "tuning", None)
+    return tuning is not None and tuning.by is not None
 
 
 def is_adapted(model: nn.Module) -> bool:
@@ -157,13 +185,15 @@ def merge_adapters(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
-def save_adapter(model: PreTrainedModel, folder: Path) -> None:
-    """Write the adapters of a model as peft does, and its config.json, which names the labels."""
+def save_adapter(model: PreTrainedModel, folder: Path, name: str = _NAME) -> None:
+    """Write an adapter of a model as peft does, and its config.json, which names the labels."""
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
 
-    adapter: Any = model.peft_config[_NAME]
-    weights: dict[str, torch.Tensor] = get_peft_model_state_dict(model, save_embedding_layers=False)
+    adapter: Any = model.peft_config[name]
+    weights: dict[str, torch.Tensor] = get_peft_model_state_dict(
+        model, adapter_name=name, save_embedding_layers=False
+    )
     named = {f"base_model.model.{name}": weight.contiguous() for name, weight in weights.items()}
     save_file(named, folder / WEIGHTS, metadata={"format": "pt"})
     adapter.inference_mode = True

@@ -130,7 +130,8 @@ def compute_disk(
         )
 
     largest, smallest = count_parameters(least=False), count_parameters(least=True)
-    trained = count_trained_parameters(config.student, first.task, first.data.labels)
+    languages = first.data.select_languages or first.data.languages
+    trained = count_trained_parameters(config.student, first.task, first.data.labels, languages)
     store = [part for task, own in (data or {}).items() for part in estimate_store_sizes(members[task], own)]
     output = Path(config.output).resolve()
     saved = 0 if trials else (2 if config.baseline else 1) + config.tracking.log_model
@@ -169,7 +170,7 @@ def _teachers(config: Run, rows: int | None) -> tuple[int, int]:
             stage = teacher.training.pretraining  # it has the larger head, and a decoder has that alone
             run = member if stage is None else make_pretraining_run(member, teacher)
             count = count_student_parameters(model, run.task, run.data.labels)
-            trained = count_trained_parameters(model, run.task, run.data.labels)
+            trained = count_trained_parameters(model, run.task, run.data.labels, run.data.languages)
             kept += (COPIES - 1) * estimate_checkpoint_bytes(trained or count or 0, train)
             kept += estimate_model_bytes(model, count)
             recorded += WINDOW * count_windows(train, rows)

@@ -139,12 +139,22 @@ def count_student_parameters(
     )
 
 
-def count_trained_parameters(student: Student, task: Task, labels: Sequence[str]) -> int | None:
-    """Count the parameters that are trained; None if all are, or if the checkpoint is not here."""
+def count_trained_parameters(
+    student: Student, task: Task, labels: Sequence[str], languages: Sequence[str]
+) -> int | None:
+    """Count the parameters that are trained; None if all are, or if the checkpoint is not here.
+
+    Args:
+        student: Its configuration.
+        task: What it learns.
+        labels: The run's.
+        languages: The run's, which may have adapters of their own.
+    """
     if student.kind != "pretrained" or student.tuning is None:
         return None
     try:
-        return inspect_pretrained(student, labels, task.head).trained
+        trained = inspect_pretrained(student, labels, task.head).trained
+        return trained if trained is None or student.tuning.by is None else trained * len(languages)
     except ModelError:
         return None
 

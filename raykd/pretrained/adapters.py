@@ -4,13 +4,16 @@ Decision record: an adapter is served if its base is a directory or a model of t
 installed. The base is loaded, and the adapter is merged into it in memory. The head is often in the adapter alone, and
 neither file names the labels, so they are LABEL_0 and so on unless a config.json in the folder names them. Adapters
 that cannot be merged (prompts and prefixes) are refused by name. A student starts from a whole model only.
+
+A folder may also hold an adapter for each of several languages, all of one base (`LANGUAGES`). What is said of it alone
+(labels, shapes) is the first adapter's; in memory all stand beside the base, and none is merged.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +22,7 @@ from typing import TYPE_CHECKING
 from raykd.errors import ModelError
 from raykd.head import Head
 from raykd.networks.heads import LABELLED
+from raykd.networks.routing import name_adapter, route_adapters
 from raykd.parse import JsonObject
 from raykd.pretrained.hub import is_preview, preview_model, resolve_model
 from raykd.pretrained.jsonfile import read_json
@@ -30,6 +34,8 @@ if TYPE_CHECKING:
 
 FILE = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
+LANGUAGES = "adapters.json"
+"""The folder of each language's adapter, in a folder that holds several."""
 MERGEABLE = frozenset(
     {"LORA", "ADALORA", "IA3", "LOHA", "LOKR", "OFT", "BOFT", "VERA", "HRA", "FOURIERFT", "RANDLORA"}
 )
@@ -81,16 +87,55 @@ class Adapter:
 
 
 def is_adapter(folder: Path) -> bool:
-    """Return whether a directory holds an adapter and no whole model."""
-    return (folder / FILE).is_file() and not (folder / "model.safetensors").is_file()
+    """Return whether a directory holds an adapter, or several, and no whole model."""
+    held = (folder / FILE).is_file() or (folder / LANGUAGES).is_file()
+    return held and not (folder / "model.safetensors").is_file()
+
+
+def read_adapter_folders(folder: Path) -> dict[str, Path]:
+    """Read the folder of each language's adapter, where a directory holds several; else {}.
+
+    Raises:
+        ModelError: The file names no folders inside the directory.
+    """
+    if not (folder / LANGUAGES).is_file():
+        return {}
+    named = {str(language): str(place) for language, place in read_json(folder / LANGUAGES).items()}
+    lost = [place for place in named.values() if ".." in Path(place).parts or not (folder / place).is_dir()]
+    if lost or not named:
+        raise ModelError(
+            f"{folder / LANGUAGES} does not name adapters",
+            got=", ".join(lost) or "no language",
+            wanted="for each language a folder of an adapter in the same directory",
+            next_step="copy the directory again",
+        )
+    return {language: folder / place for language, place in named.items()}
+
+
+def find_adapters(folder: Path) -> list[Adapter]:
+    """Find the adapters that a directory holds: none, one, or one for each language in the order of `LANGUAGES`.
+
+    Raises:
+        ModelError: As `find_adapter`; or they are of several bases.
+    """
+    if not is_adapter(folder):
+        return []
+    found = [find_adapter(each) for each in read_adapter_folders(folder).values() or (folder,)]
+    bases = {str(adapter.base.resolve()) for adapter in found}
+    if len(bases) > 1:
+        raise ModelError(
+            f"the adapters in {folder} are of several bases", got=", ".join(sorted(bases)), wanted="one base"
+        )
+    return found
 
 
 def find_adapter(folder: Path) -> Adapter:
-    """Find an adapter and its base.
+    """Find an adapter and its base; of several adapters the first.
 
     Raises:
         ModelError: It cannot be merged, its base is not here, or peft is not installed.
     """
+    folder = next(iter(read_adapter_folders(folder).values()), folder)
     settings = read_json(folder / FILE)
     name, kind = settings.get("base_model_name_or_path"), str(settings.get("peft_type"))
     what = f"{folder} holds an adapter, not a whole model; its base model is {name or 'not named'}"
@@ -157,6 +202,24 @@ def merge_adapter(model: PreTrainedModel, adapter: Adapter) -> PreTrainedModel:
         wrapped = PeftModel.from_pretrained(model, str(adapter.folder), local_files_only=True)
         merged: PreTrainedModel = wrapped.merge_and_unload()
     return merged
+
+
+def join_adapters(model: PreTrainedModel, adapters: Sequence[Adapter]) -> PreTrainedModel:
+    """Load adapters beside their base, in place, and route rows to them in this order.
+
+    Args:
+        model: The base with the head that the adapters were trained with.
+        adapters: Of one base.
+    """
+    from peft import PeftModel
+
+    first, *others = [str(adapter.folder) for adapter in adapters]
+    with silence_peft():
+        wrapped = PeftModel.from_pretrained(model, first, adapter_name=name_adapter(0), local_files_only=True)
+        for number, folder in enumerate(others, 1):
+            wrapped.load_adapter(folder, name_adapter(number), local_files_only=True)
+    joined: PreTrainedModel = wrapped.get_base_model()
+    return route_adapters(joined)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from raykd.errors import ModelError
 from raykd.head import Head, TaskSettings
 from raykd.networks.heads import LABELLED, parse_head, read_head
 from raykd.pretrained.adapters import FILE as ADAPTER
-from raykd.pretrained.adapters import find_adapter, is_adapter, read_adapted_config
+from raykd.pretrained.adapters import find_adapter, find_adapters, is_adapter, read_adapted_config
 from raykd.pretrained.allowed import check_code, find_code_files
 from raykd.pretrained.jsonfile import read_json
 from raykd.pretrained.labels import read_label_names
@@ -220,7 +220,8 @@ def check_directory(folder: Path, *, trust_remote_code: bool) -> None:
     _check_exists(folder)
     if is_adapter(folder):
         check_code(folder, trust_remote_code=trust_remote_code)
-        check_directory(find_adapter(folder).base, trust_remote_code=trust_remote_code)
+        for adapter in find_adapters(folder):
+            check_directory(adapter.base, trust_remote_code=trust_remote_code)
         return
     if not (folder / CONFIG).is_file():
         inside = sorted(str(path.parent) for path in folder.glob(f"*/{CONFIG}"))

@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from raykd.pretrained import files
-from raykd.pretrained.adapters import find_adapter, is_adapter
+from raykd.pretrained.adapters import find_adapters
 
 HASHED = 64 * 2**20
 """Bytes up to which a file counts by its content."""
@@ -33,8 +33,7 @@ def stamp_model(folder: Path) -> str:
         path for path in folder.glob("[0-9]_*") if path.is_dir()
     )  # of a model of sentence vectors
     folders = [folder, *modules, files.find_config_folder(folder), files.find_tokenizer_folder(folder)]
-    if is_adapter(folder):
-        folders.append(find_adapter(folder).base)
+    folders += [place for adapter in find_adapters(folder) for place in (adapter.folder, adapter.base)]
     parts = [part for each in dict.fromkeys(folders) for part in (str(each.resolve()), *_stamp_files(each))]
     return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
 

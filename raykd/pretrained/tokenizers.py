@@ -17,11 +17,12 @@ from raykd.errors import ModelError
 from raykd.head import Head
 from raykd.networks.heads import register
 from raykd.pretrained import files
-from raykd.pretrained.adapters import is_installed
+from raykd.pretrained.adapters import is_installed, read_adapter_folders
 from raykd.pretrained.allowed import check_code
 from raykd.pretrained.errors import raise_as_model_error
 from raykd.pretrained.hub import resolve_small_files
 from raykd.pretrained.jsonfile import read_json
+from raykd.text.tokens import name_adapters
 from raykd.text.word_tokens import reads_words_alone
 from raykd.tokenizers.ngrams import FILE as NGRAMS
 from raykd.tokenizers.ngrams import HashedNgrams
@@ -78,6 +79,7 @@ def load_tokenizer(
     """
     folder = resolve_small_files(path, revision=revision, trust_remote_code=trust_remote_code)
     check_code(folder, trust_remote_code=trust_remote_code)
+    languages = tuple(read_adapter_folders(folder))
     if (folder / NGRAMS).is_file():
         return HashedNgrams.from_pretrained(folder)
     if (folder / UNION).is_file():
@@ -91,7 +93,8 @@ def load_tokenizer(
     check_packages(folder)
     with raise_as_model_error(f"the tokenizer of {folder} cannot be loaded"):
         tokenizer = load_auto_tokenizer(folder, trust_remote_code=trust_remote_code)
-        return PieceTokenizer(tokenizer) if type(tokenizer).__name__ in KINDS else tokenizer
+    tokenizer = PieceTokenizer(tokenizer) if type(tokenizer).__name__ in KINDS else tokenizer
+    return name_adapters(tokenizer, languages) if languages else tokenizer
 
 
 def check_packages(folder: Path) -> None:

@@ -12,6 +12,7 @@ from raykd.config.home import find_student
 from raykd.prediction.predictor import Predictor, RequestedLengths
 from raykd.prediction.triples import MOST_PAIRS, check_chain, relate_entities
 from raykd.scoring.inputs import InputRows, make_input_rows
+from raykd.text.tokens import list_adapters
 
 
 class Model:
@@ -84,8 +85,8 @@ class Model:
             max_length: Longest prompt or source in tokens, of a model that writes; None is what it was
                 trained with.
             max_new_tokens: Longest text in tokens that a model writes; None is what it was judged with.
-            language: Language to write, for a multilingual model; None is what an input says under tgt_lang
-                or lang.
+            language: Language to write, for a multilingual model; or of the texts, for a student with an adapter
+                for each language. None is what an input says under tgt_lang or lang.
             source_language: Language of the sources; None is what an input says under src_lang.
 
         Returns:
@@ -122,7 +123,7 @@ class Model:
         if rows.candidates is not None:
             predictor = predictor.as_ranker()
         batch = rows.batch(predictor.task, no_answer=no_answer)
-        if predictor.task.marks_languages:
+        if predictor.task.marks_languages or list_adapters(self._loaded.tokenizer):
             batch = rows.in_languages(batch, source_language, language)
         predictions = predictor.predict(batch)
         if self._relations is not None:

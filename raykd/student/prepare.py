@@ -23,12 +23,13 @@ from raykd.config import RunConfig
 from raykd.data.rows import Rows
 from raykd.errors import ConfigError, DataError
 from raykd.models import PretrainedStudent, Student
+from raykd.models.tuning import is_by_language
 from raykd.models.vocabulary import is_same_tokenizer
 from raykd.student.tokens.cache import Tell, TokenJob, load_tokens
 from raykd.student.tokens.learnt import choose_rows, learn_tokenizer
 from raykd.tasks import EncodedRows, TaskBase
 from raykd.text.codes import SOURCE_MARK
-from raykd.text.tokens import Tokenizer, add_markers, add_prefix_blank
+from raykd.text.tokens import Tokenizer, add_markers, add_prefix_blank, name_adapters
 from raykd.tokenizers.trimming import compute_unknown_share
 from raykd.tokenizers.union import UnionTokenizer
 
@@ -98,6 +99,8 @@ def fit_tokenizer(
         tokenizer = learn_tokenizer(student, source, rows, texts, markers, tell=tell)
     if any(rows.is_in_mode("split").any() for _, rows in parts):
         tokenizer = add_prefix_blank(tokenizer)
+    if is_by_language(student):
+        name_adapters(tokenizer, sorted({lang for _, rows in parts for lang in rows.list_languages()}))
     return add_markers(tokenizer, (*markers, *_list_source_marks(student, parts)))
 
 

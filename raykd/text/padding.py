@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from raykd.text.tokens import MODEL_INPUTS
+from raykd.text.tokens import ADAPTER_IDS, MODEL_INPUTS, list_adapters
 
 if TYPE_CHECKING:
     from torch import nn
@@ -108,7 +108,7 @@ def read_padding(model: object, tokenizer: Tokenizer) -> Padding:
     return Padding(
         pad_id=own,
         side="left" if reads_last else "right",
-        inputs=_list_model_inputs(model),
+        inputs=_list_model_inputs(model, tokenizer),
         token_types=getattr(text, "type_vocab_size", None),
         shapes="equal" if sparse else "longest",
     )
@@ -123,12 +123,13 @@ def _count_embedding_rows(model: object) -> int | None:
         return None
 
 
-def _list_model_inputs(model: object) -> frozenset[str] | None:
+def _list_model_inputs(model: object, tokenizer: Tokenizer) -> frozenset[str] | None:
     """Return the names of the inputs of a model's forward; None where its signature does not name them."""
     try:
         names = set(inspect.signature(type(cast("nn.Module", model)).forward).parameters)
     except (AttributeError, TypeError, ValueError):
         return None
+    names |= {ADAPTER_IDS} if list_adapters(tokenizer) else set()
     return frozenset(names) if "input_ids" in names else None
 
 

@@ -3,24 +3,30 @@
 Decision record: whether a text was longer than the limit is told by the tokenizer's own encodings where they say so,
 else by comparing with the tokens without a limit, of those texts only that could be too long. It is known per row, so
 that a run can count long rows, leave them out or stop.
+
+Where a model has an adapter for each language (`raykd.networks.routing`), its tokenizer carries the languages: it goes
+with a model from a run's rows to the loop, into the saved folder and to whoever asks it, and it makes the inputs. So no
+task and no loop knows of adapters. Their numbers are one more input.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from raykd.errors import ConfigError
+from raykd.errors import ConfigError, DataError
 from raykd.text.ragged import Ragged
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+ADAPTER_IDS = "adapter_ids"
+"""The number of a sequence's adapter, at each of its tokens: an input of a model that has several."""
+MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids", ADAPTER_IDS)
 """What a tokenizer makes for a model to read."""
 _WANT_BLANKS = frozenset({"GPT2Tokenizer", "RobertaTokenizer", "DebertaTokenizer"})
 """Classes that say of themselves that words given apart need ``add_prefix_space``."""
@@ -74,13 +80,58 @@ def call_tokenizer(
         texts: B texts, or B lists of words.
         pairs: B second texts.
         languages: Of the texts, "" where unknown; () where no text has one. Only a tokenizer that cuts each text by its
-            language's tokenizer (`has_languages`) is given them.
+            language's tokenizer (`has_languages`) is given them. Where languages have adapters (`list_adapters`), they
+            become `ADAPTER_IDS`.
         options: Keyword arguments of ``PreTrainedTokenizerBase.__call__``.
+
+    Raises:
+        DataError: A text's language has no adapter.
     """
     if has_languages(tokenizer):
         options["languages"] = [language or None for language in languages or ("",) * len(texts)]
     call = cast("Callable[..., Encoded]", tokenizer)
-    return call(list(texts), None if pairs is None else list(pairs), **options)
+    encoded = call(list(texts), None if pairs is None else list(pairs), **options)
+    if languages and list_adapters(tokenizer):
+        _add_adapter_ids(cast("dict[str, Any]", encoded), tokenizer, languages)
+    return encoded
+
+
+def name_adapters(tokenizer: Tokenizer, languages: Sequence[str]) -> Tokenizer:
+    """Let a tokenizer say which adapter reads each text: their languages, in the order of the adapters."""
+    cast(Any, tokenizer).adapters = tuple(languages)
+    return tokenizer
+
+
+def list_adapters(tokenizer: Tokenizer | None) -> tuple[str, ...]:
+    """Return the languages that have an adapter each; () where the same weights read all texts."""
+    return getattr(tokenizer, "adapters", ())
+
+
+def _add_adapter_ids(encoded: dict[str, Any], tokenizer: Tokenizer, languages: Sequence[str]) -> None:
+    """Add `ADAPTER_IDS` to what a tokenizer returned.
+
+    Args:
+        encoded: Ids of each sequence, changed in place; several windows may be of one text.
+        tokenizer: It.
+        languages: Of the texts.
+
+    Raises:
+        DataError: A text's language has no adapter.
+    """
+    numbers = {language: at for at, language in enumerate(list_adapters(tokenizer))}
+    lost = next((language for language in languages if language not in numbers), None)
+    if lost is not None:
+        raise DataError(
+            "this model has an adapter for each of its languages, and none for a text's",
+            got=f"language {lost}" if lost else "a text without a language",
+            wanted=f"one of {', '.join(numbers)}",
+            next_step='name it: a key "lang" of each row, or --language (in Python language=) for all of them',
+        )
+    windows = "overflow_to_sample_mapping"
+    owners = encoded[windows] if windows in encoded else range(len(languages))
+    encoded[ADAPTER_IDS] = [
+        [numbers[languages[at]]] * len(ids) for at, ids in zip(owners, encoded["input_ids"], strict=True)
+    ]
 
 
 def has_languages(tokenizer: Tokenizer) -> bool:

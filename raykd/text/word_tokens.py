@@ -42,6 +42,8 @@ def tokenize_words(
     pairs: Sequence[str] | None,
     max_length: int,
     stride: int | None = None,
+    *,
+    languages: Sequence[str] = (),
 ) -> LocatedTokens:
     """Tokenise B texts (or pairs) and say where the tokens stand.
 
@@ -52,6 +54,7 @@ def tokenize_words(
         max_length: Tokens per sequence at most, special tokens included.
         stride: Cut the second text to windows that overlap by so many tokens; None truncates. A tokenizer that pads on
             the left is then given the second text first, as `run_qa.py` gives it.
+        languages: See `call_tokenizer`.
 
     Raises:
         ConfigError: The tokenizer does not say where its tokens stand.
@@ -64,7 +67,7 @@ def tokenize_words(
         assert seconds is not None
         firsts, seconds = seconds, firsts
     encoded = call_tokenizer(
-        tokenizer, firsts, seconds, max_length=max_length,
+        tokenizer, firsts, seconds, languages=languages, max_length=max_length,
         truncation=True if stride is None else "only_first" if turned else "only_second",
         return_offsets_mapping=True, return_special_tokens_mask=True, **windows,
     )  # fmt: skip
@@ -96,7 +99,7 @@ def reads_words_alone(tokenizer: Tokenizer) -> bool:
 
 
 def tokenize_split_words(
-    tokenizer: Tokenizer, rows: Sequence[Sequence[str]], max_length: int
+    tokenizer: Tokenizer, rows: Sequence[Sequence[str]], max_length: int, languages: Sequence[str] = ()
 ) -> tuple[Tokens, NDArray[np.int64]]:
     """Tokenise B rows of words, each word by itself (``is_split_into_words``, as `run_ner.py` does).
 
@@ -116,6 +119,7 @@ def tokenize_split_words(
     encoded = call_tokenizer(
         tokenizer,
         [list(row) for row in rows],
+        languages=languages,
         is_split_into_words=True,
         truncation=True,
         max_length=max_length,

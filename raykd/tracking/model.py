@@ -23,7 +23,8 @@ class StudentModel(PythonModel):
     Classification: ``text`` (and ``text_pair``) with ``label`` and a column ``p_<label>`` for each label. Tagging:
     ``text`` with ``entities``, a list of ``{text, type, start, end}``. Question answering: ``question`` and
     ``context`` with ``answer``, ``start``, ``end`` and ``probability``. Language models: ``text`` (for
-    translation also ``lang`` to write and ``src_lang``) with ``written``.
+    translation also ``lang`` to write and ``src_lang``) with ``written``. A student with an adapter for each language
+    also reads ``lang``.
     """
 
     def load_context(self, context: PythonModelContext) -> None:
@@ -40,9 +41,11 @@ class StudentModel(PythonModel):
         """Return a row for each row of the input, with its index."""
         from raykd.prediction.predictor import build_unlabelled_rows
         from raykd.tasks.signature import LANGUAGE_COLUMNS
+        from raykd.text.tokens import list_adapters
 
         task, labels = self.predictor.task, self.predictor.model.labels
-        spoken = [column.name for column in LANGUAGE_COLUMNS] if task.marks_languages else []
+        told = task.marks_languages or list_adapters(self.predictor.model.tokenizer)
+        spoken = [column.name for column in LANGUAGE_COLUMNS] if told else []
         names = [c.name for c in task.build_signature(labels).inputs if c.name not in spoken]
         first, second = [*names, ""][:2]
         texts = [str(text) for text in model_input[first]]

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING
 import raykd
 from raykd import models
 from raykd.errors import TrackingError
-from raykd.pretrained.adapters import is_adapter
+from raykd.pretrained.adapters import LANGUAGES, is_adapter
 from raykd.tasks import Classification, find_task_class
-from raykd.tasks.signature import Column
+from raykd.tasks.signature import LANGUAGE_COLUMNS, Column
 from raykd.tracking.delivery.outbox import describe_error
 from raykd.tracking.timeouts import set_mlflow_variables, silence_loggers
 
@@ -32,9 +32,10 @@ if TYPE_CHECKING:
 
 CODE = "code"
 CARRIED = (
-    "__init__.py", "answers", "cache.py", "compat/__init__.py", "compat/transformers_private.py", "devices.py",
-    "distill", "environ.py", "errors.py", "head.py", "keys.py", "models", "networks", "parse.py", "point.py",
-    "prediction", "pretrained", "redaction.py", "spec.py", "tasks", "text", "tokenizers",
+    "__init__.py", "answers", "cache.py", "compat/__init__.py", "compat/peft_private.py",
+    "compat/transformers_private.py", "devices.py", "distill", "environ.py", "errors.py", "head.py", "keys.py",
+    "models", "networks", "parse.py", "point.py", "prediction", "pretrained", "redaction.py", "spec.py", "tasks",
+    "text", "tokenizers",
 )  # fmt: skip
 """The rooms of raykd that a saved student is loaded and asked with: prediction, and what lies below it."""
 NEEDED = (
@@ -150,7 +151,9 @@ def _pack_model(path: Path, directory: Path, model: Model, labels: Sequence[str]
 
     task = find_task_class(str(models.inspect_directory(directory).task))
     columns = (task or Classification).build_signature(labels)
-    signature = ModelSignature(inputs=_build_schema(columns.inputs), outputs=_build_schema(columns.outputs))
+    told = LANGUAGE_COLUMNS[:1] if (directory / LANGUAGES).is_file() else ()
+    inputs = _build_schema((*columns.inputs, *told))
+    signature = ModelSignature(inputs=inputs, outputs=_build_schema(columns.outputs))
     try:
         with (
             set_mlflow_variables({"MLFLOW_UV_AUTO_DETECT": "false"}),

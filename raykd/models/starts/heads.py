@@ -26,6 +26,8 @@ def set_start(model: PreTrainedModel, value: float | NDArray[np.float32]) -> Non
         for name, p in model.named_parameters()
         if name.endswith("bias") and p.shape == (1,) and p.requires_grad
     ]
-    if len(biases) == 1 and not bool(biases[0].any()):
+    heads = len(getattr(model, "peft_config", ())) or 1  # each adapter has its own
+    if len(biases) == heads and not any(bool(bias.any()) for bias in biases):
         with torch.no_grad():
-            biases[0].fill_(value)
+            for bias in biases:
+                bias.fill_(value)

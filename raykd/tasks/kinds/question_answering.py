@@ -98,7 +98,9 @@ class QuestionAnswering(TaskBase):
         contexts = batch.pairs or ()
         asked = [question.lstrip() for question in batch.texts]  # as run_qa.py does
         questions, long_B = shorten_questions(tokenizer, asked, self.max_length, self.stride)
-        tokens = tokenize_words(tokenizer, questions, contexts, self.max_length, self.stride)
+        tokens = tokenize_words(
+            tokenizer, questions, contexts, self.max_length, self.stride, languages=batch.languages
+        )
         words = [find_word_spans(context) for context in contexts]
         sequences_B1 = compute_starts(np.bincount(tokens.row_of, minlength=len(batch)))
         reads = find_word_reads(tokens, words, sequences_B1)

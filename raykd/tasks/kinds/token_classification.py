@@ -231,9 +231,11 @@ def _locate_words(
     parts: list[tuple[list[int], Tokens, NDArray[np.int64]]] = []
     if apart:
         words = [[batch.texts[i][begin:end] for begin, end in spans[i]] for i in apart]
-        parts.append((apart, *tokenize_split_words(tokenizer, words, max_length)))
+        spoken = [batch.languages[i] for i in apart]
+        parts.append((apart, *tokenize_split_words(tokenizer, words, max_length, spoken)))
     if whole or not apart:
-        tokens = tokenize_words(tokenizer, [batch.texts[i] for i in whole], None, max_length)
+        texts, spoken = [batch.texts[i] for i in whole], [batch.languages[i] for i in whole]
+        tokens = tokenize_words(tokenizer, texts, None, max_length, languages=spoken)
         parts.append(
             (whole, tokens, find_first_tokens(tokens.offsets, tokens.special, [spans[i] for i in whole]))
         )

@@ -51,6 +51,7 @@ from raykd.text.batch import TextBatch
 from raykd.text.buckets import Buckets, make_buckets, plan_passes
 from raykd.text.encoding import EncodedRows
 from raykd.text.padding import Padding, split_passes
+from raykd.text.tokens import list_adapters
 
 if TYPE_CHECKING:
     from torch import nn
@@ -312,7 +313,9 @@ class ModelBackend(BackendBase[SavedModelTeacher]):
 
     def _get_runner(self, module: nn.Module) -> Any:
         """Return what runs the passes: on a GPU, where shapes are few, graphs of the model's."""
-        if not self.has_few_shapes or not self.spec.device.startswith("cuda"):
+        # A graph would keep the adapters of the rows that it was captured with.
+        routed = self._model is not None and bool(list_adapters(self._model.tokenizer))
+        if routed or not self.has_few_shapes or not self.spec.device.startswith("cuda"):
             return module
         with self._lock:
             if self._graphed is None:

@@ -18,7 +18,7 @@ from raykd.teachers.store import make_text_keys
 from raykd.text.batch import TextBatch
 from raykd.text.encoding import EncodedRows
 from raykd.text.ragged import Ragged
-from raykd.text.tokens import Tokenizer, has_languages
+from raykd.text.tokens import Tokenizer, has_languages, list_adapters
 
 MOST_BYTES = 32 * 2**20
 """Bound on the tokens of all batches together."""
@@ -42,7 +42,7 @@ class TokenMemory:
             cut: Names how the tokenizer cuts texts (`name_tokenizer`); None where that is not known.
             batch: Rows without labels.
         """
-        if cut is None or task.language or has_languages(tokenizer):
+        if cut is None or task.language or has_languages(tokenizer) or list_adapters(tokenizer):
             return task.encode(tokenizer, batch)
         key = hashlib.sha256(
             b"".join([cut, task.model_dump_json().encode(), *make_text_keys(batch)])
