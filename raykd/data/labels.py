@@ -129,12 +129,7 @@ def parse_label_set(value: object, config: DataConfig, what: str) -> set[int]:
     """Return the places of a row's labels in ``data.labels``; none for an empty list.
 
     A list, the JSON of one, or names between one of ``|``, ``;`` and ``,`` (the first that occurs, in this order).
-    A label that the map leads to null is left out of the row.
-
-    Args:
-        value: The cell.
-        config: The labels and the label map.
-        what: The cell's name, for messages.
+    A label that the map leads to null is left out of the row. Arguments as of `find_label_index`.
 
     Raises:
         NoLabelError: The cell is empty.

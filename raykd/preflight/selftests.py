@@ -38,10 +38,7 @@ NO_ROW = "no training row in its languages"
 def check_answers(teacher: SavedModelTeacher, config: RunConfig, rows: Rows) -> str:
     """Test whether a teacher's answer to a text depends on the texts beside it, and describe what was found.
 
-    Args:
-        teacher: One with a folder on this machine.
-        config: The run.
-        rows: The run's training rows.
+    The teacher has a folder on this machine, and the rows are the run's training rows.
 
     Raises:
         ModelError: The model draws at random, fails at a row, or answers with NaN.
@@ -72,12 +69,7 @@ def check_answers(teacher: SavedModelTeacher, config: RunConfig, rows: Rows) -> 
 
 
 def try_out_teacher(teacher: TeacherBase, config: RunConfig, rows: Rows) -> str:
-    """Let a teacher that has no weights answer some rows, and describe what was found.
-
-    Args:
-        teacher: One of a kind that is no saved model.
-        config: The run.
-        rows: The run's training rows.
+    """Let a teacher that has no weights answer some of the training rows, and describe what was found.
 
     Raises:
         RaykdError: It cannot answer, or its answer to a text depends on other texts.
@@ -113,12 +105,7 @@ def _choose_rows(teacher: TeacherBase, rows: Rows) -> TextBatch:
 
 
 def check_student_answers(student: PretrainedStudent, config: RunConfig, rows: Rows) -> str:
-    """Run the same test on the checkpoint that a student starts from.
-
-    Args:
-        student: One with a folder on this machine.
-        config: The run.
-        rows: The run's training rows.
+    """Run the test of `check_answers` on the checkpoint that a student starts from.
 
     Raises:
         ModelError: The model draws at random, or fails at a row.

@@ -175,13 +175,7 @@ def score_rows(
 
 
 def score_by_language(languages: Sequence[str], counted_B: NDArray[np.bool_], measure: Measure) -> Score:
-    """Score each language that has a row that counts, and take their mean.
-
-    Args:
-        languages: Language code of each row.
-        counted_B: Rows that the system covers and that have a gold label.
-        measure: Computes the metrics of some rows.
-    """
+    """Score each language that has a row that counts, and take their mean; arguments as of `score_rows`."""
     codes = np.asarray(languages, dtype=object)
     picked = {x: np.flatnonzero(counted_B & (codes == x)) for x in dict.fromkeys(languages)}
     by_language = {x: measure(rows) for x, rows in picked.items() if len(rows)}

@@ -117,14 +117,7 @@ def drop_lost_teachers(
 def leave_out_teachers(
     config: RunConfig, pool: TeacherPool, infos: Sequence[TeacherInfo], gone: Collection[str]
 ) -> tuple[RunConfig, TeacherPool, list[TeacherInfo]]:
-    """Return the run, its pool and its teachers without some of them.
-
-    Args:
-        config: The run.
-        pool: Its teachers.
-        infos: What the teachers say of themselves, in the order of the pool.
-        gone: Names of those that are left out; not of all.
-    """
+    """Return the run, its pool and its teachers without those in `gone`, not all; see `drop_lost_teachers`."""
     weighting = config.objective.weighting.without(gone)
     objective = config.objective.model_copy(update={"weighting": weighting})
     left = config.model_copy(update={"objective": objective})

@@ -180,15 +180,9 @@ def score_teachers(
     rows: Rows,
     times: Mapping[str, float | None] | None = None,
 ) -> list[System]:
-    """Return the table's row of each teacher.
+    """Return the table's row of each teacher, with its answers to the held-out rows in `signals`.
 
-    Args:
-        config: The run of one task.
-        pool: The opened teachers.
-        signals: Each teacher's answers to all rows.
-        infos: What each teacher says of itself.
-        rows: The held-out rows.
-        times: Milliseconds per 1,000 texts, by teacher; None shows no times.
+    `times` are milliseconds per 1,000 texts, by teacher; None shows no times.
     """
     answers = [
         collect_teacher_answers(pool, m, s, config, rows)
@@ -249,14 +243,7 @@ def measure_ensemble(
     """Return the table's row of the ensemble by its answers.
 
     Its time is the sum over the teachers that are asked, each weighted by the share of rows that it is asked for.
-
-    Args:
-        config: The run of one task.
-        answers: The ensemble's, to all rows.
-        asked_B: Rows that some teacher was asked for.
-        spoken: The languages that each teacher was declared for; None for any.
-        teachers: The teachers' rows of the table.
-        rows: The held-out rows.
+    Other arguments are those of `score_ensemble`; `spoken` has the languages that each teacher was declared for.
     """
     size = join_sizes(
         [t.size for t in teachers], share_texts(config, [t.name for t in teachers], spoken, rows)

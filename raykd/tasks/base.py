@@ -225,15 +225,7 @@ class TaskBase(Spec):
     ) -> tuple[tuple[int, ...], ...]:
         """Return for each of the run's labels the teacher's columns that make it up; () for a task without labels.
 
-        Args:
-            own: The teacher's labels, in the order of its columns.
-            wanted: The run's labels.
-            label_map: The teacher's labels to the run's, many to one; None drops a label.
-            name: The teacher, for messages.
-            missing: The run's labels that the teacher does not know; they have no column.
-
-        Raises:
-            LabelMismatchError: A label of one list has no counterpart in the other; names both lists.
+        Arguments and errors are those of `map_label_columns`.
         """
         if not self.labelled:
             return ()
