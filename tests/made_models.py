@@ -285,3 +285,62 @@ def plain_probabilities(
             logits_BC = model(**{name: torch.tensor(ids) for name, ids in inputs.items()}).logits
         found.append(logits_BC[0].double().softmax(-1).numpy())
     return np.stack(found)
+
+
+def spm_file(path: Path, texts: Sequence[str]) -> Path:
+    """A sentencepiece model of these texts."""
+    import pytest
+
+    sentencepiece = pytest.importorskip("sentencepiece")
+    rows = path.with_suffix(".txt")
+    rows.write_text("\n".join([*texts] * 20))
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(rows),
+        model_prefix=str(path.with_suffix("")),
+        vocab_size=40,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    rows.unlink()
+    made = path.with_suffix(".model")
+    if made != path:
+        made.rename(path)
+    path.with_suffix(".vocab").unlink()
+    return path
+
+
+def make_marian(folder: Path, sources: Sequence[str], targets: Sequence[str], **changes: Any) -> Path:
+    """An OPUS-MT folder: two sentencepiece models, one vocabulary for both, a random model."""
+    import json
+
+    import sentencepiece
+    from transformers import AutoModelForSeq2SeqLM
+
+    from tests.families import save, tiny
+
+    folder.mkdir()
+    pieces: dict[str, int] = {"</s>": 0, "<unk>": 1, ">>fra<<": 2}
+    for name, texts in (("source.spm", sources), ("target.spm", targets)):
+        spm_file(folder / name, texts)
+        model = sentencepiece.SentencePieceProcessor(model_file=str(folder / name))
+        for i in range(3, model.get_piece_size()):
+            pieces.setdefault(model.id_to_piece(i), len(pieces))
+    pieces["<pad>"] = len(pieces)
+    (folder / "vocab.json").write_text(json.dumps(pieces))
+    told = {
+        "tokenizer_class": "MarianTokenizer",
+        "source_lang": "eng",
+        "target_lang": "fra",
+        "model_max_length": 64,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(told))
+    size = len(pieces)
+    ids = {
+        "vocab_size": size,
+        "decoder_vocab_size": size,
+        "pad_token_id": size - 1,
+        "eos_token_id": 0,
+        "bos_token_id": None,
+    }
+    made = tiny("marian", AutoModelForSeq2SeqLM, **ids, decoder_start_token_id=size - 1, **changes)
+    return save(made, folder)

@@ -56,7 +56,8 @@ def remove_unused_run_keys(run: JsonObject, columns: Mapping[str, object]) -> No
     later = {key: value for key, value in columns.items() if key not in _FIRST_COLUMNS}
     _remove(run["data"]["columns"], later)
     for change in run["data"].get("augment", ()):
-        change.pop("path", None)  # what it makes is among the rows
+        for key in ("path", "back"):  # what they make is among the rows
+            change.pop(key, None)
     _remove(run, {"peer": None})
     replay = run["data"].pop("replay")
     if replay is not None:  # its rows, like all, have a fingerprint of their own

@@ -261,8 +261,9 @@ def _resolve_data(data: JsonObject, base_dir: Path) -> None:
                 for path in source["paths"]
             ]
     for change in data.get("augment", ()):
-        if "path" in change:
-            change["path"] = _local(change["path"], base_dir, "data.augment[].path")
+        for key in ("path", "back"):
+            if change.get(key) is not None:
+                change[key] = _local(change[key], base_dir, f"data.augment[].{key}")
 
 
 def _output(path: str) -> str:

@@ -213,7 +213,7 @@ def _add_copies(
     rows: Rows, config: DataConfig, held_out: HeldOut, left_out: dict[str, int], notes: list[str]
 ) -> Rows:
     """Return the changed copies of rows; what changed none is noted, since it would do nothing, unseen."""
-    copies = _remove_held_out(make_copies(rows, config.augment), held_out, left_out)
+    copies = _remove_held_out(make_copies(rows, config.augment, left_out), held_out, left_out)
     left_out["train: copies that data.augment made, which teachers alone teach"] = len(copies)
     made = {row_id.rsplit(" ", 2)[-2] for row_id in copies.ids}
     idle = [change.kind for change in config.augment if change.kind not in made]

@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raykd.cache import compute_key, read_entry, write_entry
-from raykd.config.augmentation import Augmentation, Passage
+from raykd.config.augmentation import Augmentation
+from raykd.config.kinds.copies import Passage
 from raykd.data.arrow.tables import RowColumn, Selection, Table, build_table, repeat_value
 from raykd.distill.signals import UNLABELLED
 from raykd.errors import ConfigError
@@ -309,17 +310,18 @@ class _Copy(NamedTuple):
     of_text: bool
 
 
-def make_copies(rows: Rows, changes: Sequence[Augmentation]) -> Rows:
+def make_copies(rows: Rows, changes: Sequence[Augmentation], left_out: dict[str, int] | None = None) -> Rows:
     """Return the changed copies of all texts (`data.augment`), without gold labels, and what teachers are asked about.
 
     Args:
         rows: Texts, or pairs of texts.
         changes: How copies are made; each kind of all texts.
+        left_out: How many copies of each kind are left out is added to it.
 
     Raises:
         ConfigError: Rows have two texts, and a kind changes one.
     """
-    found = _list_copies(rows, changes)
+    found = _list_copies(rows, changes, {} if left_out is None else left_out)
     parents = rows.select([copy.at for copy in found])
 
     def ask(column: Sequence[Any] | None, nothing: object) -> list[Any] | None:
@@ -342,8 +344,8 @@ def make_copies(rows: Rows, changes: Sequence[Augmentation]) -> Rows:
     )
 
 
-def _list_copies(rows: Rows, changes: Sequence[Augmentation]) -> list[_Copy]:
-    """Return the copies that equal neither their row nor one another, row by row of each kind."""
+def _list_copies(rows: Rows, changes: Sequence[Augmentation], left_out: dict[str, int]) -> list[_Copy]:
+    """Return the copies that are not empty and equal neither their row nor one another, row by row of each kind."""
     words: Sequence[Any] = rows.words or [None] * len(rows)
     firsts = [Passage(*one) for one in zip(rows.texts, rows.languages, words, strict=True)]
     seconds = [Passage(*one) for one in zip(rows.pairs or [""] * len(rows), rows.languages, strict=True)]
@@ -354,17 +356,21 @@ def _list_copies(rows: Rows, changes: Sequence[Augmentation]) -> list[_Copy]:
             raise ConfigError(
                 f"data.augment: {change.kind} changes single texts, and these rows have two",
                 got=f"rows with a second text, such as {rows.ids[0]}",
-                wanted="spelling, lexicon or masked_lm",
+                wanted="spelling, lexicon, masked_lm or back_translation",
                 next_step="leave it out",
             )
         own = change.make_all(firsts)
-        others = (
-            [[two] * change.copies for two in seconds] if rows.pairs is None else change.make_all(seconds)
-        )
-        for at, copies in enumerate(zip(own, others, strict=True)):
-            for number, (one, two) in enumerate(zip(*copies, strict=True)):
-                if (at, one.text, two.text) not in seen:
-                    seen.add((at, one.text, two.text))
-                    row_id = f"{rows.ids[at]} {change.kind} {number}"
-                    found.append(_Copy(at, row_id, one, two, change.targets == "of_the_text"))
+        others = change.make_all(seconds) if rows.pairs is not None else None
+        dropped = f"train: copies by {change.kind} that are empty, or equal their text or another copy"
+        left_out.setdefault(dropped, 0)
+        for at, copies in enumerate(own):
+            pairs = [seconds[at]] * len(copies) if others is None else others[at]
+            for number, (one, two) in enumerate(zip(copies, pairs, strict=True)):
+                blank = not one.text.strip() or (others is not None and not two.text.strip())
+                if blank or (at, one.text, two.text) in seen:
+                    left_out[dropped] += 1
+                    continue
+                seen.add((at, one.text, two.text))
+                row_id = f"{rows.ids[at]} {change.kind} {number}"
+                found.append(_Copy(at, row_id, one, two, change.targets == "of_the_text"))
     return found

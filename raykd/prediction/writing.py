@@ -1,19 +1,23 @@
-"""Generate texts with language models: greedy or by beam search, each text as if it were alone.
+"""Generate texts with language models: greedy, by beam search or drawn, each text as if it were alone.
 
 Decision record: prompts are made by `raykd.text.prompts`, as in training. A checkpoint's generation config says where
 texts begin and end and what must not be written, and that always holds. Its other settings (lengths, penalties,
 repeated n-grams, beams) change which text is the most likely, so they are ignored unless the run asks for them
-(`task.generation: checkpoint`). Nothing is ever drawn at random, because scores must be the same twice. transformers
-fills what is not set from the model's own generation config, so that config is replaced while a text is written.
+(`task.generation: checkpoint`). Scores must be the same twice, so what a checkpoint says of drawing is ignored.
+Copies of texts may be drawn: noise that follows from a key of each text is added to the logits (the Gumbel-max trick),
+so a text does not depend on what shares its batch. transformers fills what is not set from the model's own generation
+config, so that config is replaced while a text is written.
 Whether rows may share a batch is tried once per model: some families read padding, and then only rows of one length, or
 no two rows, are written together.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, cast
 from weakref import WeakKeyDictionary
 
@@ -40,12 +44,40 @@ if TYPE_CHECKING:
 
     from raykd.text.tokens import Tokenizer
 
+Noise = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""Changes the logits ``[B, V]`` of the next tokens of texts ``[B, L]``."""
 Together = Literal["any", "equal", "alone"]
 """Which rows may be written in one batch: any, those of equal length, or none."""
 log = logging.getLogger("raykd.models")
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
 """Difference of logits that counts as none, as a share of the largest; 3e-2 in half precision."""
 _tried: WeakKeyDictionary[nn.Module, Together] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Draws of tokens, each text by itself.
+
+    Attributes:
+        temperature: Above 0; at 1 tokens have the model's own probabilities.
+        keys_B: What the draws of each text follow from.
+    """
+
+    temperature: float
+    keys_B: Sequence[str]
+
+    def make_noise(self, rows: Sequence[int]) -> Noise:
+        """Return the noise by which a greedy search of these rows draws."""
+        digests = (hashlib.sha256(self.keys_B[i].encode("utf-8", "surrogatepass")).digest() for i in rows)
+        draws = [torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1) for digest in digests]
+
+        def add(ids_BL: torch.Tensor, scores_BV: torch.Tensor) -> torch.Tensor:
+            size = scores_BV.shape[1]
+            # The logarithm of an exponential draw is a Gumbel draw with its sign changed.
+            noise_BV = torch.stack([torch.empty(size).exponential_(generator=each) for each in draws]).log()
+            return scores_BV.float() / self.temperature - noise_BV.to(scores_BV.device)
+
+        return add
 
 
 def generate_texts(
@@ -60,8 +92,10 @@ def generate_texts(
     max_input_tokens: int | None = None,
     batch_size: int = 16,
     generation: Generation = "plain",
+    alternatives: int = 1,
+    draws: Draws | None = None,
 ) -> list[str]:
-    """Return the most likely continuation (decoder) or target (encoder-decoder) of each text; nothing is random.
+    """Return the most likely continuation (decoder) or target (encoder-decoder) of each text, or one that is drawn.
 
     Texts of like length share a batch; a decoder's prompts are padded on the left, and prompts are not repeated in
     the answers. The model is in evaluation mode while it generates and afterwards in the mode that it was in.
@@ -78,6 +112,8 @@ def generate_texts(
             take.
         batch_size: Texts per batch at most.
         generation: Whose settings hold (see the module's docstring).
+        alternatives: How many texts are returned for each, the best ones of the beams, one after the other.
+        draws: How tokens are drawn; None takes the most likely text.
 
     Raises:
         ModelError: The model has no place for so many new tokens, or no token to begin with.
@@ -92,18 +128,21 @@ def generate_texts(
         generation,
         max_new_tokens=max_new_tokens,
         num_beams=beams,
+        num_return_sequences=alternatives,
     )
     log_ignored_settings(model, generation)
     own = cast("PreTrainedTokenizerBase", tokenizer)
-    answers = [""] * len(rows)
+    answers = [""] * (len(rows) * alternatives)
     together = find_rows_together(model) if len(rows) > 1 else "any"
     for code, members in group_rows_by_code(tokenizer, languages if closed else (), len(rows)).items():
         adapted = adapt_settings(settings, model, tokenizer, code)
         with _generation_mode(model, adapted):
             for batch in _group_by_length([rows[i] for i in members], batch_size, together):
                 picked = [members[at] for at in batch]
-                new = _generate_ids(model, [rows[i] for i in picked], adapted)
-                for i, ids in zip(picked, new, strict=True):
+                noise = [] if draws is None else [draws.make_noise(picked)]
+                new = _generate_ids(model, [rows[i] for i in picked], adapted, noise)
+                places = (i * alternatives + at for i in picked for at in range(alternatives))
+                for i, ids in zip(places, new, strict=True):
                     answers[i] = cast("str", own.decode(ids, skip_special_tokens=True))
     return answers
 
@@ -185,12 +224,15 @@ def _group_by_length(rows: Sequence[Sequence[int]], size: int, together: Togethe
 
 
 def _generate_ids(
-    model: PreTrainedModel, rows: Sequence[Sequence[int]], settings: GenerationConfig
+    model: PreTrainedModel,
+    rows: Sequence[Sequence[int]],
+    settings: GenerationConfig,
+    noise: Sequence[Noise] = (),
 ) -> list[list[int]]:
-    """Return the new ids of each row, without their end and what stands after it."""
+    """Return the new ids of each row (or of each of its alternatives), without their end and what stands after it."""
     closed = bool(model.config.is_encoder_decoder)
     ids_BL, mask_BL = _pad_rows(rows, settings.pad_token_id or 0, left=not closed)
-    out_BL = cast("torch.Tensor", _generate(model, ids_BL, mask_BL, settings))
+    out_BL = cast("torch.Tensor", _generate(model, ids_BL, mask_BL, settings, noise))
     ends = set(settings.eos_token_id or ())
     found = []
     for row in out_BL[:, 1 if closed else ids_BL.shape[1] :].tolist():
@@ -200,7 +242,11 @@ def _generate_ids(
 
 
 def _generate(
-    model: PreTrainedModel, ids_BL: torch.Tensor, mask_BL: torch.Tensor, settings: GenerationConfig
+    model: PreTrainedModel,
+    ids_BL: torch.Tensor,
+    mask_BL: torch.Tensor,
+    settings: GenerationConfig,
+    noise: Sequence[Noise] = (),
 ) -> object:
     """Return what transformers generates: ids ``[B, L]``, or an output object where the settings ask for one."""
     generate = cast("Callable[..., object]", model.generate)
@@ -208,6 +254,7 @@ def _generate(
         input_ids=ids_BL.to(model.device),
         attention_mask=mask_BL.to(model.device),
         generation_config=settings,
+        logits_processor=list(noise),
     )
 
 

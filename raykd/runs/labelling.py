@@ -35,9 +35,9 @@ from raykd.driver.pool import check_teachers, open_pools
 from raykd.driver.session import open_ray
 from raykd.errors import ConfigError
 from raykd.folders.places import check_places
+from raykd.prediction.progress import show_progress
 from raykd.preflight.model_check import look_at_teachers
 from raykd.runs.answer_files import ENSEMBLE, AnswerTargets, write_answers
-from raykd.runs.label_progress import show_progress
 from raykd.scoring.ensembles.choosing import Choice, write_choice
 from raykd.scoring.several_tasks import Pools
 from raykd.scoring.teacher_scores import refuse_poor_teachers, review_teachers

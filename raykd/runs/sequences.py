@@ -20,7 +20,7 @@ from raykd.data.load import load_data
 from raykd.data.rows import Rows
 from raykd.errors import ConfigError, DataError
 from raykd.folders.places import try_folder
-from raykd.runs.label_progress import show_progress
+from raykd.prediction.progress import show_progress
 from raykd.runs.labelling import find_labelling_teachers, open_teachers_alone
 from raykd.tasks.kinds.language import LanguageTask
 from raykd.teachers.pool_source import PoolSource

@@ -19,7 +19,7 @@ from raykd.driver.jobs import Job, load_rows, make_teacher_jobs
 from raykd.driver.pool import check_cluster, group_teachers
 from raykd.driver.progress import JobProgress
 from raykd.driver.session import Session
-from raykd.runs.label_progress import show_progress
+from raykd.prediction.progress import show_progress
 from raykd.runs.labelling import LabelReport, label_needed
 from raykd.runs.single_worker import ReadyWorker
 from raykd.runs.stages import train_teachers

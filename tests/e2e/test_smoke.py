@@ -28,6 +28,7 @@ from raykd.tuning.checks.smoke import shorten_sweep
 from raykd.tuning.config import load_sweep
 from raykd.tuning.run import run_sweep
 from tests.e2e.conftest import still_held
+from tests.made_models import make_marian
 
 ROOT = Path(__file__).parents[2]
 RUNS = [*sorted((ROOT / "raykd" / "presets").glob("*.yaml")), *sorted((ROOT / "examples").glob("*.yaml"))]
@@ -107,9 +108,26 @@ def make_rows(there: Path) -> None:
     there.write_text("\n".join(lines), encoding="utf-8")
 
 
+def place_copies(node: Any, beside: Path, folder: Path) -> None:
+    """Name by their places what `data.augment` reads; a translator that is not there is made."""
+    for change in node.get("augment", []):
+        if "path" not in change:
+            continue
+        there = (beside / change["path"]).resolve()
+        if not there.exists() and change["kind"] != "back_translation":
+            pytest.skip(f"{change['path']} is written by a command that the file names")
+        if not there.exists() and not (there := folder / "translator").is_dir():
+            make_marian(there, ["a good film", "the room was bad"], ["un bon film", "la chambre"])
+        change["path"] = str(there)
+    for value in node.values():
+        if isinstance(value, dict):
+            place_copies(value, beside, folder)
+
+
 def with_rows(path: Path, folder: Path) -> Path:
     """The run file, its rows made where they are not there."""
     tree = read_yaml_mapping(path)
+    place_copies(tree, path.parent, folder)
     for source in sources(tree):
         for at, name in enumerate(source["paths"]):
             there = (path.parent / name).resolve()
@@ -147,6 +165,8 @@ def with_base_rows(path: Path, folder: Path) -> Path:
     for source in sources({key: value for key, value in tree.items() if key != "base"}):
         pytest.skip(f"{source['paths']} is written by a command that the file names")
     made = folder / f"over-{path.name}"
+    if isinstance(tree["base"], str):
+        place_copies(tree, (path.parent / tree["base"]).parent, folder)
     if isinstance(tree["base"], dict):
         for source in sources(tree["base"]):
             for name in source["paths"]:

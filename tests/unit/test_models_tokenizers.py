@@ -19,6 +19,7 @@ from raykd.pretrained.tokenizers import check_placed, load_tokenizer
 from raykd.text.prompts import encode_targets
 from raykd.tokenizers.canonical import detect_marking
 from tests.families import save, tiny
+from tests.made_models import make_marian, spm_file
 
 SOURCES = ["hello red world", "the good film", "a very bad meal", "hello good film", "the red meal"]
 TARGETS = [
@@ -30,57 +31,9 @@ TARGETS = [
 ]
 
 
-def spm_file(path: Path, texts: list[str]) -> Path:
-    sentencepiece = pytest.importorskip("sentencepiece")
-
-    rows = path.with_suffix(".txt")
-    rows.write_text("\n".join(texts * 20))
-    sentencepiece.SentencePieceTrainer.train(
-        input=str(rows),
-        model_prefix=str(path.with_suffix("")),
-        vocab_size=40,
-        hard_vocab_limit=False,
-        minloglevel=2,
-    )
-    rows.unlink()
-    made = path.with_suffix(".model")
-    if made != path:
-        made.rename(path)
-    path.with_suffix(".vocab").unlink()
-    return path
-
-
 @pytest.fixture
 def marian(tmp_path: Path) -> Path:
-    """An OPUS-MT folder: two sentencepiece models, one vocabulary for both."""
-    sentencepiece = pytest.importorskip("sentencepiece")
-
-    folder = tmp_path / "marian"
-    folder.mkdir()
-    pieces: dict[str, int] = {"</s>": 0, "<unk>": 1, ">>fra<<": 2}
-    for name, texts in (("source.spm", SOURCES), ("target.spm", TARGETS)):
-        spm_file(folder / name, texts)
-        model = sentencepiece.SentencePieceProcessor(model_file=str(folder / name))
-        for i in range(3, model.get_piece_size()):
-            pieces.setdefault(model.id_to_piece(i), len(pieces))
-    pieces["<pad>"] = len(pieces)
-    (folder / "vocab.json").write_text(json.dumps(pieces))
-    told = {
-        "tokenizer_class": "MarianTokenizer",
-        "source_lang": "eng",
-        "target_lang": "fra",
-        "model_max_length": 64,
-    }
-    (folder / "tokenizer_config.json").write_text(json.dumps(told))
-    size = len(pieces)
-    ids = {
-        "vocab_size": size,
-        "decoder_vocab_size": size,
-        "pad_token_id": size - 1,
-        "eos_token_id": 0,
-        "bos_token_id": None,
-    }
-    return save(tiny("marian", find_auto_class("seq2seq"), **ids, decoder_start_token_id=size - 1), folder)
+    return make_marian(tmp_path / "marian", SOURCES, TARGETS)
 
 
 def test_marian_gives_the_ids_of_plain_transformers(marian: Path) -> None:

@@ -12,7 +12,9 @@ import torch
 from transformers import AutoModelForMaskedLM, BertConfig, BertForMaskedLM
 
 from raykd.config import DataConfig, RunConfig
-from raykd.config.augmentation import Fragments, Lexicon, MaskedWords, Passage, Spelling, read_lexicon
+from raykd.config.augmentation import Fragments, Lexicon, MaskedWords, Spelling
+from raykd.config.kinds.copies import Passage
+from raykd.config.kinds.word_replacement import read_lexicon
 from raykd.config.loading import load_run
 from raykd.data.load import load_data
 from raykd.data.rows import Rows, make_copies

@@ -1,4 +1,4 @@
-"""Show progress while teachers answer ahead: a bar on a terminal, else a line now and then."""
+"""Show progress while teachers answer or texts are written: a bar on a terminal, else a line now and then."""
 
 from __future__ import annotations
 
