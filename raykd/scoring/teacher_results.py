@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from raykd.config import RunConfig
 from raykd.distill.signals import Signals
+from raykd.distill.weightings.base import LearnedWeighting
 from raykd.driver.jobs import TaskJob
+from raykd.keys import make_key_part
 from raykd.point import Point
 from raykd.report.costs import CostTable
 from raykd.report.ensembles.report import EnsembleReport
@@ -118,7 +120,7 @@ def collect_teacher_results(
     taken = {name: own for name, (own, _) in times.items() if own is not None}
     megabytes = measure_teacher_megabytes(pool)
     found = score_teacher_systems(config, pool, infos, signals, held_out, taken, megabytes)
-    weights = _average_weights(config, found.together, len(infos))
+    weights = average_weights(config, found.together, [info.name for info in infos], curve)
     counters = {name: values for name, values in read_counters().items() if name in names}
     costs = make_cost_table(
         config, pool, infos, times, size, student.data.train, held_out, megabytes, _average_tokens(counters)
@@ -139,11 +141,37 @@ def collect_teacher_results(
     )
 
 
-def _average_weights(config: RunConfig, together: Signals | None, teachers: int) -> list[dict[str, float]]:
-    """Return each teacher's mean weight by language; nothing where there is no common distribution."""
+def average_weights(
+    config: RunConfig, together: Signals | None, teachers: Sequence[str], curve: Sequence[Point]
+) -> list[dict[str, float]]:
+    """Return each teacher's mean weight by language, on the held-out rows.
+
+    What a weighting has learned stands in the curves alone, at its last; what it reads off the student nowhere.
+
+    Args:
+        config: The run.
+        together: The answers over the labels that all know; None where there are none.
+        teachers: Their names.
+        curve: Points of the student.
+
+    Returns:
+        Nothing of a teacher whose weight is not known.
+    """
+    weighting = config.objective.weighting
+    if isinstance(weighting.inner, LearnedWeighting) or weighting.inner.reads_student:
+        last = {name: value for point in curve for name, value in point.values.items()}
+        names = {language: make_key_part(language) for language in config.data.languages}
+        return [
+            {
+                code: last[key]
+                for code, part in names.items()
+                if (key := f"teacher/{name}/weight/{part}") in last
+            }
+            for name in teachers
+        ]
     if together is None:
-        return [{} for _ in range(teachers)]
-    weights_MN = config.objective.weighting.weights(together).numpy()
+        return [{} for _ in teachers]
+    weights_MN = weighting.weights(together).numpy()
     return [_average_by_language(weights_N, together.languages) for weights_N in weights_MN]
 
 

@@ -21,6 +21,8 @@ from raykd.distill.weightings.gate import Gate
 from raykd.distill.weightings.reliability import HeldOutReliability
 from raykd.driver.gold_labels import check_gold_labels
 from raykd.errors import ConfigError
+from raykd.point import Point
+from raykd.scoring.teacher_results import average_weights
 from raykd.student.matching.held_out import learn_from_held_out
 from tests.worlds import build_loop, run_config, source
 from tests.worlds import rows as world_rows
@@ -318,3 +320,23 @@ def test_a_task_without_labels_refuses_it(weighting: dict[str, Any]) -> None:
     tree["data"]["columns"] = {}
     with pytest.raises(ValidationError, match="judges teachers by labels"):
         RunConfig.model_validate(tree)
+
+
+def test_the_report_says_the_weights_that_were_learned_and_not_those_of_nothing_learned() -> None:
+    """Scored together, teachers are uniform where a weighting learns; that is not how they taught."""
+    teachers = [{"name": name, "languages": "all", "path": name} for name in ("a", "b")]
+    tree = run_config().model_dump(mode="json") | {"teachers": teachers}
+    curve = [
+        Point(1, {"teacher/a/weight/en": 0.5, "teacher/b/weight/en": 0.5}),
+        Point(2, {"teacher/a/weight/en": 0.9, "teacher/b/weight/en": 0.1, "teacher/a/weight": 0.7}),
+    ]
+    signals = signals_of([[0, 1], [1, 1]], [0, 1])
+    for kind in ("gate", "bandit", "reliability"):
+        config = RunConfig.model_validate({**tree, "objective": {"weighting": {"kind": kind}}})
+        assert average_weights(config, signals, ["a", "b"], curve) == [{"en": 0.9}, {"en": 0.1}]
+        assert average_weights(config, signals, ["a", "b"], ()) == [{}, {}]
+    agreement = RunConfig.model_validate({**tree, "objective": {"weighting": {"kind": "gradient_agreement"}}})
+    only = [Point(2, {"teacher/a/weight": 0.7, "teacher/b/weight": 0.3})]
+    assert average_weights(agreement, signals, ["a", "b"], only) == [{}, {}], (
+        "the student decided step by step"
+    )
