@@ -205,8 +205,22 @@ def load_data(
         )
     if config.augment:
         parts.append(_add_copies(Rows.concat(parts), config, held_out, left_out, reader.notes))
+    if form in ("text", "marked"):
+        reader.notes += _describe_absent_labels(read | {"train": labelled}, config.labels)
     judged = tuple(name for name in ("validation", "test") if name in read and not read[name].labelled.any())
     return Dataset(Rows.concat(parts), validation, test, left_out, form, tuple(reader.notes), judged)
+
+
+def _describe_absent_labels(parts: Mapping[str, Rows], labels: Sequence[str]) -> list[str]:
+    """Return a line for each part with gold labels that lacks some of the run's."""
+    found = []
+    for name, rows in parts.items():
+        seen = set(np.unique(rows.labels_B[rows.labelled]).tolist())
+        absent = [label for i, label in enumerate(labels) if i not in seen]
+        if seen and absent:
+            more = f" and {len(absent) - 5} more" if len(absent) > 5 else ""
+            found.append(f"data.{name} holds no row with the label {', '.join(absent[:5])}{more}")
+    return found
 
 
 def _add_copies(

@@ -56,6 +56,9 @@ def test_everything_is_joined_and_kept_apart(tmp_path: Path, caplog: pytest.LogC
         "train: labelled and also in validation or test (kept)": 1,
         "unlabeled: also in validation or test": 2,
     }
+    assert data.notes == tuple(
+        f"data.{name} holds no row with the label b" for name in ("validation", "test")
+    )
     assert "1 labelled training rows are also in validation or test (kept): train:2" in caplog.text
     assert "2 unlabelled rows are also in validation or test" in caplog.text
 
