@@ -113,7 +113,10 @@ def _convert_to_texts(value: object, annotation: object) -> object:
         if isinstance(value, list | tuple) and get_origin(part) in (tuple, list) and inner:
             return [_convert_to_texts(item, inner[0]) for item in value]
         if isinstance(value, Mapping) and get_origin(part) is dict:
-            return {key: _convert_to_texts(item, inner[1]) for key, item in value.items()}
+            return {
+                _convert_to_texts(key, inner[0]): _convert_to_texts(item, inner[1])
+                for key, item in value.items()
+            }
     return value
 
 

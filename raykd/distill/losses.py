@@ -32,7 +32,6 @@ from raykd.distill.divergences.transformed import (
 )
 from raykd.distill.signals import MASKED, UNLABELLED, Support, Target
 from raykd.distill.wide.fused import is_fused
-from raykd.spec import format_as_written
 
 
 class ForwardKL(DivergenceBase):
@@ -184,16 +183,6 @@ class UniversalLogit(DivergenceBase):
             q_NK, (0, max(-wider, 0))
         )
         return gap_NK.abs().sum(dim=-1)
-
-
-def write_labels_as_texts(value: object) -> object:
-    """Return a mapping whose keys are the texts that numbers and truth values were written as; other values as is."""
-    if not isinstance(value, Mapping):
-        return value
-    return {
-        format_as_written(key) if isinstance(key, bool | int | float) else key: weight
-        for key, weight in value.items()
-    }
 
 
 ClassWeights = Literal["balanced"] | dict[str, Annotated[float, Field(gt=0.0)]] | None

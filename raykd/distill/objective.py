@@ -32,7 +32,6 @@ from raykd.distill.losses import (
     ForwardKL,
     compute_gold_loss,
     compute_gold_losses,
-    write_labels_as_texts,
 )
 from raykd.distill.parts import TargetPart, find_silent, silence_unsure, sum_over_parts
 from raykd.distill.schedules import Constant, Schedule, check_range
@@ -132,11 +131,6 @@ class Objective(Spec):
         if len(set(kinds)) != len(kinds):
             raise ValueError(f"each kind may stand in one term only, got {kinds}")
         return value
-
-    @field_validator("class_weights", mode="before")
-    @classmethod
-    def _labels_as_written(cls, value: object) -> object:
-        return write_labels_as_texts(value)
 
     @model_validator(mode="after")
     def _can_learn(self) -> Objective:

@@ -141,7 +141,8 @@ def _check_gaps(
 def _advise(key: str, lost: Sequence[str], absent: Sequence[str]) -> str:
     """Return what to write for labels of the teacher and labels of the run that have no counterpart."""
     if lost:
-        shown = ", ".join(f"{label}: ..." for label in lost)
+        alike = {label.strip().casefold(): label for label in absent}
+        shown = ", ".join(f"{label}: {alike.get(label.strip().casefold(), '...')}" for label in lost)
         return (
             f"say what each of the teacher's labels is in the run, several may lead to one, and null drops one: "
             f"{key}.label_map: {{{shown}}}"

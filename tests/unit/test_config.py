@@ -168,6 +168,8 @@ def test_a_field_of_texts_takes_what_is_written() -> None:
     data = {**tree()["data"], "languages": run["languages"], "labels": run["labels"]}
     config = validate_run(tree(data=data, teachers=[], objective={"alpha": 1}, name=7), "x")
     assert config.data.languages == ("no", "on", "010") and config.data.labels == ("0", "1.10", "true", "1e3")
+    mapped = type(config.data).model_validate({**data, "label_map": {0: "1.10", True: None}})
+    assert mapped.label_map == {"0": "1.10", "true": None}, "keys of a mapping of Python's"
     assert config.name == "7" and run["label_map"] == {"1": "a", "true": "b", "010": "c"}
     assert validate_run(parse_yaml(dump_run(config), "x"), "again") == config
     assert (

@@ -233,3 +233,9 @@ def test_a_run_from_before_the_key_has_the_fingerprint_that_it_had() -> None:
     assert config_of().fingerprint() == config_of(missing=[]).fingerprint()
     assert config_of().fingerprint() != config_of(missing=["neutral"]).fingerprint()
     assert ColumnMap(((0,), ())).unknown == (1,)
+
+
+def test_the_next_step_names_labels_that_differ_in_case_alone() -> None:
+    with pytest.raises(LabelMismatchError) as error:
+        map_label_columns(("Negative", "POSITIVE ", "mixed"), ("positive", "negative", "odd"), {}, "t", ())
+    assert "teachers.t.label_map: {Negative: negative, POSITIVE : positive, mixed: ...}" in str(error.value)
