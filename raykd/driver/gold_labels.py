@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from raykd.config import RunConfig
 from raykd.config.multi import SCORE
 from raykd.data.load import Dataset
@@ -76,11 +78,15 @@ def _check_held_out(config: RunConfig, data: Dataset) -> None:
     weighting = config.objective.weighting
     needed = weighting.inner.count_needed(len(config.active_teachers))
     needed = needed if config.smoke is None else min(needed, 1)
-    found = 0 if "validation" in data.judged else int(data.validation.labelled.sum())
+    spoken = [teacher.language_set for teacher in config.active_teachers]
+    languages = data.validation.list_languages()
+    asked = [code for code in languages if any(own is None or code in own for own in spoken)]
+    asked_B = np.any([data.validation.is_in_language(code) for code in asked], axis=0)
+    found = 0 if "validation" in data.judged else int((data.validation.labelled & asked_B).sum())
     if found < needed:
         raise ConfigError(
             f"objective.weighting {weighting.inner.kind} reads the gold labels of the validation rows",
-            got=f"{found} labelled rows in data.validation",
+            got=f"{found} labelled rows of data.validation in a language of some teacher",
             wanted=f"{needed} or more for {len(config.active_teachers)} teachers",
             next_step="label more of them, or set objective.weighting=by_language",
         )

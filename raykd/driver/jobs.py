@@ -26,7 +26,7 @@ from raykd.data.selection.values import check_row_values
 from raykd.distill.objective import Objective
 from raykd.driver.gold_labels import check_gold_labels, name_metric, name_point
 from raykd.driver.language_models import check_prompts, check_source_languages
-from raykd.errors import ConfigError, DataError, ModelError
+from raykd.errors import ConfigError, DataError, ModelError, prefix_errors
 from raykd.folders.contents import digest_models
 from raykd.models import PretrainedStudent, Student
 from raykd.parse import JsonObject
@@ -352,7 +352,8 @@ def make_jobs(config: Run, run_dir: Path) -> tuple[list[Job], list[Job]]:
     for job in [*teachers, *students]:
         job.check_gold_labels()
         for task in job.tasks.values():
-            check_row_values(task.config, task.data)
+            with prefix_errors(task.name, ConfigError):
+                check_row_values(task.config, task.data)
     if config.baseline:
         if config.plain:
             raise ConfigError(

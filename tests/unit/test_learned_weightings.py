@@ -294,11 +294,12 @@ def test_what_is_learned_is_told_by_language_and_label() -> None:
 class Held:
     """Rows of a run, as far as gold labels go."""
 
-    def __init__(self, labelled: int, judged: tuple[str, ...] = ()) -> None:
+    def __init__(self, labelled: int, judged: tuple[str, ...] = (), language: str | None = None) -> None:
         self.train, self.judged = world_rows(20, 1), judged
-        validation = world_rows(labelled + 10, 2, unlabelled=0.0)
+        validation = world_rows(labelled + 10, 2, unlabelled=0.0, uncovered=False)
         labels_B = np.where(np.arange(labelled + 10) < labelled, validation.labels_B, UNLABELLED)
-        self.validation = replace(validation, labels_B=labels_B)
+        languages = validation.languages if language is None else (language,) * len(validation)
+        self.validation = replace(validation, labels_B=labels_B, languages=languages)
 
 
 @pytest.mark.parametrize("weighting", [RELIABILITY, GATE])
@@ -311,6 +312,8 @@ def test_too_few_gold_labels_are_refused(weighting: dict[str, Any]) -> None:
         check_gold_labels(config, Held(needed - 1))  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"got: +0 labelled rows"):
         check_gold_labels(config, Held(needed, judged=("validation",)))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"got: +0 labelled rows of data.validation in a language of some"):
+        check_gold_labels(config, Held(needed, language="fr"))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("weighting", [RELIABILITY, GATE])
