@@ -36,7 +36,7 @@ from raykd.tasks import SystemAnswers
 from raykd.tasks.scores.classification import is_known
 from raykd.teachers.backends.files.columns import VALUE
 from raykd.teachers.spec import TeacherInfo
-from raykd.text.encoding import compute_starts
+from raykd.text.ragged import compute_starts
 
 if TYPE_CHECKING:
     import pyarrow as pa

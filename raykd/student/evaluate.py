@@ -56,7 +56,7 @@ def answer_rows(
     lengths = rows.lengths_B[np.asarray(picked, dtype=np.int64)]
     shapes: FittedShapes | None = None
     if most_shapes is None or padding.shapes != "longest" or not len(picked):
-        passes = split_passes(lengths, EVALUATION_TOKENS)
+        passes = split_passes(lengths, EVALUATION_TOKENS, much_shorter=padding.much_shorter)
     else:
         # Fewer passes, because a GPU computes a padded token in no time and waits for the start of each pass.
         passes = split_passes(lengths, EVALUATION_TOKENS, much_shorter=0.0)

@@ -28,15 +28,9 @@ from raykd.tasks.scores.classes import ClassAnswers, ClassScores, compute_class_
 from raykd.tasks.scores.intervals import RowShares
 from raykd.tasks.signature import Signature
 from raykd.text.batch import TextBatch
-from raykd.text.encoding import (
-    EncodedBatch,
-    EncodedRows,
-    ModelOutputs,
-    collate_rows,
-    compute_starts,
-    expand_ranges,
-)
+from raykd.text.encoding import EncodedBatch, EncodedRows, ModelOutputs, collate_rows
 from raykd.text.padding import RIGHT, Padding
+from raykd.text.ragged import compute_starts, expand_ranges
 from raykd.text.tokens import Tokenizer
 
 Network = Callable[..., object]

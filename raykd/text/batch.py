@@ -95,7 +95,7 @@ class TextBatch:
     def _take_columns(self, rows: Sequence[int]) -> dict[str, Any]:
         """Return every column by name, in these rows."""
         columns = {
-            name: None if column is None else tuple(column[i] for i in rows)
+            name: None if column is None else tuple(map(column.__getitem__, rows))
             for name, column in vars(self).items()
             if name != "labels_B"
         }

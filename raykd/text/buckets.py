@@ -16,8 +16,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from raykd.text.encoding import EncodedRows, count_each
+from raykd.text.encoding import EncodedRows
 from raykd.text.padding import Padding
+from raykd.text.ragged import count_each
 
 MOST_SHAPES = 16
 _SHARES = (16, 4, 1)

@@ -28,7 +28,7 @@ from raykd.text.padding import (
     run_sub_batches,
     split_batch,
 )
-from raykd.text.ragged import Ragged
+from raykd.text.ragged import Ragged, compute_starts, count_ranges, expand_ranges
 
 if TYPE_CHECKING:
     Array = NDArray[Any]
@@ -183,7 +183,7 @@ def collate_rows(rows: EncodedRows, picked: Sequence[int], padding: Padding = RI
         padding = replace(padding, side="right", buckets=(), target_buckets=(), sequences=0)
     copies = [chosen_S[-1]] * (padding.sequences - len(chosen_S)) if chosen_S else []
     inputs = pad_sequences(rows, [*chosen_S, *copies], padding)
-    lengths_S = np.asarray([len(rows.fields["input_ids"][s]) for s in chosen_S], dtype=np.int64)
+    lengths_S = count_ranges(cast("Ragged", rows.fields["input_ids"]).starts_S1, sequences)
     shift_S = inputs["input_ids"].shape[1] - lengths_S if padding.side == "left" else None
     units = chosen if rows.places_N2 is None and len(rows.labels_N) == len(rows) else rows.find_units(picked)
     labels_N = rows.labels_N[units]
@@ -215,32 +215,3 @@ def collate_rows(rows: EncodedRows, picked: Sequence[int], padding: Padding = RI
         sequences=len(chosen_S) if copies else None,
         padded=not inputs["attention_mask"].numpy().all() if "attention_mask" in inputs else None,
     )
-
-
-def count_each(rows: Sequence[Sequence[object] | Array]) -> NDArray[np.int64]:
-    """Return ``[B]``: the length of each row."""
-    if isinstance(rows, Ragged):
-        return rows.counts_S
-    return np.asarray([len(row) for row in rows], dtype=np.int64)
-
-
-def compute_starts(counts_B: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return ``[B + 1]``: where each row's units begin, and where the last row's end."""
-    return np.concatenate([np.zeros(1, np.int64), np.cumsum(counts_B, dtype=np.int64)])
-
-
-def count_ranges(starts_B1: NDArray[np.int64], chosen: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the sizes of the picked rows' ranges; reads nothing of the other rows, which may be millions."""
-    counts: NDArray[np.int64] = starts_B1[chosen + 1] - starts_B1[chosen]
-    return counts
-
-
-def expand_ranges(
-    starts_B1: NDArray[np.int64], picked: Sequence[int] | NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """Return the positions ``starts[i] .. starts[i + 1] - 1`` of each picked row, row after row."""
-    chosen = np.asarray(picked, dtype=np.int64)
-    counts = count_ranges(starts_B1, chosen)
-    inside = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
-    result: NDArray[np.int64] = np.repeat(starts_B1[chosen], counts) + inside
-    return result

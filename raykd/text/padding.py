@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from raykd.text.ragged import Ragged
 from raykd.text.tokens import ADAPTER_IDS, MODEL_INPUTS, list_adapters
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ class Padding:
             () is the longest sequence's length. A GPU that compiles for each shape wants few of them.
         target_buckets: The same for the targets of an encoder-decoder.
         sequences: Number of sequences to which a batch is filled with copies of its last one; 0 fills nothing.
+        much_shorter: Share of the longest row's length below which a row begins a pass of its own (`split_passes`); 0
+            for a model that computes nothing for a padded token.
     """
 
     pad_id: int | None = None
@@ -68,6 +71,7 @@ class Padding:
     buckets: tuple[int, ...] = ()
     target_buckets: tuple[int, ...] = ()
     sequences: int = 0
+    much_shorter: float = MUCH_SHORTER
 
     def width(self, longest: int, name: str = "input_ids") -> int:
         """Return the length to which an input is padded whose longest sequence has ``longest`` tokens."""
@@ -111,6 +115,7 @@ def read_padding(model: object, tokenizer: Tokenizer) -> Padding:
         inputs=_list_model_inputs(model, tokenizer),
         token_types=getattr(text, "type_vocab_size", None),
         shapes="equal" if sparse else "longest",
+        much_shorter=getattr(model, "much_shorter", MUCH_SHORTER),
     )
 
 
@@ -168,8 +173,8 @@ def pad_sequences(
     for name, values in rows.fields.items():
         if not padding.takes(name):
             continue
-        chosen = [values[i] for i in picked]
-        lengths = np.asarray([len(row) for row in chosen], dtype=np.int64)
+        chosen = values.take(picked) if isinstance(values, Ragged) else Ragged.of([values[i] for i in picked])
+        lengths = chosen.counts_S
         width = padding.width(int(lengths.max(initial=1)), name)
         place = np.arange(width)
         # Targets of an encoder-decoder always end with their padding.
@@ -179,8 +184,7 @@ def pad_sequences(
             padding.pad_id if name == "input_ids" and padding.pad_id is not None else rows.pad_values[name]
         )
         block = np.full(filled.shape, value, dtype=np.int64)
-        if chosen:
-            block[filled] = np.concatenate(chosen)
+        block[filled] = chosen.values
         inputs[name] = torch.from_numpy(block)
         if name == "input_ids" and "attention_mask" not in rows.fields and padding.takes("attention_mask"):
             # Some tokenizers forget the mask; a model that takes one would read padding without it.
@@ -266,11 +270,13 @@ def split_passes(
     hardly less a row where it has more rows than that.
     """
     passes: list[list[int]] = []
+    lengths, longest, rows = lengths_B.tolist(), 0, 0
     for i in np.argsort(-lengths_B, kind="stable").tolist():
-        longest = int(lengths_B[passes[-1][0]]) if passes else 0
-        full = not passes or (len(passes[-1]) + 1) * longest > max_tokens
-        if full or (len(passes[-1]) >= ENOUGH_ROWS and int(lengths_B[i]) < much_shorter * longest):
+        full = not passes or (rows + 1) * longest > max_tokens
+        if full or (rows >= ENOUGH_ROWS and lengths[i] < much_shorter * longest):
             passes.append([i])
+            longest, rows = lengths[i], 1
         else:
             passes[-1].append(i)
+            rows += 1
     return passes

@@ -54,7 +54,42 @@ class Ragged(Sequence[NDArray[np.int64]]):
         row: NDArray[np.int64] = self.values[self.starts_S1[at] : self.starts_S1[at + 1]]
         return row
 
+    def take(self, picked: Sequence[int] | NDArray[np.int64]) -> Ragged:
+        """Return the picked sequences, copied; of a file nothing else is read."""
+        chosen = np.asarray(picked, dtype=np.int64)
+        own = np.asarray(self.values[expand_ranges(self.starts_S1, chosen)])
+        return Ragged(own, compute_starts(count_ranges(self.starts_S1, chosen)))
+
     @property
     def counts_S(self) -> NDArray[np.int64]:  # noqa: N802  (a shape)
         """The numbers of each sequence."""
         return np.diff(self.starts_S1)
+
+
+def count_each(rows: Sequence[Sequence[object] | NDArray[Any]]) -> NDArray[np.int64]:
+    """Return ``[B]``: the length of each row."""
+    if isinstance(rows, Ragged):
+        return rows.counts_S
+    return np.asarray([len(row) for row in rows], dtype=np.int64)
+
+
+def compute_starts(counts_B: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return ``[B + 1]``: where each row's units begin, and where the last row's end."""
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(counts_B, dtype=np.int64)])
+
+
+def count_ranges(starts_B1: NDArray[np.int64], chosen: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the sizes of the picked rows' ranges; reads nothing of the other rows, which may be millions."""
+    counts: NDArray[np.int64] = starts_B1[chosen + 1] - starts_B1[chosen]
+    return counts
+
+
+def expand_ranges(
+    starts_B1: NDArray[np.int64], picked: Sequence[int] | NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Return the positions ``starts[i] .. starts[i + 1] - 1`` of each picked row, row after row."""
+    chosen = np.asarray(picked, dtype=np.int64)
+    counts = count_ranges(starts_B1, chosen)
+    inside = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
+    result: NDArray[np.int64] = np.repeat(starts_B1[chosen], counts) + inside
+    return result

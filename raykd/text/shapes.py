@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raykd.text.buckets import Shape
-from raykd.text.encoding import EncodedRows, count_each
+from raykd.text.encoding import EncodedRows
+from raykd.text.ragged import count_each
 
 _FINEST = 8
 """Lengths are multiples of this."""

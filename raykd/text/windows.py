@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from raykd.text.encoding import compute_starts, count_each
+from raykd.text.ragged import compute_starts, count_each
 from raykd.text.tokens import Tokenizer
 from raykd.text.word_tokens import LocatedTokens
 from raykd.text.words import find_shared_tokens, find_word_tokens

@@ -5,9 +5,7 @@ arXiv:0902.2206; sub-word n-grams as in arXiv:1607.04606). So nothing is fitted,
 table serves all languages. Python's `hash` differs between processes; this hash is arithmetic modulo 2**64 on code
 points and gives the same ids on every machine.
 
-numpy hashes all n-grams of a batch at once. With the prefix sums ``S[i] = sum(c[j] * BASE**j for j < i)`` the hash of
-the text from s to e is ``(S[e] - S[s]) * BASE**-s = sum(c[s + k] * BASE**k)``, for characters and for words of any
-length.
+NumPy hashes all n-grams of some hundred texts at once (`raykd.tokenizers.ngram_batch`).
 
 Words are those of BERT's pre-tokenizer: runs of letters and digits, single punctuation marks, single Chinese
 characters. Character n-grams stay between two blanks and include these blanks.
@@ -16,7 +14,6 @@ characters. Character n-grams stay between two blanks and include these blanks.
 from __future__ import annotations
 
 import json
-import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -27,17 +24,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raykd.errors import ModelError
+from raykd.text.ragged import Ragged
+from raykd.tokenizers.ngram_batch import NgramBatch, mix
 
 FILE = "hashed_ngrams.json"
 FORMAT = 1
 CHARS_PER_WORD = 16
 """A text is cut after this many characters per word of `max_length`, which bounds texts without blanks."""
+_LOWER = 2
+"""A character becomes so many in lower case at most."""
 
-_HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-_WORD = re.compile(rf"[{_HAN}]|[^\W{_HAN}]+|[^\w\s]")
-_BASE = 0x9E3779B97F4A7C15
-_BASE_INVERSE = pow(_BASE, -1, 2**64)
-_WORD_STEP = 0xD1342543DE82EF95
 _ROWS_AT_ONCE = 512
 
 
@@ -105,18 +101,18 @@ class HashedNgrams:
         if text_pair is not None and len(text_pair) != len(text):
             raise ValueError(f"{len(text)} texts and {len(text_pair)} second texts")
         limit = max_length if truncation else None
-        rows: list[NDArray[np.int64]] = []
-        long: list[bool] = []
-        for at in range(0, len(text), _ROWS_AT_ONCE):
-            firsts = [self._words(t, limit) for t in text[at : at + _ROWS_AT_ONCE]]
-            parts = [firsts]
-            if text_pair is not None:
-                seconds = [self._words(t, limit) for t in text_pair[at : at + _ROWS_AT_ONCE]]
-                parts = list(_share(firsts, seconds, limit))
-            rows.extend(self._rows(parts))
-            long.extend(any(words.is_cut for words in row) for row in zip(*parts, strict=True))
-        fields = {"input_ids": rows, "attention_mask": [np.ones_like(row) for row in rows]}
-        return EncodedNgrams(fields, np.asarray(long, dtype=bool))
+        blocks = range(0, len(text), _ROWS_AT_ONCE)
+        parts = [
+            self._encode(
+                [side[at : at + _ROWS_AT_ONCE] for side in (text, text_pair) if side is not None], limit
+            )
+            for at in blocks
+        ]
+        values = np.concatenate([np.zeros(0, dtype=np.int64), *(part.values for part, _ in parts)])
+        starts = np.concatenate([[0], *(part.counts_S for part, _ in parts)]).astype(np.int64).cumsum()
+        long_B = np.concatenate([np.zeros(0, dtype=bool), *(long_R for _, long_R in parts)])
+        fields = {"input_ids": Ragged(values, starts), "attention_mask": Ragged(np.ones_like(values), starts)}
+        return EncodedNgrams(fields, long_B)
 
     def encode_words(
         self, rows: Sequence[Sequence[str]], max_length: int
@@ -138,8 +134,8 @@ class HashedNgrams:
         word_N = np.asarray([places.setdefault(w, len(places)) for row in kept for w in row], dtype=np.int64)
         own = self(list(places), truncation=False)["input_ids"]
         zero = np.zeros(1, dtype=np.int64)
-        flat = np.concatenate([zero, *(part for word in own for part in (zero, word))])[1:]
-        lengths_U = np.asarray([1 + len(word) for word in own], dtype=np.int64)
+        flat = np.insert(own.values, own.starts_S1[:-1], 0)
+        lengths_U = 1 + own.counts_S
         lengths_N, edges_N = lengths_U[word_N], np.cumsum(lengths_U[word_N])
         begins_N = edges_N - lengths_N
         shift_N = (np.cumsum(lengths_U) - lengths_U)[word_N] - begins_N
@@ -153,52 +149,70 @@ class HashedNgrams:
         places_N = np.insert(first_N, np.repeat(starts_B1[1:], cut_B), -1)
         return fields, places_N, cut_B > 0
 
-    def _words(self, text: str, limit: int | None) -> _Words:
-        """Normalise a text and find its words."""
-        text = " ".join(text.split())
-        is_cut = False
-        if limit is not None:
-            # To keep 128 words of a megabyte it need not be normalised whole. Normalising may shorten a text, so this
-            # leaves four times as much as the cut below.
-            is_cut = len(text) > 4 * CHARS_PER_WORD * limit
-            text = text[: 4 * CHARS_PER_WORD * limit]
-        text = unicodedata.normalize("NFKC", text)
-        text = " ".join((text.lower() if self.lowercase else text).split())
-        if limit is not None:
-            is_cut = is_cut or len(text) > CHARS_PER_WORD * limit
-            text = text[: CHARS_PER_WORD * limit]
-        text = f" {text} "
-        spans = [m.span() for m in _WORD.finditer(text)]
-        return _Words(text, spans, is_cut).first(limit)
+    def _encode(self, sides: Sequence[Sequence[str]], limit: int | None) -> tuple[Ragged, NDArray[np.bool_]]:
+        """Return the sorted ids of some texts or pairs, and which rows were cut.
 
-    def _rows(self, parts: Sequence[Sequence[_Words]]) -> list[NDArray[np.int64]]:
-        """Return the sorted ids of each row; `parts` are the first texts and perhaps the second ones."""
+        Args:
+            sides: The first texts, and perhaps the second ones.
+            limit: Words of a row at most.
+        """
+        rows = len(sides[0])
+        long_R = np.zeros(rows, dtype=bool)
+        batches = []
+        for texts in sides:
+            own, is_cut = zip(*(self._normalise(text, limit) for text in texts), strict=True)
+            long_R |= is_cut
+            batches.append(NgramBatch.of(own, lowercase=self.lowercase))
+        if limit is not None:
+            limits = _share([batch.counts_R for batch in batches], limit)
+            long_R |= np.any(
+                [batch.counts_R > most for batch, most in zip(batches, limits, strict=True)], axis=0
+            )
+            batches = [batch.cut(most) for batch, most in zip(batches, limits, strict=True)]
         keys = []
-        for salt, words in enumerate(parts):
-            batch = _Batch.of(words)
-            if self.char_ngrams is not None:
-                keys += [self._keys(*batch.chars(n), salt=(salt, 0, n)) for n in _lengths(self.char_ngrams)]
-            if self.word_ngrams is not None:
-                keys += [self._keys(*batch.words(n), salt=(salt, 1, n)) for n in _lengths(self.word_ngrams)]
+        for part, batch in enumerate(batches):
+            for kind, bounds, find in (
+                (0, self.char_ngrams, batch.hash_chars),
+                (1, self.word_ngrams, batch.hash_words),
+            ):
+                for n, (row_G, hash_G) in enumerate(find(*bounds), bounds[0]) if bounds else ():
+                    keys.append(self._build_keys(row_G, hash_G, salt=(part << 16) | (kind << 8) | n))
         # The row is the high part of a key, so one sort orders all rows at once.
         flat = np.sort(np.concatenate(keys))
         if not self.counted:
             # What `np.unique` gives, which hashes first and takes 30 times as long.
             flat = flat[np.diff(flat, prepend=-1) > 0]
-        edges = np.searchsorted(flat, np.arange(1, len(parts[0])) * self.buckets)
-        return [row % self.buckets for row in np.split(flat, edges)]
+        begins_R1 = np.arange(rows + 1) * self.buckets
+        starts_R1 = np.searchsorted(flat, begins_R1)
+        flat -= np.repeat(begins_R1[:-1], np.diff(starts_R1))
+        return Ragged(flat, starts_R1), long_R
 
-    def _keys(
-        self, row_G: NDArray[np.int64], hash_G: NDArray[np.uint64], *, salt: tuple[int, int, int]
+    def _normalise(self, text: str, limit: int | None) -> tuple[str, bool]:
+        """Return a text in NFKC, cut where it is far too long for its words, and whether it was cut."""
+        most = CHARS_PER_WORD * limit if limit is not None else None
+        if most is None or len(text) <= most:
+            normal = unicodedata.normalize("NFKC", text)
+            if most is None or _LOWER * len(normal) <= most:
+                return normal, False
+        # To keep 128 words of a megabyte it need not be normalised whole. Normalising may shorten a text, so this
+        # leaves four times as much as the cut below.
+        text = " ".join(text.split())
+        is_cut = len(text) > 4 * most
+        text = unicodedata.normalize("NFKC", text[: 4 * most])
+        text = " ".join((text.lower() if self.lowercase else text).split())
+        return text[:most], is_cut or len(text) > most
+
+    def _build_keys(
+        self, row_G: NDArray[np.int64], hash_G: NDArray[np.uint64], *, salt: int
     ) -> NDArray[np.int64]:
         """Return ``row * buckets + id`` of G n-grams; the salt keeps kinds, lengths and the two texts apart."""
-        part, kind, n = salt
-        mixed_G = _finalise_hash(
-            hash_G ^ _finalise_hash(np.array([(part << 16) | (kind << 8) | n], dtype=np.uint64))
-        )
-        id_G = 1 + (mixed_G % np.uint64(self.buckets - 1)).astype(np.int64)
-        key_G: NDArray[np.int64] = row_G * self.buckets + id_G
-        return key_G
+        mixed_G = mix(hash_G ^ mix(np.array([salt], dtype=np.uint64)))
+        # A division by one number is fast in NumPy, a remainder is not.
+        mixed_G -= (mixed_G // np.uint64(self.buckets - 1)) * np.uint64(self.buckets - 1)
+        keys_G: NDArray[np.int64] = mixed_G.view(np.int64)
+        keys_G += 1
+        keys_G += row_G * self.buckets
+        return keys_G
 
     def save_pretrained(self, save_directory: str) -> tuple[str]:
         """Write `hashed_ngrams.json` into the directory, which is made if need be."""
@@ -231,7 +245,7 @@ class HashedNgrams:
             ) from None
 
 
-class EncodedNgrams(dict[str, list[NDArray[np.int64]]]):
+class EncodedNgrams(dict[str, Ragged]):
     """Texts as `HashedNgrams` encodes them.
 
     Args:
@@ -239,122 +253,21 @@ class EncodedNgrams(dict[str, list[NDArray[np.int64]]]):
         long_B: Which texts were cut.
     """
 
-    def __init__(self, fields: Mapping[str, list[NDArray[np.int64]]], long_B: NDArray[np.bool_]) -> None:
+    def __init__(self, fields: Mapping[str, Ragged], long_B: NDArray[np.bool_]) -> None:
         super().__init__(fields)
         self.long_B = long_B
 
 
-@dataclass(frozen=True)
-class _Words:
-    """A normalised text with a blank at both ends, the spans of its words, and whether some of it was left out."""
-
-    text: str
-    spans: Sequence[tuple[int, int]]
-    is_cut: bool
-
-    def first(self, count: int | None) -> _Words:
-        """Return the text with its first `count` words."""
-        if count is None or len(self.spans) <= count:
-            return self
-        kept = self.spans[:count]
-        return _Words(f"{self.text[: kept[-1][1] if kept else 0]} ", kept, is_cut=True)
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """R texts, joined to one of N characters with W words.
-
-    Attributes:
-        inverse: ``BASE**-i`` for each place, ``[N + 1]``.
-        sums: Prefix sums of the hash, ``[N + 1]``.
-        blanks: How many blanks come before each place, ``[N + 1]``.
-        row: The text of each character, ``[N]``.
-        starts_W: Where each word begins.
-        ends_W: Where each word ends.
-    """
-
-    inverse: NDArray[np.uint64]
-    sums: NDArray[np.uint64]
-    blanks: NDArray[np.int64]
-    row: NDArray[np.int64]
-    starts_W: NDArray[np.int64]
-    ends_W: NDArray[np.int64]
-
-    @classmethod
-    def of(cls, words: Sequence[_Words]) -> _Batch:
-        lengths_R = np.asarray([len(w.text) for w in words], dtype=np.int64)
-        offsets_R = np.cumsum(lengths_R) - lengths_R
-        raw = "".join(w.text for w in words).encode("utf-32-le", "surrogatepass")
-        points = np.frombuffer(raw, dtype="<u4").astype(np.uint64)
-        counts_R = np.asarray([len(w.spans) for w in words], dtype=np.int64)
-        spans = np.asarray([span for w in words for span in w.spans], dtype=np.int64).reshape(-1, 2)
-        spans = spans + np.repeat(offsets_R, counts_R)[:, None]
-        return cls(
-            inverse=_powers(_BASE_INVERSE, len(points) + 1),
-            sums=np.concatenate([np.zeros(1, np.uint64), np.cumsum(points * _powers(_BASE, len(points)))]),
-            blanks=np.concatenate([np.zeros(1, np.int64), np.cumsum(points == ord(" "))]),
-            row=np.repeat(np.arange(len(words)), lengths_R),
-            starts_W=spans[:, 0],
-            ends_W=spans[:, 1],
-        )
-
-    def hashes(self, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.uint64]:
-        """Return ``sum(c[s + k] * BASE**k)`` from each start to its end."""
-        return (self.sums[ends] - self.sums[starts]) * self.inverse[starts]
-
-    def chars(self, n: int) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
-        """Return rows and hashes of the n-grams of characters that have blanks at their edges only."""
-        starts = np.arange(max(0, len(self.row) - n + 1))
-        ends = starts + n
-        inner = self.blanks[np.maximum(ends - 1, starts + 1)] - self.blanks[starts + 1]
-        all_blank = self.blanks[ends] - self.blanks[starts] == n
-        # Each text begins and ends with a blank, so an n-gram that reaches into the next text has an inner blank, or
-        # consists of two blanks.
-        starts = starts[(inner == 0) & ~all_blank]
-        return self.row[starts], self.hashes(starts, starts + n)
-
-    def words(self, n: int) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
-        """Return rows and hashes of n words in a row: ``(h1 * STEP + h2) * STEP + ...`` of the mixed word hashes."""
-        count = max(0, len(self.starts_W) - n + 1)
-        hash_W = _finalise_hash(self.hashes(self.starts_W, self.ends_W))
-        joined = hash_W[:count]
-        for k in range(1, n):
-            joined = joined * np.uint64(_WORD_STEP) + hash_W[k : k + count]
-        row_W = self.row[self.starts_W]
-        same = row_W[:count] == row_W[n - 1 : n - 1 + count]
-        return row_W[:count][same], joined[same]
-
-
-def _share(
-    firsts: Sequence[_Words], seconds: Sequence[_Words], limit: int | None
-) -> tuple[list[_Words], list[_Words]]:
-    """Cut both texts of each pair to `limit` words together, the longer one first."""
-    kept_first, kept_second = [], []
-    for first, second in zip(firsts, seconds, strict=True):
-        a, b = len(first.spans), len(second.spans)
-        if limit is not None and a + b > limit:
-            short = min(a, b, limit // 2)
-            a, b = (limit - short, short) if a >= b else (short, limit - short)
-        kept_first.append(first.first(a))
-        kept_second.append(second.first(b))
-    return kept_first, kept_second
-
-
-def _lengths(bounds: tuple[int, int]) -> range:
-    return range(bounds[0], bounds[1] + 1)
-
-
-def _powers(base: int, count: int) -> NDArray[np.uint64]:
-    """Return ``base ** i`` modulo 2**64 for i < count."""
-    factors = np.full(count, base, dtype=np.uint64)
-    if count:
-        factors[0] = 1
-    return np.cumprod(factors)
-
-
-def _finalise_hash(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Apply the finaliser of splitmix64, by which every bit of the input reaches every bit of the output."""
-    with np.errstate(over="ignore"):
-        values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return values ^ (values >> np.uint64(31))
+def _share(counts: Sequence[NDArray[np.int64]], limit: int) -> list[NDArray[np.int64]]:
+    """Return how many words of each text are kept, `limit` of a row together, the longer text of a pair cut first."""
+    if len(counts) == 1:
+        return [np.full_like(counts[0], limit)]
+    first_R, second_R = counts
+    short_R = np.minimum(np.minimum(first_R, second_R), limit // 2)
+    long_R = limit - short_R
+    cut_R = first_R + second_R > limit
+    first_longer_R = first_R >= second_R
+    return [
+        np.where(cut_R, np.where(first_longer_R, long_R, short_R), first_R),
+        np.where(cut_R, np.where(first_longer_R, short_R, long_R), second_R),
+    ]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from raykd.errors import ModelError
 from raykd.models import HashedNgrams
-from raykd.tokenizers.ngrams import CHARS_PER_WORD
+from raykd.tokenizers.ngrams import _LOWER, CHARS_PER_WORD
 
 MASK = 2**64 - 1
 HAN = [(0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x3FFFF)]
@@ -180,6 +180,32 @@ def test_the_longer_text_of_a_pair_is_cut_first(
     tokenizer = HashedNgrams()
     got = tokenizer([first], [second], truncation=True, max_length=4)["input_ids"][0].tolist()
     assert got == sorted({*reference(kept_first, tokenizer), *reference(kept_second, tokenizer, part=1)})
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.text(alphabet="aB İΣﷺ\u00a0\n好.\u0301½", max_size=60), min_size=1, max_size=4),
+    st.integers(1, 9),
+)
+def test_a_text_is_cut_as_the_reference_cuts_its_normal_form(texts: list[str], limit: int) -> None:
+    tokenizer = HashedNgrams(buckets=1009)
+    encoded = tokenizer(texts, max_length=limit)
+    for text, row, is_long in zip(texts, encoded["input_ids"], encoded.long_B, strict=True):
+        whole = unicodedata.normalize("NFKC", " ".join(text.split()))
+        whole = " ".join(whole.lower().split())
+        short = whole[: CHARS_PER_WORD * limit]
+        ends = [m.end() for m in re.finditer(r"好|[^\W好]+|[^\w\s]", short)]
+        kept = short[: ends[limit - 1]] if len(ends) > limit else short
+        assert row.tolist() == reference(kept, tokenizer)
+        assert bool(is_long) == (len(ends) > limit or len(short) < len(whole))
+
+
+def test_lower_case_is_at_most_twice_as_long_and_stays() -> None:
+    """What `HashedNgrams._normalise` builds on, for every character of this Python's Unicode."""
+    characters = [chr(point) for point in range(0x110000) if not 0xD800 <= point < 0xE000]
+    assert max(len(c.lower()) for c in characters) == _LOWER
+    assert all(c.lower().lower() == c.lower() for c in characters)
+    assert "\n" not in "".join(unicodedata.normalize("NFKC", c).lower() for c in characters if c != "\n")
 
 
 def test_lower_case_is_an_option() -> None:

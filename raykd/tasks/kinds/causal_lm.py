@@ -18,8 +18,9 @@ from raykd.tasks.forms import RowForm
 from raykd.tasks.kinds.language import LanguageTask, build_target_rows
 from raykd.tasks.registry import register_task
 from raykd.text.batch import TextBatch
-from raykd.text.encoding import EncodedRows, count_each
+from raykd.text.encoding import EncodedRows
 from raykd.text.prompts import encode_prompts, encode_targets
+from raykd.text.ragged import count_each
 from raykd.text.tokens import Tokenizer
 
 

@@ -38,8 +38,9 @@ from raykd.tasks.scores import retrieval
 from raykd.tasks.scores.intervals import RowShares
 from raykd.tasks.signature import Column, Signature
 from raykd.text.batch import TextBatch
-from raykd.text.encoding import EncodedBatch, EncodedRows, ModelOutputs, collate_rows, compute_starts
+from raykd.text.encoding import EncodedBatch, EncodedRows, ModelOutputs, collate_rows
 from raykd.text.padding import RIGHT, Padding
+from raykd.text.ragged import compute_starts
 from raykd.text.tokens import Tokenizer, tokenize
 
 

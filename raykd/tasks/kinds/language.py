@@ -38,16 +38,10 @@ from raykd.tasks.scores import generation
 from raykd.tasks.scores.intervals import RowShares
 from raykd.tasks.signature import TRANSLATED, WRITTEN, Signature
 from raykd.text.batch import TextBatch
-from raykd.text.encoding import (
-    EncodedBatch,
-    EncodedRows,
-    ModelOutputs,
-    collate_rows,
-    compute_starts,
-    count_each,
-)
+from raykd.text.encoding import EncodedBatch, EncodedRows, ModelOutputs, collate_rows
 from raykd.text.padding import RIGHT, Padding
 from raykd.text.prompts import Prompts, Targets
+from raykd.text.ragged import compute_starts, count_each
 from raykd.text.tokens import Tokenizer, has_languages
 
 if TYPE_CHECKING:

@@ -26,7 +26,8 @@ from raykd.tasks.forms import RowForm
 from raykd.tasks.kinds.language import LanguageTask, compute_row_seeds, count_vocabulary
 from raykd.tasks.registry import register_task
 from raykd.text.batch import TextBatch
-from raykd.text.encoding import EncodedRows, compute_starts
+from raykd.text.encoding import EncodedRows
+from raykd.text.ragged import compute_starts
 from raykd.text.tokens import Encoded, Tokenizer, call_tokenizer, has_languages, has_offsets
 
 if TYPE_CHECKING:

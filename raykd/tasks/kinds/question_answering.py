@@ -42,17 +42,9 @@ from raykd.tasks.scores.classification import log_softmax
 from raykd.tasks.scores.intervals import RowShares
 from raykd.tasks.signature import Column, Signature
 from raykd.text.batch import TextBatch
-from raykd.text.encoding import (
-    EncodedBatch,
-    EncodedRows,
-    ModelOutputs,
-    collate_rows,
-    compute_starts,
-    count_each,
-    count_ranges,
-    expand_ranges,
-)
+from raykd.text.encoding import EncodedBatch, EncodedRows, ModelOutputs, collate_rows
 from raykd.text.padding import RIGHT, Padding
+from raykd.text.ragged import compute_starts, count_each, count_ranges, expand_ranges
 from raykd.text.tokens import Tokenizer
 from raykd.text.windows import find_null_tokens, find_word_reads
 from raykd.text.word_tokens import shorten_questions, tokenize_words

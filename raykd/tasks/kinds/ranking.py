@@ -37,17 +37,9 @@ from raykd.tasks.scores.candidates import QueryScores, score_queries
 from raykd.tasks.scores.intervals import RowShares
 from raykd.tasks.signature import Column, Signature
 from raykd.text.batch import TextBatch
-from raykd.text.encoding import (
-    EncodedBatch,
-    EncodedRows,
-    ModelOutputs,
-    collate_rows,
-    compute_starts,
-    count_each,
-    count_ranges,
-    expand_ranges,
-)
+from raykd.text.encoding import EncodedBatch, EncodedRows, ModelOutputs, collate_rows
 from raykd.text.padding import RIGHT, Padding, SubBatch
+from raykd.text.ragged import compute_starts, count_each, count_ranges, expand_ranges
 from raykd.text.tokens import Tokenizer, tokenize
 
 PASS_TOKENS = 16384

@@ -20,9 +20,10 @@ from raykd.tasks.kinds.language import LanguageTask, Written, build_target_rows
 from raykd.tasks.registry import register_task
 from raykd.text.batch import TextBatch
 from raykd.text.codes import has_wrapped_targets
-from raykd.text.encoding import EncodedBatch, EncodedRows, count_each
+from raykd.text.encoding import EncodedBatch, EncodedRows
 from raykd.text.padding import RIGHT, Padding
 from raykd.text.prompts import encode_sources, encode_targets
+from raykd.text.ragged import count_each
 from raykd.text.tokens import Tokenizer
 
 

@@ -33,14 +33,8 @@ from raykd.tasks.scores.classification import log_softmax
 from raykd.tasks.scores.intervals import RowShares
 from raykd.tasks.signature import TEXT, Column, Scalar, Signature
 from raykd.text.batch import TextBatch
-from raykd.text.encoding import (
-    EncodedBatch,
-    EncodedRows,
-    ModelOutputs,
-    compute_starts,
-    count_each,
-    expand_ranges,
-)
+from raykd.text.encoding import EncodedBatch, EncodedRows, ModelOutputs
+from raykd.text.ragged import compute_starts, count_each, expand_ranges
 from raykd.text.tokens import Tokenizer, Tokens, merge_tokens
 from raykd.text.word_tokens import reads_words_alone, tokenize_split_words, tokenize_words
 from raykd.text.words import find_first_tokens, find_shared_tokens

@@ -238,7 +238,8 @@ class ModelBackend(BackendBase[SavedModelTeacher]):
     def _plan(self, encoded: EncodedRows, padding: Padding) -> list[tuple[list[int], Padding]]:
         """Return the rows of each pass, and how they are padded."""
         if not self.has_few_shapes or padding.shapes != "longest":
-            return [(picked, padding) for picked in split_passes(encoded.lengths_B, self._max_tokens)]
+            passes = split_passes(encoded.lengths_B, self._max_tokens, much_shorter=padding.much_shorter)
+            return [(picked, padding) for picked in passes]
         return [
             (picked, shape.apply(padding)) for picked, shape in plan_passes(encoded, self._make_buckets())
         ]

@@ -23,16 +23,10 @@ from raykd.errors import DataError
 from raykd.tasks import Classification
 from raykd.teachers.backends.words.tokens import WordPlan, plan_words, tokenize_template
 from raykd.text.batch import TextBatch
-from raykd.text.encoding import (
-    EncodedBatch,
-    EncodedRows,
-    ModelOutputs,
-    collate_rows,
-    compute_starts,
-    count_each,
-)
+from raykd.text.encoding import EncodedBatch, EncodedRows, ModelOutputs, collate_rows
 from raykd.text.label_phrases import ANY, LabelPhrase
 from raykd.text.padding import RIGHT, Padding
+from raykd.text.ragged import compute_starts, count_each
 from raykd.text.tokens import Tokenizer
 
 if TYPE_CHECKING:

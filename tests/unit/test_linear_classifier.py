@@ -1,0 +1,32 @@
+"""The linear classifier answers alike with and without gradients, which torch computes in two ways."""
+
+from __future__ import annotations
+
+import torch
+
+from raykd.networks.linear import LinearConfig, LinearForSequenceClassification
+from raykd.text.padding import read_padding, split_passes
+from raykd.tokenizers.ngrams import HashedNgrams
+
+
+def test_answers_without_gradients_are_the_same_numbers() -> None:
+    torch.manual_seed(1)
+    model = LinearForSequenceClassification(LinearConfig(buckets=50, num_labels=3)).eval()
+    torch.nn.init.normal_(model.weights.weight)  # the row of padding too
+    ids = torch.randint(1, 50, (6, 20))
+    ids[torch.arange(20) >= torch.tensor([20, 1, 7, 0, 13, 20])[:, None]] = 0
+    mask = (torch.arange(20) < torch.tensor([20, 1, 7, 0, 9, 20])[:, None]).long()
+    for own in (None, mask):
+        with torch.no_grad():
+            without = model(input_ids=ids, attention_mask=own).logits
+        assert torch.equal(without, model(input_ids=ids, attention_mask=own).logits.detach())
+    assert torch.equal(without[3], model.bias)
+
+
+def test_texts_of_all_lengths_share_a_pass() -> None:
+    model = LinearForSequenceClassification(LinearConfig(buckets=50, num_labels=3))
+    tokenizer = HashedNgrams(buckets=50)
+    padding = read_padding(model, tokenizer)
+    lengths = tokenizer(["word " * n for n in range(1, 40)])["input_ids"].counts_S
+    assert len(split_passes(lengths, 10**6, much_shorter=padding.much_shorter)) == 1
+    assert len(split_passes(lengths, 10**6)) > 1
