@@ -24,9 +24,9 @@ def test_answers_without_gradients_are_the_same_numbers() -> None:
 
 
 def test_texts_of_all_lengths_share_a_pass() -> None:
-    model = LinearForSequenceClassification(LinearConfig(buckets=50, num_labels=3))
-    tokenizer = HashedNgrams(buckets=50)
+    model = LinearForSequenceClassification(LinearConfig(buckets=5000, num_labels=3))
+    tokenizer = HashedNgrams(buckets=5000)
     padding = read_padding(model, tokenizer)
-    lengths = tokenizer(["word " * n for n in range(1, 40)])["input_ids"].counts_S
+    lengths = tokenizer([" ".join(map(str, range(n))) for n in range(1, 40)])["input_ids"].counts_S
     assert len(split_passes(lengths, 10**6, much_shorter=padding.much_shorter)) == 1
     assert len(split_passes(lengths, 10**6)) > 1
