@@ -68,9 +68,9 @@ class LinearForSequenceClassification(LinearModel):
         **ignored: object,
     ) -> SequenceClassifierOutput:
         """Return ``[B, C]`` logits for ``[B, L]`` ids, and the mean cross-entropy where labels are given."""
-        if attention_mask is not None:
-            input_ids = input_ids.masked_fill(attention_mask == 0, 0)
         real_BL = input_ids != 0
+        if attention_mask is not None:
+            real_BL &= attention_mask != 0
         count_B1 = real_BL.sum(dim=1, keepdim=True)
         sum_BC = self._sum(input_ids, real_BL, count_B1)
         logits_BC = sum_BC * count_B1.clamp(min=1).to(sum_BC.dtype).rsqrt() + self.bias
@@ -78,11 +78,11 @@ class LinearForSequenceClassification(LinearModel):
 
     def _sum(self, ids_BL: torch.Tensor, real_BL: torch.Tensor, count_B1: torch.Tensor) -> torch.Tensor:
         """Return ``[B, C]`` sums of the real ids' rows of the table."""
-        table = cast("torch.Tensor", self.weights.weight)
         if torch.is_grad_enabled() or ids_BL.device.type != "cpu":
-            return cast("torch.Tensor", self.weights(ids_BL))
+            return cast("torch.Tensor", self.weights(ids_BL.masked_fill(~real_BL, 0)))
         # The same sums; on a CPU torch takes five times as long where it has to look for a `padding_idx`.
         count_B = count_B1[:, 0]
+        table = cast("torch.Tensor", self.weights.weight)
         return F.embedding_bag(ids_BL[real_BL], table, count_B.cumsum(0) - count_B, mode="sum")
 
 
@@ -105,19 +105,42 @@ class LinearForTokenClassification(LinearModel):
     ) -> TokenClassifierOutput:
         """Return ``[B, L, C]`` logits, at all ids of a word its own, and the mean loss where the label is not -100."""
         real_BL = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        word_BL = (((input_ids == 0) & (real_BL != 0)).cumsum(dim=1) - 1).clamp(min=0)
-        rows_BLD = self.weights(input_ids)
-        index_BLD = word_BL[..., None].expand_as(rows_BLD)
-        sums_BWD = torch.zeros_like(rows_BLD).scatter_add(1, index_BLD, rows_BLD)
-        counts_BW = torch.zeros_like(word_BL).scatter_add(1, word_BL, (input_ids != 0).to(word_BL.dtype))
-        sums_BWD = sums_BWD * counts_BW.clamp(min=1).to(sums_BWD.dtype).rsqrt()[..., None]
-        own, before, after = sums_BWD.chunk(
-            3, dim=-1
-        )  # what a word says of itself, of the next word, of the last one
-        logits_BWC = own + F.pad(before, (0, 0, 1, 0))[:, :-1] + F.pad(after, (0, 0, 0, 1))[:, 1:]
-        logits_BLC = logits_BWC.gather(1, word_BL[..., None].expand_as(logits_BWC)) + self.bias
+        begins_BL = (input_ids == 0) & (real_BL != 0)
+        alone = not torch.is_grad_enabled() and input_ids.device.type == "cpu"
+        logits_BLC = (self._answer_words if alone else self._answer_tokens)(input_ids, begins_BL)
         loss = None if labels is None else F.cross_entropy(logits_BLC.float().flatten(0, 1), labels.view(-1))
         return TokenClassifierOutput(loss=loss, logits=logits_BLC)
+
+    def _answer_tokens(self, ids_BL: torch.Tensor, begins_BL: torch.Tensor) -> torch.Tensor:
+        """Return ``[B, L, C]`` logits by operators that have gradients and few shapes."""
+        word_BL = (begins_BL.cumsum(dim=1) - 1).clamp(min=0)
+        rows_BLD = self.weights(ids_BL)
+        index_BLD = word_BL[..., None].expand_as(rows_BLD)
+        sums_BWD = torch.zeros_like(rows_BLD).scatter_add(1, index_BLD, rows_BLD)
+        counts_BW = torch.zeros_like(word_BL).scatter_add(1, word_BL, (ids_BL != 0).to(word_BL.dtype))
+        sums_BWD = sums_BWD * counts_BW.clamp(min=1).to(sums_BWD.dtype).rsqrt()[..., None]
+        # What a word says of itself, of the next word, of the last one.
+        own, before, after = sums_BWD.chunk(3, dim=-1)
+        logits_BWC = own + F.pad(before, (0, 0, 1, 0))[:, :-1] + F.pad(after, (0, 0, 0, 1))[:, 1:]
+        return logits_BWC.gather(1, word_BL[..., None].expand_as(logits_BWC)) + self.bias
+
+    def _answer_words(self, ids_BL: torch.Tensor, begins_BL: torch.Tensor) -> torch.Tensor:
+        """Return what `_answer_tokens` does from all words of the batch in one list, several times as fast on a CPU."""
+        row_W = begins_BL.nonzero()[:, 0]
+        if not len(row_W):
+            return self.bias.expand(*ids_BL.shape, -1)
+        word_BL = (begins_BL.view(-1).cumsum(0) - 1).clamp(min=0).view_as(ids_BL)
+        real_BL = ids_BL != 0
+        counts_W = torch.bincount(word_BL[real_BL], minlength=len(row_W))
+        table = cast("torch.Tensor", self.weights.weight)
+        sums_WD = F.embedding_bag(ids_BL[real_BL], table, counts_W.cumsum(0) - counts_W, mode="sum")
+        sums_WD *= counts_W.clamp(min=1).to(sums_WD.dtype).rsqrt()[:, None]
+        own, before, after = sums_WD.chunk(3, dim=-1)
+        same_W1 = (row_W[1:] == row_W[:-1])[:, None]
+        logits_WC = own.clone()
+        logits_WC[1:] += before[:-1] * same_W1
+        logits_WC[:-1] += after[1:] * same_W1
+        return (logits_WC + self.bias)[word_BL]
 
 
 def build_output(logits_BC: torch.Tensor, labels: torch.Tensor | None) -> SequenceClassifierOutput:

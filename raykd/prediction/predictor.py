@@ -30,8 +30,10 @@ from raykd.text.padding import Padding, split_passes
 from raykd.text.words import find_word_spans, join_tokens
 
 log = logging.getLogger("raykd.models")
-ROWS = 256
+ROWS = 512
 """Rows that are encoded at once."""
+WRITTEN_ROWS = 256
+"""Rows of a model that writes, which are ordered by length together."""
 PASS_TOKENS = 8192
 """Largest padded size of one forward pass."""
 LONGEST = 512
@@ -185,14 +187,14 @@ class Predictor:
     def _generate(self, task: LanguageTask, batch: TextBatch) -> Iterator[dict[str, object]]:
         from raykd.prediction.writing import generate_texts
 
-        for begin in range(0, len(batch), ROWS):
-            texts = batch.texts[begin : begin + ROWS]
+        for begin in range(0, len(batch), WRITTEN_ROWS):
+            texts = batch.texts[begin : begin + WRITTEN_ROWS]
             made = generate_texts(
                 self.model.model,
                 self.model.tokenizer,
                 texts,
-                languages=batch.languages[begin : begin + ROWS],
-                source_languages=(batch.source_languages or ())[begin : begin + ROWS],
+                languages=batch.languages[begin : begin + WRITTEN_ROWS],
+                source_languages=(batch.source_languages or ())[begin : begin + WRITTEN_ROWS],
                 max_new_tokens=task.max_new_tokens,
                 max_input_tokens=task.prompt_tokens,
                 beams=task.beams,

@@ -1,10 +1,10 @@
-"""The linear classifier answers alike with and without gradients, which torch computes in two ways."""
+"""Linear models answer alike with and without gradients, which they compute in two ways."""
 
 from __future__ import annotations
 
 import torch
 
-from raykd.networks.linear import LinearConfig, LinearForSequenceClassification
+from raykd.networks.linear import LinearConfig, LinearForSequenceClassification, LinearForTokenClassification
 from raykd.text.padding import read_padding, split_passes
 from raykd.tokenizers.ngrams import HashedNgrams
 
@@ -21,6 +21,27 @@ def test_answers_without_gradients_are_the_same_numbers() -> None:
             without = model(input_ids=ids, attention_mask=own).logits
         assert torch.equal(without, model(input_ids=ids, attention_mask=own).logits.detach())
     assert torch.equal(without[3], model.bias)
+
+
+def test_a_tagger_answers_without_gradients_as_with_them() -> None:
+    torch.manual_seed(1)
+    model = LinearForTokenClassification(LinearConfig(buckets=300, num_labels=5)).eval()
+    with torch.no_grad():
+        torch.nn.init.normal_(model.weights.weight)[0] = 0
+        torch.nn.init.normal_(model.bias)
+    words = [["Ada", "saw", "Paris", "."], [], ["x"], ["", "a b", "Ada"]]
+    tokens = HashedNgrams(buckets=300).encode_words(words, 3)[0]
+    width = max(map(len, tokens["input_ids"]))
+    ids, mask = torch.zeros(2, 4, width, dtype=torch.long)
+    for at, row in enumerate(tokens["input_ids"]):
+        ids[at, : len(row)], mask[at, : len(row)] = torch.from_numpy(row), 1
+    with torch.no_grad():
+        without = model(input_ids=ids, attention_mask=mask).logits
+        assert torch.equal(model(input_ids=ids[1:2], attention_mask=mask[1:2]).logits[0, 0], model.bias)
+    real = mask.bool()
+    assert torch.allclose(
+        without[real], model(input_ids=ids, attention_mask=mask).logits.detach()[real], atol=1e-6
+    )
 
 
 def test_texts_of_all_lengths_share_a_pass() -> None:
