@@ -178,7 +178,11 @@ class _Row:
                 raise DataError(f"{self.where}: {error}") from None
         if not isinstance(value, list | tuple) or not all(isinstance(w, str) and w.strip() for w in value):
             raise self._lacks(f"{what} {key!r}", f"a list of {what} under {key!r}, none of them blank")
-        return [_replace_surrogates(word) for word in value]
+        return (
+            [_replace_surrogates(word) for word in value]
+            if _SURROGATES.search("".join(value))
+            else list(value)
+        )
 
     def others(self, *read: str | None) -> dict[str, object]:
         """Return the values under all other keys."""

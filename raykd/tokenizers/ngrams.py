@@ -116,7 +116,7 @@ class HashedNgrams:
 
     def encode_words(
         self, rows: Sequence[Sequence[str]], max_length: int
-    ) -> tuple[Mapping[str, list[NDArray[np.int64]]], NDArray[np.int64], NDArray[np.bool_]]:
+    ) -> tuple[Mapping[str, Ragged], NDArray[np.int64], NDArray[np.bool_]]:
         """Encode B rows of words, each word by itself, for a model that labels words.
 
         Args:
@@ -144,8 +144,7 @@ class HashedNgrams:
         row_edges = np.concatenate([zero, edges_N])[starts_B1]
         first_N = begins_N - np.repeat(row_edges[:-1], counts_B)
         cut_B = np.asarray([len(row) for row in rows], dtype=np.int64) - counts_B
-        fields = {"input_ids": np.split(ids, row_edges[1:-1]) if rows else []}
-        fields["attention_mask"] = [np.ones_like(row) for row in fields["input_ids"]]
+        fields = {"input_ids": Ragged(ids, row_edges), "attention_mask": Ragged(np.ones_like(ids), row_edges)}
         places_N = np.insert(first_N, np.repeat(starts_B1[1:], cut_B), -1)
         return fields, places_N, cut_B > 0
 
