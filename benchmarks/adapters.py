@@ -4,8 +4,8 @@ Usage: python -m benchmarks.adapters [--layers 4] [--hidden 256] [--steps 8]
 
 LoRA adapters (rank 8) of a random BERT with a multilingual table (120,000 rows), trained from gold labels on the embedded
 corpus in zh, en and fr, 32 rows a step. Each arm is a process of its own. Its memory is what it holds more after the
-steps than before the model was built. `--each-language` holds the memory of its arm once for each language where the
-runs are at once, and takes its steps one language after the other.
+steps than before the model was built. A run for each language (`raykd train --each-language`) is measured as the run of
+one of them, and counted three times.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from raykd.student.prefetch import Prefetcher
 from raykd.student.prepare import fit_tokenizer, prepare_rows
 
 LANGUAGES = ("zh", "en", "fr")
-ARMS = {"one for all languages": None, "one a language, one run": "language", "--each-language": "alone"}
+ARMS = {"one for all languages": None, "one a language, one run": "language", "a run a language, at once": "alone"}
 ROWS, WARM = 120_000, 3
 
 
 def make_config(base: Path, arm: str) -> RunConfig:
-    """The run of an arm; of `--each-language` the first of its runs."""
+    """The run of an arm; of a run for each language the first of them."""
     source = {"kind": "embedded", "rows_per_language": 400}
     by = "language" if ARMS[arm] == "language" else None
     return RunConfig.model_validate(
