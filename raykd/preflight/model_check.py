@@ -23,6 +23,7 @@ from raykd.driver.language_models import check_language_model
 from raykd.errors import ConfigError, DataError, LabelMismatchError, ModelError, RaykdError, prefix_errors
 from raykd.models.starts.handover import describe_labels
 from raykd.preflight.sizes import inspect_pretrained
+from raykd.pretrained.adapters import read_adapter_folders
 from raykd.pretrained.files import read_config
 from raykd.pretrained.labels import check_activation
 from raykd.pretrained.lengths import check_room, check_student_length, check_target, compute_teacher_length
@@ -50,6 +51,7 @@ def look_at_teacher(teacher: ModelTeacher, config: RunConfig, folder: Path) -> t
     """
     task, name = config.task, teacher.name
     with prefix_errors(f"teacher {name}", RaykdError):
+        _check_one_adapter(folder)
         looked = models.inspect_model(folder, task.head, trust_remote_code=teacher.trust_remote_code)
         if task.has_scale:
             check_activation(
@@ -79,6 +81,22 @@ def look_at_teacher(teacher: ModelTeacher, config: RunConfig, folder: Path) -> t
     )
     set_aside = _check_language_model(f"teacher {name}", folder, config, teacher, length)
     return "; ".join(filter(None, [what, set_aside])), (*looked.notes, *filter(None, [said]))
+
+
+def _check_one_adapter(folder: Path) -> None:
+    """Refuse an adapter for each language as a teacher: answers are stored under texts, not under their languages.
+
+    Raises:
+        ModelError: Names the folder of one of them.
+    """
+    if places := read_adapter_folders(folder):
+        language, place = next(iter(places.items()))
+        raise ModelError(
+            f"{folder} holds an adapter for each of several languages, and a teacher has one",
+            got=", ".join(places),
+            wanted="a teacher for each language",
+            next_step=f"languages: [{language}], path: {place}; and so on",
+        )
 
 
 def describe_columns(own: Sequence[str], wanted: Sequence[str], columns: Sequence[Sequence[int]]) -> str:

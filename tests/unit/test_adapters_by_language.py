@@ -13,15 +13,16 @@ import pytest
 import torch
 
 from raykd import models
-from raykd.config import RunConfig, overlay
+from raykd.config import ModelTeacher, RunConfig, overlay
 from raykd.data.load import Dataset
 from raykd.data.rows import Rows
 from raykd.driver.gold_labels import check_gold_labels
 from raykd.driver.loop import make_task_model, save_student
-from raykd.errors import ConfigError, DataError
+from raykd.errors import ConfigError, DataError, ModelError
 from raykd.models import PretrainedStudent
 from raykd.models.tuning import LoRA
 from raykd.networks.routing import name_adapter
+from raykd.preflight.model_check import look_at_teacher
 from raykd.scoring.model import Model
 from raykd.student.loop import TrainingLoop
 from raykd.student.prepare import fit_tokenizer, prepare_rows
@@ -193,6 +194,9 @@ def test_a_saved_adapter_answers_as_plain_peft_and_a_folder_routes_by_language(
     save_student(loop, tmp_path / "student")
     student = Model.load(tmp_path / "student")
     answers = student.predict([{"text": TEXT, "lang": language} for language in LANGUAGES])
+    teacher = ModelTeacher(name="all", languages="all", path=str(tmp_path / "student"))
+    with pytest.raises(ModelError, match="an adapter for each of several languages, and a teacher has one"):
+        look_at_teacher(teacher, loop.config, tmp_path / "student")
     assert student.predict([TEXT], language="fr") == [{k: v for k, v in answers[1].items() if k != "lang"}]
     inputs = AutoTokenizer.from_pretrained(str(base))(TEXT, return_tensors="pt")
     for language, answer in zip(LANGUAGES, answers, strict=True):
