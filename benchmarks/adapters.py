@@ -30,7 +30,11 @@ from raykd.student.prefetch import Prefetcher
 from raykd.student.prepare import fit_tokenizer, prepare_rows
 
 LANGUAGES = ("zh", "en", "fr")
-ARMS = {"one for all languages": None, "one a language, one run": "language", "a run a language, at once": "alone"}
+ARMS = {
+    "one for all languages": None,
+    "one a language, one run": "language",
+    "a run a language, at once": "alone",
+}
 ROWS, WARM = 120_000, 3
 
 

@@ -20,6 +20,7 @@ from raykd.driver.gold_labels import check_gold_labels
 from raykd.driver.loop import make_task_model, save_student
 from raykd.errors import ConfigError, DataError, ModelError
 from raykd.models import PretrainedStudent
+from raykd.models.starts.heads import set_start
 from raykd.models.tuning import LoRA
 from raykd.networks.routing import name_adapter
 from raykd.preflight.model_check import look_at_teacher
@@ -317,3 +318,12 @@ def test_relative_positions_of_deberta_are_routed_too(tmp_path: Path) -> None:
                 model(**alone, **{ADAPTER_IDS: ids[i : i + 1]}).logits[0], mixed[i], atol=1e-6
             )
     assert not torch.allclose(mixed[0], mixed[1], atol=1e-3)
+
+
+def test_the_head_of_each_language_begins_where_its_task_says(base: Path) -> None:
+    student = PretrainedStudent(path=str(base), tuning=LoRA(rank=2, by="language"))
+    tokenizer = name_adapters(student.load_tokenizer(), LANGUAGES)
+    model = student.build(tokenizer, (), 0, "regression")
+    set_start(model, 2.5)
+    biases = [p.tolist() for n, p in model.named_parameters() if p.shape == (1,) and "adapter_" in n]
+    assert biases == [[2.5]] * 3
