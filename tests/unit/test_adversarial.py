@@ -217,9 +217,10 @@ def test_a_layer_that_is_never_run_is_not_passed_over_in_silence() -> None:
         next(passes)
 
 
-def test_encoder_and_decoder_are_moved_where_they_share_a_table() -> None:
-    """T5's classifier embeds by its encoder's and its decoder's layer, and never by the one that it names."""
-    model: Any = tiny("t5", AutoModelForSequenceClassification, num_labels=2, decoder_start_token_id=0)
+@pytest.mark.parametrize("family", ["t5", "bart"])
+def test_encoder_and_decoder_are_moved_where_they_share_a_table(family: str) -> None:
+    """Such a classifier embeds by its encoder's and its decoder's layer, and never by the one that it names."""
+    model: Any = tiny(family, AutoModelForSequenceClassification, num_labels=2, decoder_start_token_id=0)
     end, pad = model.config.eos_token_id, model.config.pad_token_id
     ids = torch.tensor([[5, 6, 7, end], [8, 9, end, pad]])
     mask = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
