@@ -79,12 +79,14 @@ class LoRA(Spec):
         _check_head(self.kind, head)
         from peft import LoraConfig, get_peft_model
 
+        targets = self._find_targets(model, base)
         settings = LoraConfig(
             task_type=TASK_TYPES.get(head),
             r=self.rank,
             lora_alpha=self.lora_alpha,
             lora_dropout=self.dropout,
-            target_modules=self._find_targets(model, base),
+            target_modules=targets,
+            fan_in_fan_out=_is_transposed(model, targets),
             modules_to_save=list(_list_whole_modules(model, head, missing)) or None,
             use_dora=self.weight_decomposed,
             base_model_name_or_path=base,
@@ -199,6 +201,16 @@ def save_adapter(model: PreTrainedModel, folder: Path, name: str = _NAME) -> Non
     adapter.inference_mode = True
     adapter.save_pretrained(str(folder))
     model.config.save_pretrained(str(folder))
+
+
+def _is_transposed(model: PreTrainedModel, targets: Collection[str]) -> bool:
+    """Return whether adapted layers hold their weights as [in, out], as GPT-2's; else peft finds out, and warns."""
+    from transformers.pytorch_utils import Conv1D
+
+    ends = tuple(f".{target}" for target in targets)
+    return any(
+        isinstance(module, Conv1D) and f".{name}".endswith(ends) for name, module in model.named_modules()
+    )
 
 
 def _check_head(kind: str, head: Head) -> None:

@@ -142,6 +142,14 @@ def test_queries_and_values_are_adapted_where_peft_names_no_layers() -> None:
     assert adapted == {"q_lin", "v_lin"}
 
 
+def test_layers_of_gpt2_are_adapted_without_a_warning(recwarn: pytest.WarningsRecorder) -> None:
+    """Its weights are [in, out], which peft would find out with a warning in each process."""
+    model = tiny("gpt2", AutoModelForSequenceClassification)
+    LoRA(rank=2).apply(model, "classification", set(), "plain")
+    assert model.peft_config["default"].fan_in_fan_out
+    assert not [w for w in recwarn if "fan_in_fan_out" in str(w.message)]
+
+
 def test_layers_that_peft_does_not_know_are_asked_for(base: Path) -> None:
     student = PretrainedStudent(path=str(base), tuning={"kind": "lora", "targets": ["q_proj"]})
     with pytest.raises(ModelError, match="targets q_proj, which no layer is called"):
