@@ -351,9 +351,10 @@ def make_jobs(config: Run, run_dir: Path) -> tuple[list[Job], list[Job]]:
     students = [Job("student", "student", config, data, run_dir / "student")]
     for job in [*teachers, *students]:
         job.check_gold_labels()
+        all_labelled = all(bool(data.train.labelled.all()) for data in job.data.values())
         for task in job.tasks.values():
             with prefix_errors(task.name, ConfigError):
-                check_row_values(task.config, task.data)
+                check_row_values(task.config, task.data, all_labelled=all_labelled)
     if config.baseline:
         if config.plain:
             raise ConfigError(

@@ -17,8 +17,13 @@ if TYPE_CHECKING:
     from raykd.data.load import Dataset
 
 
-def check_row_values(config: RunConfig, data: Dataset) -> None:
+def check_row_values(config: RunConfig, data: Dataset, *, all_labelled: bool) -> None:
     """Check the values that alignment and weighting read, and that rows without label are there where a key needs some.
+
+    Args:
+        config: The run of one task.
+        data: Its rows.
+        all_labelled: Whether every training row of every task of the run has a label.
 
     Raises:
         ConfigError: All training rows have one value, or none has a value that is named; or all have a label.
@@ -30,7 +35,7 @@ def check_row_values(config: RunConfig, data: Dataset) -> None:
         ("least_confidence", objective.least_confidence.bounds()[1] > 0.0),
         ("anneal_on: unlabelled", objective.anneal_on == "unlabelled"),
     ):
-        if acts and not config.plain and bool(data.train.labelled.all()):
+        if acts and all_labelled and not config.plain:
             raise ConfigError(
                 f"objective.{key} acts on training rows without gold label, and there are none",
                 got=f"{len(data.train)} rows, all with a label",
