@@ -24,6 +24,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from raykd.compat.peft_private import activate_adapter, list_adapted_layers
+from raykd.compat.transformers_private import knowing_padding
 from raykd.errors import ModelError
 from raykd.text.tokens import ADAPTER_IDS
 
@@ -122,7 +123,14 @@ class AdapterRouter:
         groups = [(ids_S == number).nonzero().flatten() for number in numbers]
         parts = [SubBatch(rows, {"input_ids": _measure_width(rows, inputs)}) for rows in groups]
         order = iter(numbers)
-        return run_sub_batches(lambda **own: self._run(next(order), own), inputs, parts)
+
+        def run(**own: torch.Tensor) -> Any:
+            # Of the group, not of the batch: then its pass is the one that the group's rows would have alone.
+            mask_SL = own.get("attention_mask")
+            with knowing_padding(None if mask_SL is None else not bool(mask_SL.all())):
+                return self._run(next(order), own)
+
+        return run_sub_batches(run, inputs, parts)
 
     def _run(self, number: int, inputs: Mapping[str, torch.Tensor]) -> Any:
         if number != self._active:
