@@ -60,7 +60,7 @@ def main() -> None:
         "labelled_per_language": None,
     }
     by_chance = {"labelled_per_language": given.labels}
-    alone = {"select_teachers": [], "objective": {"alpha": 1.0}}
+    alone = {"teachers": [], "objective": {"alpha": 1.0}}
     result = raykd.compare(
         {
             "name": "compared",
