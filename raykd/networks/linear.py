@@ -103,7 +103,7 @@ class LinearForTokenClassification(LinearModel):
         labels: torch.Tensor | None = None,
         **ignored: object,
     ) -> TokenClassifierOutput:
-        """Return ``[B, L, C]`` logits, at all ids of a word its own, and the mean loss where the label is not -100."""
+        """Return ``[B, L, C]`` logits, of each word at its 0, and the mean loss where the label is not -100."""
         real_BL = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         begins_BL = (input_ids == 0) & (real_BL != 0)
         alone = not torch.is_grad_enabled() and input_ids.device.type == "cpu"
@@ -125,22 +125,26 @@ class LinearForTokenClassification(LinearModel):
         return logits_BWC.gather(1, word_BL[..., None].expand_as(logits_BWC)) + self.bias
 
     def _answer_words(self, ids_BL: torch.Tensor, begins_BL: torch.Tensor) -> torch.Tensor:
-        """Return what `_answer_tokens` does from all words of the batch in one list, several times as fast on a CPU."""
-        row_W = begins_BL.nonzero()[:, 0]
-        if not len(row_W):
-            return self.bias.expand(*ids_BL.shape, -1)
-        word_BL = (begins_BL.view(-1).cumsum(0) - 1).clamp(min=0).view_as(ids_BL)
+        """Return what `_answer_tokens` does, at the 0 of each word, several times as fast on a CPU.
+
+        All words of the batch are one list: the ids of a word stand together, so a word is a bag.
+        """
+        row_W, at_W = begins_BL.nonzero().unbind(1)
         real_BL = ids_BL != 0
-        counts_W = torch.bincount(word_BL[real_BL], minlength=len(row_W))
+        edges_W = real_BL.view(-1).cumsum(0)[row_W * ids_BL.shape[1] + at_W]
         table = cast("torch.Tensor", self.weights.weight)
-        sums_WD = F.embedding_bag(ids_BL[real_BL], table, counts_W.cumsum(0) - counts_W, mode="sum")
+        ids_G = ids_BL[real_BL]
+        sums_WD = F.embedding_bag(ids_G, table, edges_W, mode="sum")
+        counts_W = torch.diff(edges_W, append=edges_W.new_tensor([len(ids_G)]))
         sums_WD *= counts_W.clamp(min=1).to(sums_WD.dtype).rsqrt()[:, None]
         own, before, after = sums_WD.chunk(3, dim=-1)
         same_W1 = (row_W[1:] == row_W[:-1])[:, None]
-        logits_WC = own.clone()
+        logits_WC = own + self.bias
         logits_WC[1:] += before[:-1] * same_W1
         logits_WC[:-1] += after[1:] * same_W1
-        return (logits_WC + self.bias)[word_BL]
+        logits_BLC = logits_WC.new_zeros(*ids_BL.shape, logits_WC.shape[1])
+        logits_BLC[row_W, at_W] = logits_WC
+        return logits_BLC
 
 
 def build_output(logits_BC: torch.Tensor, labels: torch.Tensor | None) -> SequenceClassifierOutput:

@@ -122,28 +122,36 @@ def _run(
     """
     if not len(emissions_NC):
         return (emissions_NC + 0.0 * scores_XC[:1]).expand(1 + len(barred_NC), -1, -1)
-    widest, device = int(counts_B.max()), emissions_NC.device
-    place_W, count_B1 = np.arange(widest), counts_B[:, None]
-    inside_BW, start_B1 = place_W < count_B1, (np.cumsum(counts_B) - counts_B)[:, None]
-    mirror_BW = np.where(inside_BW, count_B1 - 1 - place_W, 0)
-    unit_BW = torch.from_numpy(np.where(inside_BW, start_B1 + place_W, 0)).to(device)
-    mirrored_BW = torch.from_numpy(np.where(inside_BW, start_B1 + mirror_BW, 0)).to(device)
-    read_N = torch.from_numpy(np.flatnonzero(inside_BW)).to(device)
-    back_N = torch.from_numpy((np.arange(len(counts_B))[:, None] * widest + mirror_BW)[inside_BW]).to(device)
+    device, order_B = emissions_NC.device, np.argsort(-counts_B, kind="stable")
+    rank_B = np.argsort(order_B)
+    row_N = np.repeat(np.arange(len(counts_B)), counts_B)
+    first_N = (np.cumsum(counts_B) - counts_B)[row_N]
+    place_N = np.arange(len(row_N)) - first_N
+    mirror_N = counts_B[row_N] - 1 - place_N
+    # Rows stand in the order of their lengths, so that a step reads the first ones, which still have a word.
+    rows_W = np.bincount(place_N)
+    begins_W = np.cumsum(rows_W) - rows_W
+    read_N, back_N = begins_W[place_N] + rank_B[row_N], begins_W[mirror_N] + rank_B[row_N]
+    unit_N = torch.from_numpy(np.argsort(read_N)).to(device)
+    mirrored_N = torch.from_numpy((first_N + mirror_N)[np.argsort(read_N)]).to(device)
 
     classes, ahead = scores_XC.shape[1], 1 + len(barred_NC)
     step_CC, begin_C, end_C = scores_XC[:classes], scores_XC[classes], scores_XC[classes + 1]
     steps_R1CC = torch.stack([*[step_CC] * ahead, step_CC.T]).unsqueeze(1)
-    forth_BWC, back_BWC = emissions_NC[unit_BW], emissions_NC[mirrored_BW]
-    emissions_RBWC = torch.stack([*[forth_BWC] * ahead, back_BWC])
-    barred_RBWC = torch.zeros_like(emissions_RBWC)
-    for k, bar_NC in enumerate(barred_NC, 1):
-        barred_RBWC[k] = bar_NC[unit_BW]
-    reached_RBC = emissions_RBWC[:, :, 0] + torch.stack([*[begin_C] * ahead, end_C]).unsqueeze(1)
-    reached = [reached_RBC]
-    for t in range(1, widest):
-        before_RBC = reached_RBC + barred_RBWC[:, :, t - 1] if barred_NC else reached_RBC
-        reached_RBC = reduce(before_RBC.unsqueeze(-1) + steps_R1CC, dim=-2) + emissions_RBWC[:, :, t]
-        reached.append(reached_RBC)
-    reached_RMC = torch.stack(reached, dim=2).flatten(1, 2)
-    return reached_RMC[:ahead, read_N] + reached_RMC[ahead, back_N] - emissions_NC
+    sizes = rows_W.tolist()
+    forth_NC, back_NC = emissions_NC[unit_N], emissions_NC[mirrored_N]
+    emissions = torch.stack([*[forth_NC] * ahead, back_NC]).split(sizes, dim=1)
+    barred = None
+    if barred_NC:
+        free_NC = torch.zeros_like(forth_NC)
+        barred = torch.stack([free_NC, *(bar_NC[unit_N] for bar_NC in barred_NC), free_NC]).split(
+            sizes, dim=1
+        )
+    reached = [emissions[0] + torch.stack([*[begin_C] * ahead, end_C]).unsqueeze(1)]
+    for t in range(1, len(sizes)):
+        before_RBC = reached[-1] if barred is None else reached[-1] + barred[t - 1]
+        before_RBC = before_RBC[:, : sizes[t]]
+        reached.append(reduce(before_RBC.unsqueeze(-1) + steps_R1CC, dim=-2) + emissions[t])
+    reached_RNC = torch.cat(reached, dim=1)
+    forth_N, behind_N = torch.from_numpy(read_N).to(device), torch.from_numpy(back_N).to(device)
+    return reached_RNC[:ahead, forth_N] + reached_RNC[ahead, behind_N] - emissions_NC

@@ -69,13 +69,14 @@ def join_tokens(tokens: Sequence[str]) -> tuple[str, tuple[tuple[int, int], ...]
     parts: list[str] = []
     spans: list[tuple[int, int]] = []
     at = 0
+    spaced = _UNSPACED.search("".join(tokens)) is None
     for i, token in enumerate(tokens):
         bare = token.strip()
         if not bare:
             raise DataError(
                 f"token {i} of {len(tokens)} is empty", got=repr(token), wanted="a token with a sign"
             )
-        if parts and not (is_unspaced(parts[-1][-1]) or is_unspaced(bare[0])):
+        if parts and (spaced or not (is_unspaced(parts[-1][-1]) or is_unspaced(bare[0]))):
             parts.append(" ")
             at += 1
         parts.append(bare)
