@@ -32,7 +32,6 @@ from raykd.experiments.scoring import score_arms
 from raykd.folders.changes import Changes
 from raykd.folders.earlier_start import EarlierStart
 from raykd.folders.folder import RunFolder
-from raykd.prediction.progress import show_progress
 from raykd.preflight.check import preflight
 from raykd.report.comparisons.page import write_comparison_page
 from raykd.report.comparisons.plain_data import dump_comparison
@@ -40,6 +39,7 @@ from raykd.report.comparisons.results import ComparisonReport
 from raykd.report.comparisons.tables import ComparisonTables
 from raykd.spaces.schedulers import Fifo
 from raykd.spaces.space import Sample, Space
+from raykd.timeline.progress import show_progress
 from raykd.tuning.checks.trials import TrialCheck
 from raykd.tuning.driver import CHECKPOINTS, SweepDriver, read_base_jobs
 from raykd.tuning.journal import Journal

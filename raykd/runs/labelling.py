@@ -35,7 +35,6 @@ from raykd.driver.pool import check_teachers, open_pools
 from raykd.driver.session import open_ray
 from raykd.errors import ConfigError
 from raykd.folders.places import check_places
-from raykd.prediction.progress import show_progress
 from raykd.preflight.model_check import look_at_teachers
 from raykd.runs.answer_files import ENSEMBLE, AnswerTargets, write_answers
 from raykd.scoring.ensembles.choosing import Choice, write_choice
@@ -47,6 +46,7 @@ from raykd.teachers.pool_source import PendingPoolBatch, PoolSource
 from raykd.teachers.pools.pool import TeacherPool
 from raykd.teachers.pools.stored_pool import NeededAnswers
 from raykd.teachers.store import make_text_keys
+from raykd.timeline.progress import show_progress
 
 FEWEST, MOST = 64, 128
 """Rows per request. After the fewest it ends as soon as a text is shorter than `EVEN` of its longest."""

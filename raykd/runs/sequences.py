@@ -20,12 +20,12 @@ from raykd.data.load import load_data
 from raykd.data.rows import Rows
 from raykd.errors import ConfigError, DataError
 from raykd.folders.places import try_folder
-from raykd.prediction.progress import show_progress
 from raykd.runs.labelling import find_labelling_teachers, open_teachers_alone
 from raykd.tasks.kinds.language import LanguageTask
 from raykd.teachers.pool_source import PoolSource
 from raykd.teachers.pools.pool import TeacherPool
 from raykd.teachers.pools.replica_client import TEXTS_PER_CALL
+from raykd.timeline.progress import show_progress
 
 
 def write_sequences(config: RunConfig, path: Path, console: Console, *, beams: int = 5) -> int:

@@ -19,7 +19,6 @@ from raykd.driver.jobs import Job, load_rows, make_teacher_jobs
 from raykd.driver.pool import check_cluster, group_teachers
 from raykd.driver.progress import JobProgress
 from raykd.driver.session import Session
-from raykd.prediction.progress import show_progress
 from raykd.runs.labelling import LabelReport, label_needed
 from raykd.runs.single_worker import ReadyWorker
 from raykd.runs.stages import train_teachers
@@ -32,6 +31,7 @@ from raykd.teachers.groups import Group
 from raykd.teachers.pool_source import PoolSource
 from raykd.teachers.pools.named_pool import find_whole_pools, sum_resources_by_node
 from raykd.teachers.pools.stored_pool import NeededAnswers
+from raykd.timeline.progress import show_progress
 from raykd.tuning.capacity import count_concurrent_trials
 from raykd.tuning.checks.trials import TrialCheck
 from raykd.tuning.journal import JOURNAL, Journal

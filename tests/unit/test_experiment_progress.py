@@ -12,8 +12,8 @@ from rich.console import Console
 import raykd
 from raykd.config.loading import load_run
 from raykd.experiments.progress import ArmProgress
-from raykd.prediction.progress import format_seconds, show_progress
 from raykd.report.sweeps.trials import Evaluation, Status, TrialRow
+from raykd.timeline.progress import format_seconds, show_progress
 from tests.unit.test_cli_bad_input import tree
 
 
@@ -94,7 +94,7 @@ def test_what_is_slow_shows_how_many_are_done_and_the_time_that_is_left(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = [0.0]
-    monkeypatch.setattr("raykd.prediction.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("raykd.timeline.progress.time.monotonic", lambda: now[0])
     out = io.StringIO()
     with show_progress(Console(file=out, width=200), "students are scored", "students") as report:
         for at, done in ((0.0, 0), (50.0, 1), (100.0, 2)):

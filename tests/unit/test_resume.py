@@ -106,7 +106,7 @@ def test_a_changed_key_is_named_with_both_values_and_what_can_be_done(
     text = str(caught.value)
     assert said in text and "settings have changed" in text and "name=r-2" in text and "--overwrite" in text
     assert not re.search(r"[0-9a-f]{12}", text.replace(str(tmp_path), "")), "no hash"
-    detail, argument = describe_folder(load_run(run, [override]))
+    detail, argument = describe_folder(load_run(run, [override]), ())
     assert said in detail and argument == "name=r-2"
     (tmp_path / "runs" / "r" / "student").mkdir()
     with pytest.raises(ConfigError, match=r"pretrained, path: .*runs/r/student"):

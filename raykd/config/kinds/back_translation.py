@@ -84,9 +84,9 @@ class BackTranslation(AugmentationBase):
         from rich.console import Console
 
         from raykd.prediction.back_translation import Translator, Variety, translate_back
-        from raykd.prediction.progress import show_progress
         from raykd.pretrained.hub import resolve_model
         from raykd.pretrained.stamp import LIBRARIES, stamp_model
+        from raykd.timeline.progress import show_progress
 
         folder = resolve_model(self.path, revision=self.revision)
         other = folder if self.back is None else resolve_model(self.back, revision=self.back_revision)
