@@ -50,6 +50,31 @@ class LinearModel(PreTrainedModel):
             init.zeros_(self.bias)
 
 
+class _Bags(nn.EmbeddingBag):
+    """A table that sums rows; a module of its own, because ZeRO 3 has its weights while it runs and no longer."""
+
+    def forward(
+        self, ids: torch.Tensor, offsets: torch.Tensor | None = None, ignored: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return the sums of rows of ids ``[B, L]``, or of real ids that stand in one list, which begin at offsets."""
+        if offsets is None:
+            return super().forward(ids)
+        # The same sums; on a CPU torch takes five times as long where it has to look for a `padding_idx`.
+        return F.embedding_bag(ids, self.weight, offsets, mode="sum")
+
+
+class _Words(nn.Embedding):
+    """A table whose rows are read, or summed as those of `_Bags`."""
+
+    def forward(self, ids: torch.Tensor, offsets: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the row of each id, or sums as `_Bags`."""
+        return (
+            super().forward(ids)
+            if offsets is None
+            else F.embedding_bag(ids, self.weight, offsets, mode="sum")
+        )
+
+
 class LinearForSequenceClassification(LinearModel):
     """Softmax regression over a bag of ids: ``sum(weight[id]) / sqrt(number of ids) + bias``.
 
@@ -58,7 +83,7 @@ class LinearForSequenceClassification(LinearModel):
     """
 
     def _make_table(self, buckets: int, classes: int) -> nn.Module:
-        return nn.EmbeddingBag(buckets, classes, mode="sum", padding_idx=0)
+        return _Bags(buckets, classes, mode="sum", padding_idx=0)
 
     def forward(
         self,
@@ -80,10 +105,8 @@ class LinearForSequenceClassification(LinearModel):
         """Return ``[B, C]`` sums of the real ids' rows of the table."""
         if torch.is_grad_enabled() or ids_BL.device.type != "cpu":
             return cast("torch.Tensor", self.weights(ids_BL.masked_fill(~real_BL, 0)))
-        # The same sums; on a CPU torch takes five times as long where it has to look for a `padding_idx`.
         count_B = count_B1[:, 0]
-        table = cast("torch.Tensor", self.weights.weight)
-        return F.embedding_bag(ids_BL[real_BL], table, count_B.cumsum(0) - count_B, mode="sum")
+        return cast("torch.Tensor", self.weights(ids_BL[real_BL], count_B.cumsum(0) - count_B))
 
 
 class LinearForTokenClassification(LinearModel):
@@ -94,7 +117,7 @@ class LinearForTokenClassification(LinearModel):
     """
 
     def _make_table(self, buckets: int, classes: int) -> nn.Module:
-        return nn.Embedding(buckets, 3 * classes, padding_idx=0)
+        return _Words(buckets, 3 * classes, padding_idx=0)
 
     def forward(
         self,
@@ -132,9 +155,8 @@ class LinearForTokenClassification(LinearModel):
         row_W, at_W = begins_BL.nonzero().unbind(1)
         real_BL = ids_BL != 0
         edges_W = real_BL.view(-1).cumsum(0)[row_W * ids_BL.shape[1] + at_W]
-        table = cast("torch.Tensor", self.weights.weight)
         ids_G = ids_BL[real_BL]
-        sums_WD = F.embedding_bag(ids_G, table, edges_W, mode="sum")
+        sums_WD = self.weights(ids_G, edges_W)
         counts_W = torch.diff(edges_W, append=edges_W.new_tensor([len(ids_G)]))
         sums_WD *= counts_W.clamp(min=1).to(sums_WD.dtype).rsqrt()[:, None]
         own, before, after = sums_WD.chunk(3, dim=-1)
@@ -142,7 +164,7 @@ class LinearForTokenClassification(LinearModel):
         logits_WC = own + self.bias
         logits_WC[1:] += before[:-1] * same_W1
         logits_WC[:-1] += after[1:] * same_W1
-        logits_BLC = logits_WC.new_zeros(*ids_BL.shape, logits_WC.shape[1])
+        logits_BLC: torch.Tensor = logits_WC.new_zeros(*ids_BL.shape, logits_WC.shape[1])
         logits_BLC[row_W, at_W] = logits_WC
         return logits_BLC
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from raykd.networks.linear import LinearConfig, LinearForSequenceClassification, LinearForTokenClassification
@@ -42,6 +43,21 @@ def test_a_tagger_answers_without_gradients_as_with_them() -> None:
     assert torch.allclose(
         without[begins], model(input_ids=ids, attention_mask=mask).logits.detach()[begins], atol=1e-6
     )
+
+
+@pytest.mark.parametrize("network", [LinearForSequenceClassification, LinearForTokenClassification])
+def test_a_table_is_read_only_while_its_module_runs(network: type[LinearForSequenceClassification]) -> None:
+    """As ZeRO 3 has it: the weights are there from a module's first hook to its last."""
+    model = network(LinearConfig(buckets=50, num_labels=3)).eval()
+    weight = model.weights.weight
+    with torch.no_grad():
+        torch.nn.init.normal_(weight)[0] = 0
+        ids = torch.tensor([[0, 3, 4, 0, 7], [0, 9, 0, 0, 0]])
+        wanted, whole = model(input_ids=ids).logits, weight.data
+        model.weights.register_forward_pre_hook(lambda *_: setattr(weight, "data", whole))
+        model.weights.register_forward_hook(lambda *_: setattr(weight, "data", whole.new_empty(0)))
+        weight.data = whole.new_empty(0)
+        assert torch.equal(model(input_ids=ids).logits, wanted)
 
 
 def test_texts_of_all_lengths_share_a_pass() -> None:
