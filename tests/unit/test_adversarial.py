@@ -171,6 +171,31 @@ def test_the_result_does_not_depend_on_the_split_and_teachers_hear_the_texts_as_
     assert max(float((found[0][name] - value).abs().max()) for name, value in found[1].items()) > 1e-3
 
 
+def test_each_micro_batch_of_each_step_has_draws_of_its_own_which_a_repeated_step_draws_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drawn: list[float] = []
+
+    def begin(
+        self: FreeLB, embedded_SLD: torch.Tensor, mask_SL: torch.Tensor, generator: torch.Generator
+    ) -> torch.Tensor:
+        drawn.append(torch.rand((), generator=generator).item())
+        return torch.zeros_like(embedded_SLD)
+
+    monkeypatch.setattr(FreeLB, "begin", begin)
+    runs = []
+    for first in (0, 1):
+        loop = make_loop(
+            {"kind": "freelb"}, objective={"alpha": 1.0}, teachers=False, gradient_accumulation=4, steps=3
+        )
+        for step in range(first, 3):
+            loop.step(StepWork(step, loop.ask(step).rows, None, 0.0))
+        runs.append(drawn[:])
+        drawn.clear()
+    assert len(set(runs[0])) == 3 * 4, "no two micro-batches draw alike"
+    assert runs[1] == runs[0][4:], "a run that is resumed at step 1 draws as before"
+
+
 def test_hooks_are_gone_after_a_step_and_scores_are_of_the_texts_as_they_are() -> None:
     loop = make_loop({"kind": "fgm", "epsilon": 5.0})
     loop.advance()

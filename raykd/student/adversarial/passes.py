@@ -72,16 +72,19 @@ class Perturbation:
         self._added: list[torch.Tensor] = []
         self._call = 0
 
-    def list_passes(self, mask_SL: torch.Tensor | None, device: torch.device) -> Iterator[float]:
+    def list_passes(
+        self, mask_SL: torch.Tensor | None, device: torch.device, number: int = 0
+    ) -> Iterator[float]:
         """Yield the share of each pass; the caller runs forward and backward for each.
 
         Args:
             mask_SL: Which tokens of the micro-batch are no padding; None where nothing is padded.
             device: Of the model.
+            number: Of the micro-batch in its step, whose seed is `torch.initial_seed`.
         """
         state = read_generators(device)
-        # Draws of its own, so that dropout is that of a plain run.
-        generator = torch.Generator(device).manual_seed(torch.initial_seed() ^ 1)
+        # Draws of its own, so that dropout is that of a plain run, and other ones for each micro-batch.
+        generator = torch.Generator(device).manual_seed(torch.initial_seed() ^ (number + 1))
 
         def add(module: nn.Module, inputs: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
             if not isinstance(output, torch.Tensor):
@@ -95,8 +98,8 @@ class Perturbation:
 
         hooks = [layer.register_forward_hook(add) for layer in self._layers]
         try:
-            for number, share in enumerate(self.shares):
-                if number:
+            for passed, share in enumerate(self.shares):
+                if passed:
                     set_generators(state, device)
                     self._added = [self._move(added) for added in self._added]
                 self._call = 0
@@ -170,7 +173,7 @@ def train_micro_batch(
     """
     moved, mask = trainer.perturbation, micro.encoded.inputs.get("attention_mask")
     shares: Sequence[float] = (1.0,) if moved is None else moved.shares
-    passes = iter(shares) if moved is None else moved.list_passes(mask, trainer.device)
+    passes = iter(shares) if moved is None else moved.list_passes(mask, trainer.device, len(earlier))
     results: list[ObjectiveResult] = []
     for number, share in enumerate(passes):
         with step_part("forward"):
