@@ -92,6 +92,17 @@ def sending_logs(sink: EventSink, job: str) -> Iterator[None]:
         logger.removeHandler(handler)
 
 
+def log_event(event: Event, job: str) -> None:
+    """Log in this process what a worker logged.
+
+    Args:
+        event: Of kind log.
+        job: Name of its job for a person.
+    """
+    name, level = event.logger
+    logging.getLogger(name).log(level, "%s: %s", job, event.text)
+
+
 class Mailbox:
     """Events on their way from workers to the driver; an actor without CPU, or a part of the only worker."""
 

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 from raykd.checkpoint.curves import Curves
 from raykd.cluster.listening import listen
-from raykd.cluster.mailbox import Event
+from raykd.cluster.mailbox import Event, log_event
 from raykd.cluster.wait import HEARTBEAT_S
 from raykd.driver.ending import find_ending
 from raykd.driver.jobs import Job
@@ -173,8 +173,7 @@ class JobProgress:
             self.say(f"{event.job}: {event.text}")
             return
         if event.kind == "log":
-            name, level = event.logger
-            logging.getLogger(name).log(level, "%s: %s", event.job, event.text)
+            log_event(event, event.job)
             return
         if event.kind == "spans":
             timeline = get_active()

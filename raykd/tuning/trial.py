@@ -17,6 +17,7 @@ fails between two trials.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from pathlib import Path
@@ -28,7 +29,7 @@ from ray import tune
 from raykd.checkpoint.find import checkpoint_name, find_checkpoint
 from raykd.checkpoint.manifest import CheckpointInfo, find_problem
 from raykd.checkpoint.storage import StorageFolder
-from raykd.cluster.mailbox import Event
+from raykd.cluster.mailbox import Event, RemoteMailbox, sending_logs
 from raykd.driver.loop import save_student
 from raykd.errors import NonFiniteError
 from raykd.parse import JsonObject
@@ -53,6 +54,7 @@ class TrialHost(tune.Trainable):
     def setup(self, config: Sample, context: TrialContext) -> None:  # type: ignore[override]
         """Prepare the process for its first trial. Tune calls `reset_config` for each further one."""
         self.context = context
+        self.telling = contextlib.ExitStack()
         self.rank = TrialRank(context, 0)
         self.others = self._start_others()
         self.reset_config(config)
@@ -90,6 +92,8 @@ class TrialHost(tune.Trainable):
 
     def reset_config(self, new_config: Sample) -> bool:
         """Begin another trial in this process. A trial of an earlier start continues from its last checkpoint."""
+        self.telling.close()
+        self.telling.enter_context(sending_logs(RemoteMailbox(self.context.mailbox), self.trial_id))
         self.sample = {k: v for k, v in new_config.items() if k != RESUMED_FROM}
         self.failed: NonFiniteError | None = None
         self.begin_error: Exception | None = None
@@ -238,6 +242,7 @@ class TrialHost(tune.Trainable):
 
     def cleanup(self) -> None:
         """Close the loop and end the other ranks."""
+        self.telling.close()
         self.rank.close()
         for other in self.others:
             ray.kill(other)

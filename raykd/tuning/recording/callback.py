@@ -21,6 +21,7 @@ from ray.tune import Callback
 
 from raykd.checkpoint.curves import Curves
 from raykd.cluster.listening import listen
+from raykd.cluster.mailbox import log_event
 from raykd.errors import RaykdError
 from raykd.folders.folder import RunFolder
 from raykd.parse import JsonObject
@@ -170,6 +171,8 @@ class TuneCallback(Callback):
             if name is not None and event.kind == "note":
                 log.warning("%s: %s", name, event.text)
                 self._progress.print_note(name, event.text)
+            if name is not None and event.kind == "log":
+                log_event(event, name)
             if name is not None and event.kind == "point":
                 self._guard(self._record_point, name, event.point)
         for name in self._runs.list_due():
