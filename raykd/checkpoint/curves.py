@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from raykd.parse import JsonObject
+from raykd.parse.json_lines import append_json_rows, read_json_rows
 from raykd.point import Point
 
 FILE = "curves.jsonl"
@@ -30,16 +31,8 @@ class Curves:
         self._path = path
         self._last: dict[tuple[str, str], int] = {}
         self.by_job: dict[str, list[Point]] = {}
-        if path.exists():
-            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-                self._read(line)
-
-    def _read(self, line: str) -> None:
-        try:
-            row = json.loads(line)
-            self._keep(str(row["job"]), _from_row(row))
-        except (ValueError, KeyError, TypeError, AttributeError):
-            return  # the last line of a killed driver may be torn
+        for job, point in read_json_rows(path, lambda row: (str(row["job"]), _from_row(row))):
+            self._keep(job, point)
 
     def _keep(self, job: str, point: Point) -> None:
         self.by_job.setdefault(job, []).append(point)
@@ -55,8 +48,7 @@ class Curves:
         if not values:
             return None
         fresh = Point(point.step, values, point.time_ms)
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"job": job, **_to_row(fresh)}) + "\n")
+        append_json_rows(self._path, [{"job": job, **_to_row(fresh)}])
         self._keep(job, fresh)
         return fresh
 

@@ -9,9 +9,8 @@ was ended. A drifted window becomes unlabelled texts of the next run, which goes
 from __future__ import annotations
 
 import glob
-import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +24,7 @@ from raykd.driver.command import Start
 from raykd.errors import ConfigError
 from raykd.folders.folder import find_run_path
 from raykd.parse import JsonObject
+from raykd.parse.json_lines import append_json_rows, read_json_rows
 from raykd.report.evaluations.drift import DriftReport
 from raykd.runs.train import run_training
 from raykd.scoring.evaluation.drift import read_new_texts
@@ -66,15 +66,10 @@ class DriftWatch:
 
     def __post_init__(self) -> None:
         self.run = self.first
-        for line in self._read_log():
-            self.judged |= {(str(path), int(size), int(at)) for path, size, at in line["files"]}
-            if line.get("trained"):
-                self.run, self._trained = Path(str(line["trained"])), self._trained + 1
-
-    def _read_log(self) -> Iterator[JsonObject]:
-        file = self.first / LOG
-        if file.is_file():
-            yield from map(json.loads, file.read_text(encoding="utf-8").splitlines())
+        for files, trained in read_json_rows(self.first / LOG, _parse_row):
+            self.judged |= files
+            if trained:
+                self.run, self._trained = Path(trained), self._trained + 1
 
     def list_new_files(self) -> list[File]:
         """Return the files that were not judged yet, by name; folders are no files."""
@@ -107,8 +102,7 @@ class DriftWatch:
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "files": files, "run": str(self.run),
             "trained": None if trained is None else str(trained), **report.to_json(),
         }  # fmt: skip
-        with (self.first / LOG).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
+        append_json_rows(self.first / LOG, [entry], lasting=True)
         self.judged |= set(files)
         self.run = trained or self.run
         return report
@@ -128,6 +122,11 @@ class DriftWatch:
             console.print(table)
         self._trained += 1
         return find_run_path(run)
+
+
+def _parse_row(row: JsonObject) -> tuple[set[File], str]:
+    """Return the files of a window, and the folder of the run that was trained on it or ""."""
+    return {(str(path), int(size), int(at)) for path, size, at in row["files"]}, str(row["trained"] or "")
 
 
 def watch_files(

@@ -34,7 +34,7 @@ CODE = "code"
 CARRIED = (
     "__init__.py", "answers", "cache.py", "compat/__init__.py", "compat/peft_private.py",
     "compat/transformers_private.py", "devices.py", "distill", "environ.py", "errors.py", "head.py", "keys.py",
-    "models", "networks", "parse.py", "point.py", "prediction", "pretrained", "redaction.py", "spec.py", "tasks",
+    "models", "networks", "parse", "point.py", "prediction", "pretrained", "redaction.py", "spec.py", "tasks",
     "text", "tokenizers",
 )  # fmt: skip
 """The rooms of raykd that a saved student is loaded and asked with: prediction, and what lies below it."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from raykd.parse import JsonObject
+from raykd.parse.json_lines import append_json_rows, read_json_rows
 from raykd.report.sweeps.trials import Evaluation, TrialRow
 from raykd.spaces.domains import Scalar
 from raykd.spaces.space import Sample
@@ -110,32 +110,13 @@ class Journal:
         self.trials: dict[str, Trial] = {}
         self.teachers: list[Mapping[str, Mapping[str, float]]] = []
         self.labellings: list[Labelling] = []
-        if path.exists():
-            # splitlines would also split at characters that JSON leaves unescaped within a line, such as U+2028.
-            for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
-                self._read(line)
-            self._end_torn_line()
-
-    def _read(self, line: str) -> None:
-        try:
-            row = json.loads(line)
-            self._take(str(row.pop("event")), row)
-        except (ValueError, LookupError, TypeError, AttributeError):
-            return  # a torn line
-
-    def _end_torn_line(self) -> None:
-        with self._path.open("rb+") as file:
-            if file.seek(0, os.SEEK_END) and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
-                file.write(b"\n")
+        list(read_json_rows(path, lambda row: self._take(str(row.pop("event")), row)))
 
     def _append(self, event: str, row: JsonObject) -> None:
         with self._lock:
             # The round trip makes memory equal to what a resume reads back (tuples become lists, keys texts).
             self._take(event, json.loads(json.dumps(row)))
-            with self._path.open("a", encoding="utf-8", errors="backslashreplace") as file:
-                file.write(json.dumps({"event": event, **row}, ensure_ascii=False) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
+            append_json_rows(self._path, [{"event": event, **row}], lasting=True)
 
     def record_begin(self, name: str, index: int, sample: Mapping[str, Scalar], tune_id: str) -> None:
         """Record that a trial is handed to Tune, for the first time or again."""

@@ -144,6 +144,16 @@ def watch_of(run: Path, verdicts: list[bool], **options: Any) -> DriftWatch:
     return DriftWatch(run, tree, str(run.parent.parent / "incoming" / "*.jsonl"), {}, measure, **options)
 
 
+def test_a_watch_whose_log_was_cut_off_goes_on_from_the_lines_before(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lines = [json.dumps({"files": [[f"{n}.jsonl", 1, 2]], "trained": f"runs/a-{n}"}) for n in (1, 2)]
+    (tmp_path / LOG).write_text(f"{lines[0]}\n{lines[1][:30]}", encoding="utf-8")
+    watch = DriftWatch(tmp_path, {}, "*", {}, lambda run, source: made_report(False))
+    assert (watch.judged, watch.run) == ({("1.jsonl", 1, 2)}, Path("runs/a-1"))
+    assert f"{LOG}: line 2 is not whole" in caplog.text
+
+
 def test_a_watch_judges_each_file_once_and_trains_on_what_drifted(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Literal
 
 from raykd.keys import LONGEST_KEY, append_hash, make_mlflow_key
 from raykd.parse import JsonObject
+from raykd.parse.json_lines import append_json_rows, read_json_rows, replace_json_rows
 from raykd.redaction import redact_value
 from raykd.tracking.address import Experiment
 from raykd.tracking.client import (
@@ -32,7 +33,6 @@ from raykd.tracking.client import (
     log_tags,
     truncate_text,
 )
-from raykd.tracking.delivery.files import append_json_rows, read_json_rows, replace_json_rows
 from raykd.tracking.packing import log_model
 from raykd.tracking.stores.artifacts import repair_artifact_location
 

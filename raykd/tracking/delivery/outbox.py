@@ -19,9 +19,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from raykd.parse import JsonObject
+from raykd.parse.json_lines import append_json_rows, read_json_rows, replace_json_rows
 from raykd.point import Point
 from raykd.redaction import redact
-from raykd.tracking.delivery.files import append_json_rows, read_json_rows, replace_json_rows
 
 logger = logging.getLogger("raykd.tracking")
 SPOOL = "mlflow_spool.jsonl"
