@@ -255,7 +255,8 @@ class Predictor:
         long_B = np.zeros(len(batch), dtype=bool) if rows.long_B is None else rows.long_B
         # What costs nothing a token needs no bound.
         most = PASS_TOKENS if padding.much_shorter else ROWS * LONGEST
-        for picked in split_passes(rows.lengths_B, most, much_shorter=padding.much_shorter):
+        shorter, adapters_B = padding.much_shorter, rows.adapters_B
+        for picked in split_passes(rows.lengths_B, most, much_shorter=shorter, adapters_B=adapters_B):
             encoded = self.task.collate(rows, picked, padding)
             answers = self._answer(encoded, int(rows.lengths_B[picked].max(initial=0)))
             yield AnsweredPart(list(picked), answers, long_B[picked])

@@ -53,13 +53,17 @@ def answer_rows(
         most_shapes: How many padded shapes the passes may have; None is as many as there are.
     """
     parts: list[tuple[list[int], SystemAnswers]] = []
-    lengths = rows.lengths_B[np.asarray(picked, dtype=np.int64)]
+    chosen_B, adapters_B = np.asarray(picked, dtype=np.int64), rows.adapters_B
     shapes: FittedShapes | None = None
-    if most_shapes is None or padding.shapes != "longest" or not len(picked):
-        passes = split_passes(lengths, EVALUATION_TOKENS, much_shorter=padding.much_shorter)
-    else:
-        # Fewer passes, because a GPU computes a padded token in no time and waits for the start of each pass.
-        passes = split_passes(lengths, EVALUATION_TOKENS, much_shorter=0.0)
+    few = most_shapes is not None and padding.shapes == "longest" and len(picked) > 0
+    passes = split_passes(
+        rows.lengths_B[chosen_B],
+        EVALUATION_TOKENS,
+        # Fewer passes on a GPU, which computes a padded token in no time and waits for the start of each pass.
+        much_shorter=0.0 if few else padding.much_shorter,
+        adapters_B=None if adapters_B is None else adapters_B[chosen_B],
+    )
+    if most_shapes is not None and few:
         shapes = fit_shapes(rows, [[picked[at] for at in part] for part in passes], most_shapes)
     for part in passes:
         chosen = [picked[at] for at in part]

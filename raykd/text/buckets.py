@@ -103,7 +103,7 @@ def plan_passes(rows: EncodedRows, buckets: Buckets) -> list[tuple[list[int], Sh
     """Cut rows into passes of the buckets' shapes; returns the rows of each pass, the longest first, and its shape.
 
     A sequence that is longer than every bucket gets a pass of its own length, and a row of more sequences than any pass
-    holds one of as many.
+    holds one of as many. Rows of different adapters share no pass.
     """
     ids, targets = rows.fields["input_ids"], rows.fields.get("labels")
     starts_B1 = rows.sequences_B1 if rows.sequences_B1 is not None else np.arange(len(rows) + 1)
@@ -113,7 +113,13 @@ def plan_passes(rows: EncodedRows, buckets: Buckets) -> list[tuple[list[int], Sh
         [_round_up(longest_B, buckets.lengths), _round_up(target_B, buckets.targets)], axis=1
     )
     order = np.lexsort((-longest_B, -lengths_B2[:, 1], -lengths_B2[:, 0]))
-    return list(_fill_passes(order.tolist(), lengths_B2, np.diff(starts_B1), buckets))
+    adapters_B = rows.adapters_B
+    parts = [order] if adapters_B is None else [order[adapters_B[order] == n] for n in np.unique(adapters_B)]
+    return [
+        found
+        for part in parts
+        for found in _fill_passes(part.tolist(), lengths_B2, np.diff(starts_B1), buckets)
+    ]
 
 
 def _fill_passes(

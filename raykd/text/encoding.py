@@ -29,6 +29,7 @@ from raykd.text.padding import (
     split_batch,
 )
 from raykd.text.ragged import Ragged, compute_starts, count_ranges, expand_ranges
+from raykd.text.tokens import ADAPTER_IDS
 
 if TYPE_CHECKING:
     Array = NDArray[Any]
@@ -76,6 +77,16 @@ class EncodedRows:
     def counts_B(self) -> NDArray[np.int64]:  # noqa: N802  (a shape, as the fields)
         """Units of each row."""
         return np.diff(self.starts_B1)
+
+    @property
+    def adapters_B(self) -> NDArray[np.int64] | None:  # noqa: N802  (a shape)
+        """Number of each row's adapter; None where the same weights read all rows."""
+        if (ids := self.fields.get(ADAPTER_IDS)) is None:
+            return None
+        first = slice(-1) if self.sequences_B1 is None else self.sequences_B1[:-1]
+        ragged = Ragged.of(ids)
+        found: NDArray[np.int64] = np.asarray(ragged.values[ragged.starts_S1[first]], dtype=np.int64)
+        return found
 
     @property
     def coverage(self) -> float | None:

@@ -261,18 +261,24 @@ def _stitch(values: Sequence[torch.Tensor], order: torch.Tensor) -> torch.Tensor
 
 
 def split_passes(
-    lengths_B: NDArray[np.int64], max_tokens: int, *, much_shorter: float = MUCH_SHORTER
+    lengths_B: NDArray[np.int64],
+    max_tokens: int,
+    *,
+    much_shorter: float = MUCH_SHORTER,
+    adapters_B: NDArray[np.int64] | None = None,
 ) -> list[list[int]]:
     """Return rows sorted by length and cut into forward passes that are padded little.
 
     A pass holds at most ``max_tokens`` padded tokens (one row always fits), and of `ENOUGH_ROWS` or more rows none
     that is shorter than ``much_shorter`` times the longest: a pass costs in proportion to its padded tokens, and
-    hardly less a row where it has more rows than that.
+    hardly less a row where it has more rows than that. Its rows have one adapter, where rows have several: a model
+    would run each adapter's rows by themselves.
     """
     passes: list[list[int]] = []
     lengths, longest, rows = lengths_B.tolist(), 0, 0
-    for i in np.argsort(-lengths_B, kind="stable").tolist():
-        full = not passes or (rows + 1) * longest > max_tokens
+    adapters_B = np.zeros_like(lengths_B) if adapters_B is None else adapters_B
+    for i in np.lexsort((-lengths_B, adapters_B)).tolist():
+        full = not passes or (rows + 1) * longest > max_tokens or adapters_B[i] != adapters_B[passes[-1][0]]
         if full or (rows >= ENOUGH_ROWS and lengths[i] < much_shorter * longest):
             passes.append([i])
             longest, rows = lengths[i], 1

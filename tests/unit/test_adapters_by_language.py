@@ -22,13 +22,15 @@ from raykd.errors import ConfigError, DataError, ModelError
 from raykd.models import PretrainedStudent
 from raykd.models.starts.heads import set_start
 from raykd.models.tuning import LoRA
-from raykd.networks.routing import name_adapter
+from raykd.networks.routing import AdapterRouter, name_adapter
 from raykd.preflight.model_check import look_at_teacher
 from raykd.scoring.model import Model
+from raykd.student.evaluate import answer_rows
 from raykd.student.loop import TrainingLoop
 from raykd.student.prepare import fit_tokenizer, prepare_rows
 from raykd.tasks import build_task
 from raykd.text.batch import TextBatch
+from raykd.text.buckets import make_buckets, plan_passes
 from raykd.text.tokens import ADAPTER_IDS, name_adapters
 from tests.fakes import LABELS, save_transformer
 from tests.worlds import rows, run_config, source
@@ -155,6 +157,45 @@ def test_a_row_goes_through_its_own_adapter_alone_bit_for_bit(base: Path) -> Non
         assert torch.equal(logits, mixed[[chosen.index(i) for i in own]])
         assert is_equal(alone[at], gradients[at]) and gradients[at]
         assert not alone[at - 1]
+
+
+def test_no_pass_of_scoring_and_prediction_mixes_adapters_and_rows_keep_their_order(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mixed pass costs a pass for each of its languages, with few rows each."""
+    loop = make_loop(make_config(base))
+    loop.run()
+    trainer, module = loop.trainer, loop.engine.module.eval()
+    held = trainer.prepared.validation_tokens
+    alone = [
+        answer_rows(module, trainer.task, held, [at], trainer.device, trainer.padding).logits_NC
+        for at in range(len(HELD))
+    ]
+    passes: list[int] = []
+    run = AdapterRouter._run
+    monkeypatch.setattr(
+        AdapterRouter,
+        "_run",
+        lambda self, number, inputs: passes.append(number) or run(self, number, inputs),
+    )
+    picked = list(reversed(range(len(HELD))))
+    together = answer_rows(module, trainer.task, held, picked, trainer.device, trainer.padding)
+    np.testing.assert_allclose(together.logits_NC, np.concatenate(alone)[::-1], atol=1e-5)
+    assert passes == sorted(passes) and set(passes) == {0, 1, 2}, "one adapter after the other"
+
+    save_student(loop, tmp_path / "student")
+    student, texts = Model.load(tmp_path / "student"), HELD.texts[:30]
+    mixed = [{"text": text, "lang": lang} for text, lang in zip(texts, HELD.languages, strict=False)]
+    singly = [answer["probabilities"] for row in mixed for answer in student.predict([row])]
+    for answer, expected in zip(student.predict(mixed), singly, strict=True):
+        assert answer["probabilities"] == pytest.approx(expected, abs=1e-5)
+    passes.clear()
+    student.predict(mixed)  # its self-test, which pads rows with any others, was made before
+    assert passes == sorted(passes) and set(passes) == {0, 1, 2}
+    buckets = make_buckets(64, 0, 512)
+    for part, _ in plan_passes(held, buckets):
+        assert len({HELD.languages[at] for at in part}) == 1
+    assert sorted(at for part, _ in plan_passes(held, buckets) for at in part) == list(range(len(HELD)))
 
 
 @pytest.mark.nightly

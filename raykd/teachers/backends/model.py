@@ -238,7 +238,12 @@ class ModelBackend(BackendBase[SavedModelTeacher]):
     def _plan(self, encoded: EncodedRows, padding: Padding) -> list[tuple[list[int], Padding]]:
         """Return the rows of each pass, and how they are padded."""
         if not self.has_few_shapes or padding.shapes != "longest":
-            passes = split_passes(encoded.lengths_B, self._max_tokens, much_shorter=padding.much_shorter)
+            passes = split_passes(
+                encoded.lengths_B,
+                self._max_tokens,
+                much_shorter=padding.much_shorter,
+                adapters_B=encoded.adapters_B,
+            )
             return [(picked, padding) for picked in passes]
         return [
             (picked, shape.apply(padding)) for picked, shape in plan_passes(encoded, self._make_buckets())
