@@ -26,7 +26,7 @@ from raykd.models.tuning import is_adapted, merge_adapters
 from raykd.networks.depth import keep_layers
 from raykd.networks.heads import LABELLED, LANGUAGE, build_label_settings, choose_head, read_head, register
 from raykd.pretrained import files
-from raykd.pretrained.adapters import check_peft, is_adapter
+from raykd.pretrained.adapters import check_peft, explain_merging, is_adapter
 from raykd.pretrained.errors import raise_as_model_error
 from raykd.pretrained.hub import resolve_model
 from raykd.pretrained.jsonfile import read_json
@@ -182,7 +182,7 @@ def check_base(folder: Path, head: Head, trust_remote_code: bool) -> None:
     if is_adapter(folder):
         raise ModelError(
             f"{folder} holds an adapter, and a student starts from a whole model",
-            next_step="merge the adapter into its base (peft: merge_and_unload), save that, and name the folder",
+            next_step=explain_merging(folder),
         )
     files.check_directory(folder, trust_remote_code=trust_remote_code)
     if head in LANGUAGE:

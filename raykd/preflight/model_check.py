@@ -21,7 +21,7 @@ from raykd.data.load import Dataset
 from raykd.data.rows import Rows
 from raykd.driver.language_models import check_language_model
 from raykd.errors import ConfigError, DataError, LabelMismatchError, ModelError, RaykdError, prefix_errors
-from raykd.models.starts.handover import describe_labels
+from raykd.models.starts.handover import FACTORISED_START, describe_labels
 from raykd.preflight.sizes import inspect_pretrained
 from raykd.pretrained.adapters import read_adapter_folders
 from raykd.pretrained.files import read_config
@@ -209,7 +209,8 @@ def check_made(model: models.Student, config: RunConfig, key: str) -> tuple[str,
             check_room("task.max_length", task.max_length, special, task, pairs=has_pairs(config))
         return "", ()
     if model.teacher is not None:
-        return f"starts from the teacher {model.teacher}, which is trained first", ()
+        lost = () if model.embedding_size is None else (f"without the teacher's head: {FACTORISED_START}",)
+        return f"starts from the teacher {model.teacher}, which is trained first", lost
     with prefix_errors(key, RaykdError):
         folder = preview_source(model, key)
     with prefix_errors(key if "." in key else f"the {key}", RaykdError):
@@ -218,7 +219,8 @@ def check_made(model: models.Student, config: RunConfig, key: str) -> tuple[str,
     check_room("task.max_length", task.max_length, looked.tokenizer.special, task, pairs=has_pairs(config))
     check_target("the student", looked, task)
     set_aside = _check_language_model(f"the {key}", folder, config, model, None)
-    started = describe_labels(folder, config.data.labels, task.head)
+    factorised = model.embedding_size is not None
+    started = describe_labels(folder, config.data.labels, task.head, factorised=factorised)
     notes = (note, f"{model.path}: {started}" if started else "")
     return "; ".join(filter(None, [describe_source(model), set_aside])), tuple(filter(None, notes))
 

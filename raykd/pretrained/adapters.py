@@ -54,7 +54,10 @@ _ADDED = ("lora_", "ia3_", "hada_", "lokr_", "oft_", "boft_", "vera_", "hra_", "
 """How the names of weights begin that adapters add."""
 _OUTPUTS = ("classifier", "score", "out_proj", "qa_outputs")
 """Names of the last module of a head; the rows of its weight are the outputs."""
-_MERGE = "merge the adapter into its base (peft: merge_and_unload), save that, and name the folder"
+_MERGE = (
+    "merge the adapter into its base (peft: merge_and_unload), save that, and name the folder; a run with "
+    "student.tuning.merged: true saves whole models"
+)
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,12 @@ def is_adapter(folder: Path) -> bool:
     """Return whether a directory holds an adapter, or several, and no whole model."""
     held = (folder / FILE).is_file() or (folder / LANGUAGES).is_file()
     return held and not (folder / "model.safetensors").is_file()
+
+
+def explain_merging(folder: Path) -> str:
+    """Return how to come from an adapter to a whole model, for an error's next step."""
+    merged = sorted(str(path.parent) for path in folder.glob("merged/*/config.json"))
+    return f"name a whole model in it: {' or '.join(merged[:3])}" if merged else _MERGE
 
 
 def read_adapter_folders(folder: Path) -> dict[str, Path]:
@@ -135,7 +144,7 @@ def find_adapter(folder: Path) -> Adapter:
     Raises:
         ModelError: It cannot be merged, its base is not here, or peft is not installed.
     """
-    folder = next(iter(read_adapter_folders(folder).values()), folder)
+    whole, folder = folder, next(iter(read_adapter_folders(folder).values()), folder)
     settings = read_json(folder / FILE)
     name, kind = settings.get("base_model_name_or_path"), str(settings.get("peft_type"))
     what = f"{folder} holds an adapter, not a whole model; its base model is {name or 'not named'}"
@@ -152,13 +161,16 @@ def find_adapter(folder: Path) -> Adapter:
             what,
             got="the base is neither a directory here nor a model that the hub gives",
             wanted="the base beside the adapter",
-            next_step=f"{_MERGE}; or correct base_model_name_or_path in its {FILE}",
+            next_step=f"{explain_merging(folder)}; or correct base_model_name_or_path in its {FILE}",
         )
     if not (folder / WEIGHTS).is_file():
         raise ModelError(
-            what, got=f"no {WEIGHTS}", wanted=WEIGHTS, next_step=f"convert its weights; or {_MERGE}"
+            what,
+            got=f"no {WEIGHTS}",
+            wanted=WEIGHTS,
+            next_step=f"convert its weights; or {explain_merging(folder)}",
         )
-    check_peft(what, f"; or {_MERGE}")
+    check_peft(what, f"; or {explain_merging(whole)}")
     return Adapter(folder, base, settings)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,16 @@ def test_an_adapter_whose_base_is_not_here_names_it(tmp_path: Path) -> None:
         ) as caught:
             act(folder)
         assert "merge_and_unload" in str(caught.value)
+        assert "student.tuning.merged: true saves whole models" in str(caught.value)
     assert "somebody/base" in models.inspect_directory(folder).problems[0]
+
+
+def test_whole_models_that_lie_in_a_folder_of_adapters_are_the_next_step(tmp_path: Path, base: Path) -> None:
+    folder = adapter_file(tmp_path / "student", base)
+    shutil.copytree(base, folder / "merged" / "en")
+    with pytest.raises(ModelError, match="a student starts from a whole model") as caught:
+        inspect_base(folder, LABELS, "classification")
+    assert caught.value.next_step == f"name a whole model in it: {folder / 'merged' / 'en'}"
 
 
 def test_an_adapter_that_cannot_be_merged_is_refused_by_name(tmp_path: Path, base: Path) -> None:

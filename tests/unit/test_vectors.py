@@ -16,9 +16,11 @@ from raykd.models import LSTMStudent, PretrainedStudent, TextModel, TransformerS
 from raykd.models.bases import inspect_base
 from raykd.models.textmodel import count_parameters
 from raykd.models.vectors import _read_outputs, find_around
+from raykd.preflight.model_check import check_made
 from raykd.tokenizers.trimming import list_kept_ids
 from tests.families import tiny
 from tests.made_models import make_tokenizer
+from tests.worlds import run_config
 
 LABELS = ("bad", "good")
 TEXTS = [
@@ -101,6 +103,23 @@ def test_the_inspection_counts_a_factorised_student(tmp_path: Path) -> None:
         built.electra.encoder.layer[0].output.dense.weight,  # type: ignore[union-attr]
         load_model(path).model.bert.encoder.layer[1].output.dense.weight,
     )
+
+
+def test_the_check_says_that_a_narrower_table_keeps_no_head(tmp_path: Path) -> None:
+    """Also where all labels are known, and where it starts from a teacher of the run."""
+    path = make_checkpoint(tmp_path)
+
+    def look(**student: Any) -> str:
+        config = run_config()
+        data = config.data.model_copy(update={"labels": LABELS})
+        config = config.model_copy(update={"student": PretrainedStudent(**student), "data": data})
+        return "; ".join(check_made(config.student, config, "student")[1])
+
+    labels = {"path": str(path)}
+    assert "head" not in look(**labels)
+    assert "its head is thrown away" in look(**labels, embedding_size=4)
+    assert "without the teacher's head" in look(path="teacher:multi", embedding_size=4)
+    assert look(path="teacher:multi") == ""
 
 
 def test_other_checkpoints_are_refused_by_name(tmp_path: Path) -> None:

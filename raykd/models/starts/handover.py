@@ -11,6 +11,9 @@ from raykd.pretrained.jsonfile import read_json
 from raykd.pretrained.labels import read_label_names
 from raykd.pretrained.structure import build_empty, find_missing_weights
 
+FACTORISED_START = "student.embedding_size makes an ELECTRA model of it, whose head is built otherwise"
+"""Why a student with a narrower table of embeddings keeps no head."""
+
 
 def describe_handover(
     folder: Path, labels: tuple[str, ...], head: Head, *, trust_remote_code: bool = False
@@ -44,18 +47,21 @@ def describe_handover(
     )
 
 
-def describe_labels(folder: Path, labels: tuple[str, ...], head: Head) -> str:
-    """Describe which labels the head of a checkpoint for the same task does not know; reads its config.json alone.
+def describe_labels(folder: Path, labels: tuple[str, ...], head: Head, *, factorised: bool = False) -> str:
+    """Describe what of the head of a checkpoint for the same task begins at random; reads its config.json alone.
 
     Args:
         folder: Of the checkpoint.
         labels: The run's.
         head: What is learnt now.
+        factorised: Whether its table is factorised, which makes another architecture of it.
 
     Returns:
-        A sentence; "" where it knows all of them, or was made for another task.
+        A sentence; "" where it knows all labels, or was made for another task.
     """
     config = read_json(folder / files.CONFIG)
+    if factorised and read_head(config) == head:
+        return f"its head is thrown away, and a new one begins at random: {FACTORISED_START}"
     own = read_label_names(config) or ()
     new = [label for label in labels if label not in own]
     if head not in LABELLED or read_head(config) != head or not own or not new:
