@@ -31,6 +31,7 @@ from raykd.scoring.ensembles.measure import make_ensemble_report
 from raykd.scoring.score import System, ask_teachers
 from raykd.scoring.teacher_scores import TeacherReview
 from raykd.scoring.teacher_systems import measure_teacher_megabytes, score_teacher_systems
+from raykd.student.matching.surpassed import hide_pairs, read_surpassed
 from raykd.teachers.pools.pool import TeacherPool
 from raykd.teachers.spec import TeacherInfo
 
@@ -146,7 +147,8 @@ def average_weights(
 ) -> list[dict[str, float]]:
     """Return each teacher's mean weight by language, on the held-out rows.
 
-    What a weighting has learned stands in the curves alone, at its last; what it reads off the student nowhere.
+    What a weighting has learned stands in the curves alone, at its last; what it reads off the student nowhere. A
+    teacher that the student had surpassed at the end counts nothing in that language.
 
     Args:
         config: The run.
@@ -171,7 +173,8 @@ def average_weights(
         ]
     if together is None:
         return [{} for _ in teachers]
-    weights_MN = weighting.weights(together).numpy()
+    left_out = read_surpassed(curve, teachers, config.data.languages)
+    weights_MN = weighting.weights(hide_pairs(together, left_out)).numpy()
     return [_average_by_language(weights_N, together.languages) for weights_N in weights_MN]
 
 

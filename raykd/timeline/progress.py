@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -13,10 +14,21 @@ _LINE_S = 15.0
 """Seconds between two lines."""
 
 
+class Report(Protocol):
+    """Takes how far the work is."""
+
+    def __call__(self, done: int, total: int, cached: int = 0) -> None:
+        """Show it.
+
+        Args:
+            done: How many are done.
+            total: Of how many.
+            cached: How many of them were read from a cache, which are no part of the rate.
+        """
+
+
 @contextlib.contextmanager
-def show_progress(
-    console: Console, what: str = "labelling", unit: str = "texts"
-) -> Iterator[Callable[[int, int], None]]:
+def show_progress(console: Console, what: str = "labelling", unit: str = "texts") -> Iterator[Report]:
     """Show progress while the body runs.
 
     Args:
@@ -34,7 +46,7 @@ def show_progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=32),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]:>12}"),
+        TextColumn("{task.fields[rate]:>14}"),
         TimeRemainingColumn(),
         console=console,
         refresh_per_second=4,
@@ -42,8 +54,9 @@ def show_progress(
     with bars:
         bar = bars.add_task(what, total=None, rate="")
 
-        def report(done: int, total: int) -> None:
-            rate = _describe_rate(bars.tasks[bar].speed or 0.0, unit)
+        def report(done: int, total: int, cached: int = 0) -> None:
+            speed = bars.tasks[bar].speed or 0.0
+            rate = "from the cache" if 0 < done == cached else _describe_rate(speed, unit)
             bars.update(bar, completed=done, total=total, rate=rate)
 
         yield report
@@ -57,16 +70,17 @@ class _Lines:
         self._begun = self._said = time.monotonic()
         self._first: int | None = None
 
-    def __call__(self, done: int, total: int) -> None:
-        now = time.monotonic()
+    def __call__(self, done: int, total: int, cached: int = 0) -> None:
+        now, computed = time.monotonic(), done - cached
         if self._first is None:
-            self._first, self._begun = done, now
+            self._first, self._begun = computed, now
         elif done != total and now - self._said < _LINE_S:
             return
         self._said = now
-        rate = (done - self._first) / max(1e-9, now - self._begun)
+        rate = (computed - self._first) / max(1e-9, now - self._begun)
+        kept = f"{cached:,} from the cache" if cached else ""
         left = f"about {format_seconds((total - done) / rate)} left" if rate > 0 and done < total else ""
-        rest = "".join(f", {part}" for part in (_describe_rate(rate, self._unit), left) if part)
+        rest = "".join(f", {part}" for part in (kept, _describe_rate(rate, self._unit), left) if part)
         self._console.print(f"{self._what}: {done:,} of {total:,}{rest}", highlight=False)
 
 

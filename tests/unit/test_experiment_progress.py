@@ -112,3 +112,13 @@ def test_what_is_slow_shows_how_many_are_done_and_the_time_that_is_left(
             report(done, 3000)
     assert out.getvalue().splitlines()[-1] == "texts: 1,000 of 3,000, 50 texts/s, about 40 s left"
     assert format_seconds(9000.0) == "2.5 h"
+    out = io.StringIO()
+    with show_progress(Console(file=out, width=200), "copies") as report:
+        for at, done, cached in ((300.0, 512, 512), (320.0, 1536, 1024), (340.0, 2048, 1024)):
+            now[0] = at
+            report(done, 2048, cached)
+    assert out.getvalue().splitlines() == [
+        "copies: 512 of 2,048, 512 from the cache",
+        "copies: 1,536 of 2,048, 1,024 from the cache, 26 texts/s, about 20 s left",
+        "copies: 2,048 of 2,048, 1,024 from the cache, 26 texts/s",
+    ]

@@ -11,7 +11,9 @@ import torch
 from pydantic import ValidationError
 
 from raykd.distill.signals import Signals
-from raykd.student.matching.surpassed import SurpassedTeachers
+from raykd.point import Point
+from raykd.scoring.teacher_results import average_weights
+from raykd.student.matching.surpassed import SurpassedTeachers, read_surpassed
 from tests.worlds import build_loop, rows, run_config, source
 
 ALWAYS, NEVER = -2.0, 2.0
@@ -47,7 +49,10 @@ def test_teachers_are_left_out_where_the_student_is_as_good() -> None:
     assert found.pairs == {(name, "en") for name in wanted} | (
         {("zh", "zh")} if multi_zh + 0.04 - count_accuracy(1, "zh") >= 0.05 else set()
     )
-    assert sum(found.to_values().values()) == len(found.pairs)
+    values = found.to_values()
+    assert sum(value for name, value in values.items() if name.endswith("/surpassed")) == len(found.pairs)
+    curve = [Point(1, dict.fromkeys(values, 1.0)), Point(2, values)]
+    assert set(read_surpassed(curve, ["en", "zh", "multi"], ["en", "zh"])) == found.pairs
     found.update({"eval/en/accuracy": 0.0, "eval/zh/accuracy": 0.0})
     assert found.pairs == frozenset()
     found.update({})
@@ -67,6 +72,27 @@ def test_only_the_units_of_that_language_lose_the_teacher() -> None:
     )
     hidden = found.hide(signals).covered_MN.int().tolist()
     assert hidden == [[1, 0, 1], [0, 1, 0], [1, 0, 1]]
+
+
+def test_the_table_of_weights_knows_which_teachers_were_left_out_at_the_end() -> None:
+    """Alone, `multi` has all the weight in zh; where the student has surpassed it, nobody has any."""
+    config = run_config({"weighting": {"kind": "uniform"}, "drop_surpassed": 0.0})
+    signals = Signals(
+        teachers=("zh", "multi"),
+        teacher_languages=(frozenset({"zh"}), frozenset({"en", "zh"})),
+        logits_MNC=torch.zeros(2, 2, 2),
+        covered_MN=torch.tensor([[False, True], [True, True]]),
+        languages=("en", "zh"),
+        labels_N=torch.tensor([0, 1]),
+    )
+
+    def weigh(*pairs: str) -> list[dict[str, float]]:
+        values = dict.fromkeys((f"teacher/{pair.replace(' ', '/surpassed/')}" for pair in pairs), 1.0)
+        return average_weights(config, signals, ["zh", "multi"], [Point(1, values)])
+
+    assert weigh() == [{"en": 0.0, "zh": 0.5}, {"en": 1.0, "zh": 0.5}]
+    assert weigh("multi zh") == [{"en": 0.0, "zh": 1.0}, {"en": 1.0, "zh": 0.0}]
+    assert weigh("multi zh", "zh zh") == [{"en": 0.0, "zh": 0.0}, {"en": 1.0, "zh": 0.0}]
 
 
 def train(margin: float | None) -> tuple[list[dict[str, float]], Any]:

@@ -102,7 +102,11 @@ class BackTranslation(AugmentationBase):
         def describe(own: Sequence[tuple[str, str]]) -> object:
             return stamp_model(folder), stamp_model(other), settings, own
 
+        written = 0
+
         def write(own: Sequence[tuple[str, str]]) -> list[tuple[str, ...]]:
+            nonlocal written
+            written += len(own)
             return translate_back(own, *load(), self.pivot, variety)
 
         found: dict[tuple[str, str], tuple[str, ...]] = {}
@@ -117,5 +121,5 @@ class BackTranslation(AugmentationBase):
                     *LIBRARIES,
                 )
                 found |= zip(own, copies, strict=True)
-                report(len(found), len(keys))
+                report(len(found), len(keys), len(found) - written)
         return found

@@ -43,7 +43,8 @@ CAPTIONS: Mapping[str, str] = {
     "often as it is sure. Below: how often it is that sure.",
     "agreement": "How often two systems choose the same label, right or wrong. A dash: they share no row.",
     "confusions": "Which class of gold (down) is taken for which (across). Colours are shares of each row.",
-    "weights": "How much each teacher counted in each language, on average.",
+    "weights": "How much each teacher counted in each language, on average. One that the student had surpassed at the "
+    "end counts nothing.",
     "weights_over_steps": "How much each teacher counted, over all languages of a step.",
 }
 

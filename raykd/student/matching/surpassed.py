@@ -8,8 +8,9 @@ batches are ahead of the evaluation that decides, and a run that is resumed must
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -20,11 +21,35 @@ from raykd.config import RunConfig
 from raykd.data.rows import Rows
 from raykd.distill.signals import Signals
 from raykd.keys import make_key_part
+from raykd.point import Point
 from raykd.student.evaluate import compute_language_scores
 from raykd.student.matching.held_out import ask_held_out
 from raykd.tasks import SystemAnswers
 
 log = logging.getLogger("raykd.student")
+
+
+def hide_pairs(signals: Signals, pairs: Collection[tuple[str, str]]) -> Signals:
+    """Return answers without those of some pairs of teacher and language."""
+    if not pairs:
+        return signals
+    names = sorted(set(signals.languages))
+    codes_N = np.asarray([names.index(language) for language in signals.languages], dtype=np.int64)
+    table = [[(teacher, name) in pairs for name in names] for teacher in signals.teachers]
+    table_MV = np.asarray(table, dtype=bool).reshape(len(signals.teachers), len(names))
+    return signals.hide(torch.from_numpy(table_MV[:, codes_N]))
+
+
+def read_surpassed(
+    curve: Sequence[Point], teachers: Sequence[str], languages: Sequence[str]
+) -> list[tuple[str, str]]:
+    """Return the pairs of teacher and language that were left out at the end of a run, by its curve."""
+    last = {name: value for point in curve for name, value in point.values.items()}
+    return [pair for pair in itertools.product(teachers, languages) if last.get(_name_pair(*pair))]
+
+
+def _name_pair(teacher: str, language: str) -> str:
+    return f"teacher/{teacher}/surpassed/{make_key_part(language)}"
 
 
 class SurpassedTeachers:
@@ -59,18 +84,19 @@ class SurpassedTeachers:
 
     def hide(self, signals: Signals) -> Signals:
         """Return the answers without those of teachers that were surpassed in the unit's language."""
-        if not self.pairs:
-            return signals
-        names = sorted(set(signals.languages))
-        codes_N = np.asarray([names.index(language) for language in signals.languages], dtype=np.int64)
-        table = [[(teacher, name) in self.pairs for name in names] for teacher in signals.teachers]
-        table_MV = np.asarray(table, dtype=bool).reshape(len(signals.teachers), len(names))
-        return signals.hide(torch.from_numpy(table_MV[:, codes_N]))
+        return hide_pairs(signals, self.pairs)
 
     def to_values(self) -> dict[str, float]:
-        """Return for the curves in how many languages each teacher is left out."""
-        left_out = [teacher for teacher, _ in self.pairs]
-        return {f"teacher/{name}/surpassed": float(left_out.count(name)) for name in self._source.teachers}
+        """Return for the curves in how many languages each teacher is left out, and whether in each."""
+        values: dict[str, float] = {}
+        for name in self._source.teachers:
+            found = [float((name, language) in self.pairs) for language in self._rows.list_languages()]
+            values[f"teacher/{name}/surpassed"] = sum(found)
+            values |= {
+                _name_pair(name, language): value
+                for language, value in zip(self._rows.list_languages(), found, strict=True)
+            }
+        return values
 
     def _name(self, language: str) -> str:
         return f"eval/{make_key_part(language)}/{self._config.metric}"
