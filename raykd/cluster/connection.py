@@ -8,6 +8,7 @@ run of `train` ends its placement groups itself. Ray's chatter goes to its own l
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import ray
@@ -17,7 +18,7 @@ from raykd.cluster.interrupts import owns_process
 from raykd.cluster.own_processes import kill_own_ray, started_here
 from raykd.cluster.startup import PROCESS_ENVIRONMENT, RayStart, ray_start_error, start_own_ray
 from raykd.compat.ray_private import build_job_config
-from raykd.config import RayConfig, Run, TrainedTeacher, WorkersConfig
+from raykd.config import RayConfig, Run, TeacherConfig, TrainedTeacher, WorkersConfig
 from raykd.errors import ConfigError, ResourceError
 from raykd.teachers.groups import Group
 
@@ -156,10 +157,10 @@ def workers_demand(workers: WorkersConfig, name: str) -> Demand:
     )
 
 
-def _demand_of_its_teachers(config: Run, teacher: TrainedTeacher) -> list[Demand]:
-    """Return what the teachers of an assistant hold while it is trained."""
+def _demand_of_its_teachers(teachers: Sequence[TeacherConfig]) -> list[Demand]:
+    """Return what the teachers of an assistant, or of a pretraining, hold while it is trained."""
     found = []
-    for one in [t for t in config.teachers if t.name in teacher.training.teachers]:
+    for one in teachers:
         actor, n = one.actor, one.actor.replicas
         resources = {name: amount * n for name, amount in actor.resources.items()}
         found.append(Demand(f"teacher {one.name}", actor.num_cpus * n, actor.num_gpus * n, resources))
@@ -198,7 +199,7 @@ def check_fits(demands: list[Demand], available: dict[str, float], where: str) -
 
 
 def demands_of(config: Run, groups: list[Group], *, together: bool = True) -> list[list[Demand]]:
-    """Return what is held at once, one list per stage: each teacher's training, then pool and student.
+    """Return what is held at once, one list per stage: each pretraining and teacher's training, then pool and student.
 
     Args:
         config: The run.
@@ -208,10 +209,19 @@ def demands_of(config: Run, groups: list[Group], *, together: bool = True) -> li
     stages = [
         [
             workers_demand(t.training.workers, f"training teacher {t.name}"),
-            *_demand_of_its_teachers(config, t),
+            *_demand_of_its_teachers([one for one in config.teachers if one.name in t.training.teachers]),
         ]
         for t in config.trained_teachers
     ]
+    if config.pretraining is not None:
+        own = [t for t in config.pretraining.teachers if isinstance(t, TrainedTeacher)]
+        stages[:0] = [
+            *([workers_demand(t.training.workers, f"training teacher {t.name}")] for t in own),
+            [
+                workers_demand(config.workers, "pretraining the student"),
+                *_demand_of_its_teachers(config.pretraining.teachers),
+            ],
+        ]
     pool = [pool_demand(groups)] if groups else []
     students = [workers_demand(config.workers, "student workers")]
     return [*stages, [*pool, *students]] if together else [*stages, *([pool] if pool else []), students]

@@ -58,7 +58,7 @@ def remove_unused_run_keys(run: JsonObject, columns: Mapping[str, object]) -> No
     for change in run["data"].get("augment", ()):
         for key in ("path", "back"):  # what they make is among the rows
             change.pop(key, None)
-    _remove(run, {"peer": None})
+    _remove(run, {"peer": None, "pretraining": None})
     replay = run["data"].pop("replay")
     if replay is not None:  # its rows, like all, have a fingerprint of their own
         run["data"]["replay"] = {key: replay[key] for key in ("share", "seed")}

@@ -228,12 +228,14 @@ def _resolve(tree: JsonObject, base_dir: Path) -> JsonObject:
     tree["output"] = _output(tree["output"])
     if tree["serving"]["store"] is not None:
         check_path(tree["serving"]["store"], "serving.store")
-    trained = [t["training"] for t in tree["teachers"] if "training" in t]
+    own = tree.get("pretraining")
+    teachers = [*tree["teachers"], *(own["teachers"] if own else ())]
+    trained = [t["training"] for t in teachers if "training" in t]
     members = tree["task"]["tasks"].values() if has_several_tasks(tree) else [tree]
-    stages = [training["pretraining"] for training in trained if training["pretraining"]]
+    stages = [*([own] if own else []), *(each["pretraining"] for each in trained if each["pretraining"])]
     for part in [*(m["data"] for m in members), *(training["data"] for training in trained), *stages]:
         _resolve_data(part, base_dir)
-    for teacher in tree["teachers"]:
+    for teacher in teachers:
         if "path" in teacher and "://" not in teacher["path"]:
             resolve = _absolute if teacher["kind"] == "file" else _local  # a pattern exists nowhere
             teacher["path"] = resolve(teacher["path"], base_dir, f"teachers.{teacher['name']}.path")

@@ -195,6 +195,11 @@ class MultiRun(RunBase):
         return copied
 
     @property
+    def pretraining(self) -> None:
+        """None, because an encoder that tasks share is not pretrained by its run."""
+        return None
+
+    @property
     def metric(self) -> str:
         """The validation metric that chooses the best checkpoint."""
         return SCORE

@@ -13,7 +13,8 @@ from raykd.config.data import Columns, DataConfig
 from raykd.config.kinds.adapters import check_adapters
 from raykd.config.kinds.assistants import add_their_teachers, check_assistants
 from raykd.config.kinds.peer import Peer, check_peer
-from raykd.config.kinds.pretraining import check_pretraining
+from raykd.config.kinds.pretraining import Pretraining, check_pretraining
+from raykd.config.kinds.student_pretraining import StudentPretraining, check_student_pretraining
 from raykd.config.kinds.teacher_defaults import apply_teacher_defaults
 from raykd.config.later_keys import remove_unused_run_keys, remove_unused_teacher_keys, simplify_model
 from raykd.config.objective import (
@@ -165,6 +166,8 @@ class RunConfig(RunBase):
     """Also train the student without teachers, for the same number of steps."""
     objective: Objective = Objective()
     train: TrainConfig = TrainConfig()
+    pretraining: StudentPretraining | None = None
+    """Language modelling on texts of the domain, which the student learns first: `student` is what it begins with."""
     peer: Peer | None = None
     """A second student, which learns beside the first, each also from the other."""
     phases: tuple[Phase, ...] = ()
@@ -217,12 +220,15 @@ class RunConfig(RunBase):
         made = [t for t in self.teachers if isinstance(t, TrainedTeacher)]
         for teacher in made:
             if (stage := teacher.training.pretraining) is not None:
-                check_pretraining(teacher.name, stage, teacher.training.model, self.task, self.data)
-        # What was pretrained is a checkpoint, which can learn any task.
-        made = [t for t in made if t.training.pretraining is None]
-        students = [("student", self.student), *((f"teacher {t.name}", t.training.model) for t in made)]
-        for name, student in students:
-            if self.task.head not in student.tasks:
+                key = f"teacher {teacher.name}: training.pretraining"
+                check_pretraining(key, stage, teacher.training.model, self.task, self.data)
+        if self.pretraining is not None:
+            check_student_pretraining(self)
+        parts: list[tuple[str, Student, Pretraining | None]] = [("student", self.student, self.pretraining)]
+        parts += [(f"teacher {t.name}", t.training.model, t.training.pretraining) for t in made]
+        for name, student, stage in parts:
+            # What was pretrained is a checkpoint, which can learn any task.
+            if stage is None and self.task.head not in student.tasks:
                 raise ValueError(
                     f"{name}: a model of kind {student.kind} cannot learn {self.task.kind}; "
                     f"it can learn {', '.join(sorted(student.tasks))}"

@@ -39,9 +39,10 @@ def shorten_run(config: R, *, rows: int | None = None, evaluations: int | None =
         evaluations: Most evaluations of the student; None keeps their number, because schedulers count by it.
     """
     tree = config.model_dump(mode="json")
-    teachers: list[JsonObject] = tree["teachers"]
+    own = tree.get("pretraining")
+    teachers: list[JsonObject] = [*tree["teachers"], *(own["teachers"] if own else ())]
     trained = [teacher["training"] for teacher in teachers if "training" in teacher]
-    stages = [training["pretraining"] for training in trained if training["pretraining"]]
+    stages = [*([own] if own else []), *(each["pretraining"] for each in trained if each["pretraining"])]
     batches = [part["train"]["batch_size"] for part in (tree, *trained, *stages)]
     few = max(ROWS, *batches) if rows is None else rows
     for data in _data_of(tree):
@@ -50,10 +51,9 @@ def shorten_run(config: R, *, rows: int | None = None, evaluations: int | None =
     for training in trained:
         _shorten_train(training["train"], 2)
         _shorten_data(training["data"], few)
-        if training["pretraining"]:
-            _shorten_train(training["pretraining"]["train"], 2)
-            own = training["pretraining"]
-            _shorten_data({"train": own["texts"], "validation": own["validation"]}, few)
+    for stage in stages:
+        _shorten_train(stage["train"], 2)
+        _shorten_data({"train": stage["texts"], "validation": stage["validation"]}, few)
     for teacher in teachers:
         if "training" in teacher:
             teacher["on_poor"] = "warn"

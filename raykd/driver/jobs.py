@@ -1,4 +1,4 @@
-"""Split a run into jobs: the teachers that must be trained first, the undistilled baseline, the distilled student.
+"""Split a run into jobs: what must be trained first (teachers, pretraining), the undistilled baseline, the student.
 
 Decision record: a teacher, the baseline and a distilled student are trained alike with other settings, so each is a
 `Job` with a run of its own. One worker group runs several jobs one after the other, since starting a worker group costs
@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, TypeVar, cast
 
 from raykd.config import Run, RunConfig, TrainedTeacher, overlay
-from raykd.config.kinds.pretraining import start_from_pretraining
+from raykd.config.kinds.pretraining import FOLDER, start_from_pretraining
 from raykd.config.loading import validate_run
 from raykd.config.smoke import name_smoke_copy
 from raykd.data.load import ALL, Dataset, load_data
@@ -26,14 +26,15 @@ from raykd.data.selection.values import check_row_values
 from raykd.distill.objective import Objective
 from raykd.driver.gold_labels import check_gold_labels, name_metric, name_point
 from raykd.driver.language_models import check_prompts, check_source_languages
+from raykd.driver.pretraining import STUDENT, build_teacher_data, make_pretraining_run
 from raykd.errors import ConfigError, DataError, ModelError, prefix_errors
 from raykd.folders.contents import digest_models
-from raykd.models import PretrainedStudent, Student
+from raykd.models import Student
 from raykd.parse import JsonObject
 from raykd.point import Point
 from raykd.student.prepare import check_long_rows
 
-Role = Literal["teacher", "baseline", "student"]
+Role = Literal["teacher", "pretraining", "baseline", "student"]
 R = TypeVar("R", bound=Run)
 
 
@@ -171,7 +172,7 @@ def make_teacher_run(config: RunConfig, teacher: TrainedTeacher) -> RunConfig:
     """Return the run that trains a teacher on all labelled rows of its languages: supervised, or by its teachers."""
     training = teacher.training
     taught = bool(training.teachers)
-    data = _build_teacher_data(config, teacher)
+    data = build_teacher_data(config, teacher)
     model: Student = training.model
     if training.pretraining is not None:
         folder = make_pretraining_job(config, teacher).output  # its name says what it will hold
@@ -196,26 +197,6 @@ def make_teacher_run(config: RunConfig, teacher: TrainedTeacher) -> RunConfig:
         },
         f"the training of teacher {teacher.name}",
     )
-
-
-def _build_teacher_data(config: RunConfig, teacher: TrainedTeacher) -> JsonObject:
-    """Return the `data` of the run that trains a teacher."""
-    training = teacher.training
-    taught = bool(training.teachers)
-    tree = config.data.model_dump(mode="json")
-    # The student may be kept to a few labelled rows, or to a domain; its teachers are not, but in self-training.
-    everything = {"labelled_per_language": None, "labelled_seed": 0, "select_groups": None}
-    own = {
-        **({"undrawn": "drop"} if training.labelled == "student" else everything),
-        "select_languages": None if teacher.languages == "all" else list(teacher.languages),
-        "labelled_share": None,
-        "empty_label": "drop" if config.data.empty_label == "unlabeled" else config.data.empty_label,
-        **({} if taught else {"unlabeled": None, "augment": []}),
-        "replay": None,
-        "test": None,
-    }
-    data: JsonObject = overlay({**tree, **own}, training.data)
-    return data
 
 
 def _build_teacher_of(config: RunConfig, name: str) -> JsonObject:
@@ -243,43 +224,28 @@ def _find_teachers_folder(config: RunConfig) -> Path:
     return (place if config.smoke is None else place / name_smoke_copy(config.smoke)) / "teachers"
 
 
-def make_pretraining_job(config: RunConfig, teacher: TrainedTeacher) -> Job:
-    """Return the job that pretrains a teacher. Teachers that want the same share its folder."""
+def make_pretraining_job(config: RunConfig, teacher: TrainedTeacher | None = None) -> Job:
+    """Return the job that pretrains a teacher, or the student (None). All that want the same share its folder."""
     run = make_pretraining_run(config, teacher)
     data = load_data(run.data, Path.cwd(), run.form, keep_overlap=False)
-    start = digest_models(run).get("student.path", "")
+    start = "".join(digest_models(run).values())
     content = hashlib.sha256((run.fingerprint() + data.fingerprint() + start).encode()).hexdigest()[:12]
-    output = _find_teachers_folder(config) / f"pretraining-{content}"
-    return Job("teacher", f"teacher-{teacher.name}-pretraining", run, {"": data}, output)
+    output = _find_teachers_folder(config) / f"{FOLDER}{content}"
+    return Job("pretraining" if teacher is None else "teacher", run.name, run, {"": data}, output)
 
 
-def make_pretraining_run(config: RunConfig, teacher: TrainedTeacher) -> RunConfig:
-    """Return the run that trains a teacher as a language model on texts of its languages and domains."""
-    training, stage = teacher.training, teacher.training.pretraining
-    assert stage is not None
-    tree = _build_teacher_data(config, teacher)
-    own = {**config.data.model_dump(mode="json"), **training.data}
-    texts = stage.texts if isinstance(stage.texts, str) else stage.texts.model_dump(mode="json")
-    validation = own["validation"] if stage.validation is None else stage.validation.model_dump(mode="json")
-    sources = {"train": own.get(texts, texts) if isinstance(texts, str) else texts, "validation": validation}
-    return validate_run(
-        {
-            "name": f"teacher-{teacher.name}-pretraining",
-            "seed": training.seed,
-            "output": config.output,
-            "task": stage.build_task(),
-            "data": stage.choose_data({**tree, **sources, "test": own["test"]}),
-            "student": training.model.model_copy(update={"tuning": None}).model_dump(mode="json")
-            if isinstance(training.model, PretrainedStudent)
-            else training.model.model_dump(mode="json"),
-            "objective": Objective().gold_alone().model_dump(mode="json"),
-            "train": stage.train.model_dump(mode="json"),
-            "workers": training.workers.model_dump(mode="json"),
-            "ray": config.ray.model_dump(mode="json"),
-            "tracking": config.tracking.model_dump(mode="json"),
-        },
-        f"the pretraining of teacher {teacher.name}",
-    )
+def make_student_stages(config: Run) -> list[Job]:
+    """Return the job that pretrains the student, behind those of its teachers that are trained first; [] without."""
+    if not isinstance(config, RunConfig) or config.pretraining is None:
+        return []
+    job = make_pretraining_job(config)
+    if job.is_done:
+        return [job]
+    run = job.tasks[""].config
+    teachers = make_teacher_jobs(run)
+    folders = {one.name: str(one.output) for one in teachers}
+    served = [one.build_served(folders.get(f"teacher-{one.name}", "")) for one in run.teachers]
+    return [*teachers, replace(job, config=run.model_copy(update={"teachers": tuple(served)}))]
 
 
 def make_teacher_jobs(config: Run) -> list[Job]:
@@ -300,13 +266,28 @@ def make_teacher_jobs(config: Run) -> list[Job]:
     return [*stages.values(), *(job for *_, job in jobs)]
 
 
+def make_first_jobs(config: Run) -> list[Job]:
+    """Return the jobs that come before baseline and student: the student's pretraining, and `make_teacher_jobs`."""
+    stages, teachers = make_student_stages(config), make_teacher_jobs(config)
+    there = {job.output for job in stages}
+    return [*stages, *(job for job in teachers if job.output not in there)]
+
+
 def start_from_jobs(config: R, jobs: Sequence[Job]) -> R:
-    """Return a run whose student starts from the folder of a teacher that is trained first, if it names one."""
+    """Return a run whose student starts from the folder of a teacher or of its pretraining, which comes first."""
     student = config.student
+    if config.pretraining is not None:
+        return start_student(config, next(job.output for job in jobs if job.name == STUDENT))
     if student.kind != "pretrained" or student.teacher is None:
         return config
     folder = next(job.output for job in jobs if job.name == f"teacher-{student.teacher}")
     return cast(R, config.model_copy(update={"student": student.model_copy(update={"path": str(folder)})}))
+
+
+def start_student(config: R, folder: Path) -> R:
+    """Return a run whose student starts from the folder of its pretraining."""
+    started = {"student": start_from_pretraining(config.student, folder), "pretraining": None}
+    return cast(R, config.model_copy(update=started))
 
 
 def find_trained_teachers(config: Run, next_step: str) -> dict[str, Path]:
@@ -341,12 +322,12 @@ def check_trained(jobs: Sequence[Job], next_step: str) -> None:
 
 
 def make_jobs(config: Run, run_dir: Path) -> tuple[list[Job], list[Job]]:
-    """Return the jobs of a run in two stages: the teachers to train; then baseline and student.
+    """Return the jobs of a run in two stages: teachers to train and pretraining; then baseline and student.
 
     Raises:
         DataError, ConfigError: Files, columns, labels or sizes are wrong.
     """
-    teachers, data = make_teacher_jobs(config), load_rows(config)
+    teachers, data = make_first_jobs(config), load_rows(config)
     config = start_from_jobs(config, teachers)
     students = [Job("student", "student", config, data, run_dir / "student")]
     for job in [*teachers, *students]:

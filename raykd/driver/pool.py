@@ -205,7 +205,7 @@ def check_cluster(config: Run, teacher_jobs: Sequence[Job] = (), *, together: bo
         stages = demands_of(config, group_teachers(config, {}), together=together)
     else:
         check_trained(
-            teacher_jobs,
+            [job for job in teacher_jobs if job.role == "teacher"],
             f"train them without serving.pool (raykd train RUN.yaml serving.pool=null), then raykd teachers up "
             f"POOL.yaml --name {name}",
         )

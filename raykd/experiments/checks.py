@@ -14,6 +14,7 @@ from raykd.errors import RaykdError
 from raykd.experiments.arms import ExperimentPlan
 from raykd.experiments.config import is_experiment, load_experiment
 from raykd.experiments.resume import compare_arms, explain_arm_changes
+from raykd.experiments.starts import plan_starts
 from raykd.preflight.check import collect_findings
 from raykd.preflight.finding import Finding
 from raykd.preflight.folder_check import describe_trials_folder
@@ -120,7 +121,7 @@ def plan_experiment(asked: ExperimentPlan) -> list[Finding]:
     return [
         *describe_resources(base, together=plan.label == "on_demand"),
         at_once,
-        *describe_steps(teachers),
+        *describe_steps([*teachers, *plan_starts(plan, teachers)[0]]),
         Finding("trainings", trainings),
         *describe_sizes(compute_trial_disk(base, student.data, count, most or 1)),
         *_describe_states(plan, student),

@@ -21,7 +21,6 @@ from raykd.config.home import ARMS, EXPERIMENT
 from raykd.config.loading import dump_run, flatten_run
 from raykd.config.rewriting.pinning import pin_revisions
 from raykd.driver.command import Command, FolderContents, Start, TrackedRun, run_command
-from raykd.driver.jobs import start_from_jobs
 from raykd.driver.session import Session
 from raykd.errors import ConfigError, RaykdError, SweepError
 from raykd.experiments.arms import ExperimentPlan, PairSampler
@@ -29,6 +28,7 @@ from raykd.experiments.progress import ArmProgress
 from raykd.experiments.recording import record_comparison, record_students
 from raykd.experiments.resume import compare_arms, dump_arms, explain_arm_changes
 from raykd.experiments.scoring import score_arms
+from raykd.experiments.starts import plan_starts
 from raykd.folders.changes import Changes
 from raykd.folders.earlier_start import EarlierStart
 from raykd.folders.folder import RunFolder
@@ -113,7 +113,8 @@ class CompareCommand(Command[ComparisonOutcome]):
             files[EXPERIMENT] = self.experiment.yaml
         self.experiment = self.experiment.fix_steps(self.student.steps)
         check_arms(self.experiment, self.student.data)
-        start = partial(start_from_jobs, jobs=self.teachers)
+        stages, start = plan_starts(self.experiment, self.teachers)
+        self.teachers += stages
         arms = tuple(arm.change_runs(start) for arm in self.experiment.arms)
         self.base = start(self.base)
         self.experiment = replace(self.experiment, base=self.base, arms=arms)

@@ -32,6 +32,12 @@ def list_model_paths(config: Run) -> dict[str, str]:
         f"teachers.{t.name}.function": getattr(t, "function_file", None) for t in config.active_teachers
     }
     paths["student.path"] = getattr(config.student, "path", None)
+    stage = config.pretraining
+    paths |= (
+        {f"pretraining.teachers.{t.name}.path": getattr(t, "path", None) for t in stage.teachers}
+        if stage
+        else {}
+    )
     for teacher in config.trained_teachers:
         key = f"teachers.{teacher.name}.training.model.path"
         paths[key] = getattr(teacher.training.model, "path", None)
@@ -50,6 +56,8 @@ def digest_models(config: Run) -> dict[str, str]:
             found[key] = digest_folder(Path(path)) if Path(path).is_dir() else digest_file(Path(path))
     sources: dict[str, object] = {f"teachers.{t.name}.path": t for t in config.active_teachers}
     sources["student.path"] = config.student
+    stage = config.pretraining
+    sources |= {f"pretraining.teachers.{t.name}.path": t for t in stage.teachers} if stage else {}
     sources |= {f"teachers.{t.name}.training.model.path": t.training.model for t in config.trained_teachers}
     for key, model in sources.items():
         revision = getattr(model, "revision", None)

@@ -19,7 +19,7 @@ from raykd.head import Head
 from raykd.models.checkpoints import PretrainedStudent
 from raykd.networks.fresh import FreshStudent, check_heads
 from raykd.networks.generators import DecoderStudent, EncoderDecoderStudent
-from raykd.networks.heads import ENCODED, HEADS, LANGUAGE
+from raykd.networks.heads import ENCODED
 from raykd.tokenizers.ngrams import HashedNgrams
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ class TransformerStudent(FreshStudent):
 class LSTMStudent(FreshStudent):
     """A (bidirectional) LSTM over word pieces, pooled over the text's tokens (as in arXiv:1903.12136)."""
 
-    tasks: ClassVar[frozenset[Head]] = HEADS - LANGUAGE - {"embedding"}
+    tasks: ClassVar[frozenset[Head]] = ENCODED - {"embedding"}
     kind: Literal["lstm"] = "lstm"
     embedding: int = Field(128, ge=1)
     """Width of the word pieces' vectors."""
@@ -221,6 +221,7 @@ class LSTMStudent(FreshStudent):
             "pooling": self.pooling,
             "pad_token_id": tokenizer.pad_token_id,
             "sep_token_id": getattr(tokenizer, "sep_token_id", None),
+            **({"tie_word_embeddings": True} if head == "masked_lm" else {}),
         }
 
 

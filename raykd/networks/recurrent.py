@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import (
+    MaskedLMOutput,
     QuestionAnsweringModelOutput,
     SequenceClassifierOutput,
     TokenClassifierOutput,
@@ -221,6 +222,40 @@ class LSTMForTokenClassification(RecurrentClassifier):
         return TokenClassifierOutput(loss=loss, logits=logits_BLC)
 
 
+class LSTMForMaskedLM(RecurrentModel):
+    """Guesses hidden tokens from their states, which are compared with the word vectors (tied, arXiv:1608.05859)."""
+
+    _tied_weights_keys = {"decoder.weight": "embedding.weight"}
+
+    def __init__(self, config: LSTMConfig) -> None:
+        super().__init__(config)
+        self.transform = nn.Linear(self.width, config.embedding_size)
+        self.decoder = nn.Linear(config.embedding_size, config.vocab_size)
+        self.post_init()  # type: ignore[no-untyped-call]
+
+    def get_output_embeddings(self) -> nn.Module:
+        """Return the layer that scores the vocabulary."""
+        return self.decoder
+
+    def set_output_embeddings(self, value: nn.Module) -> None:
+        """Replace that layer."""
+        self.decoder = value  # type: ignore[assignment]
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **ignored: object,
+    ) -> MaskedLMOutput:
+        """Return ``[B, L, V]`` logits for ``[B, L]`` ids, and the mean loss of tokens whose label is not -100."""
+        ids_BL, mask_BL, before_B1 = self.align_texts(input_ids, attention_mask)
+        states_BLH = self.restore_places(self.compute_states(ids_BL, mask_BL)[0], before_B1)
+        logits_BLV = self.decoder(self.transform(self.dropout(states_BLH)))
+        loss = None if labels is None else F.cross_entropy(logits_BLV.float().flatten(0, 1), labels.view(-1))
+        return MaskedLMOutput(loss=loss, logits=logits_BLV)
+
+
 class LSTMForQuestionAnswering(RecurrentModel):
     """A small document reader: two outputs per token, whether an answer starts or ends there.
 
@@ -314,6 +349,7 @@ _NETWORKS: tuple[tuple[Head, type[PreTrainedConfig], type[PreTrainedModel]], ...
     ("token_classification", LinearConfig, LinearForTokenClassification),
     ("classification", LSTMConfig, LSTMForSequenceClassification),
     ("token_classification", LSTMConfig, LSTMForTokenClassification),
+    ("masked_lm", LSTMConfig, LSTMForMaskedLM),
     ("question_answering", LSTMConfig, LSTMForQuestionAnswering),
 )
 for _head, _config, _network in _NETWORKS:

@@ -15,13 +15,9 @@ from raykd.cluster.address import check_ray, configured_address
 from raykd.cluster.connection import check_fits, cluster_address, demands_of
 from raykd.config import (
     FileTeacher,
-    HttpTeacher,
-    LabelWordsTeacher,
-    ModelTeacher,
     Run,
     RunConfig,
     SavedModelTeacher,
-    TeacherConfig,
     TrainedTeacher,
 )
 from raykd.data.rows import Rows
@@ -32,26 +28,21 @@ from raykd.driver.language_models import (
     describe_repeated_marks,
     describe_untold_models,
 )
-from raykd.driver.pool import make_teacher_spec
-from raykd.errors import RaykdError, prefix_errors
+from raykd.driver.pretraining import make_pretraining_run
+from raykd.errors import RaykdError
 from raykd.folders.places import check_places
 from raykd.preflight.combinations import check_combinations
 from raykd.preflight.disk import check_disk, compute_disk
 from raykd.preflight.features_check import say_states
 from raykd.preflight.finding import Finding, find
 from raykd.preflight.folder_check import describe_folder
-from raykd.preflight.label_words_check import check_phrases, look_at_label_words
 from raykd.preflight.model_check import (
     NOTE,
     TrimmedVocabulary,
     append_notes,
     check_made,
-    describe_columns,
-    describe_source,
-    look_at_teacher,
     look_at_teachers,
     measure_vocabulary,
-    preview_source,
     sign_notes,
 )
 from raykd.preflight.selftests import (
@@ -60,48 +51,13 @@ from raykd.preflight.selftests import (
     count_given_answers,
     try_out_teacher,
 )
-from raykd.preflight.training_check import check_training
+from raykd.preflight.teacher_check import check_pretrained_student, check_teacher
 from raykd.scoring.absent_teachers import describe_unused_teachers, find_unused_teachers
 from raykd.student.prepare import is_trimmed
-from raykd.teachers.backends.backend import make_backend
 from raykd.teachers.groups import Group
 from raykd.teachers.pools.own_pool import Placement, group_placements
 from raykd.teachers.spec import TeacherSpec
 from raykd.tracking import find_recording_place as look_at_records
-
-
-def check_teacher(teacher: TeacherConfig, config: RunConfig) -> str:
-    """Check one teacher, and describe it.
-
-    Raises:
-        ModelError, LabelMismatchError, ConfigError: The errors that loading it would raise.
-    """
-    if isinstance(teacher, TrainedTeacher):
-        return check_training(teacher, config)
-    if isinstance(teacher, HttpTeacher) and teacher.words:
-        check_phrases(teacher, config)
-    if not isinstance(teacher, SavedModelTeacher):
-        return describe_served(teacher, config)
-    with prefix_errors(f"teacher {teacher.name}", RaykdError):
-        folder = preview_source(teacher, f"teachers.{teacher.name}")
-    if isinstance(teacher, LabelWordsTeacher):
-        what, notes = look_at_label_words(teacher, config, folder)
-    else:
-        assert isinstance(teacher, ModelTeacher)
-        what, notes = look_at_teacher(teacher, config, folder)
-    return append_notes("; ".join(filter(None, [describe_source(teacher), what])), notes)
-
-
-def describe_served(teacher: TeacherConfig, config: RunConfig) -> str:
-    """Describe a teacher as the process that will serve it does; loads no weights.
-
-    Raises:
-        ModelError, LabelMismatchError: It cannot be used.
-    """
-    backend = make_backend(make_teacher_spec(config, teacher, {}))
-    info = backend.describe()
-    labels = describe_columns(info.labels, config.data.labels, info.columns)
-    return ", ".join(filter(None, [teacher.kind, labels, backend.describe_place()]))
 
 
 def preflight(config: Run, *, together: bool = True) -> tuple[str, ...]:
@@ -122,6 +78,9 @@ def preflight(config: Run, *, together: bool = True) -> tuple[str, ...]:
         check_combinations(member)
         for teacher in member.needed_teachers:
             check_teacher(teacher, member)
+        if member.pretraining is not None:
+            check_pretrained_student(member)
+            look_at_teachers(make_pretraining_run(member))
     look_at_teachers(config)
     check_student(config)
     check_pool(config)
@@ -179,6 +138,8 @@ def collect_findings(
         look(f"combinations {name}".rstrip(), partial(check_combinations, member))
         for teacher in member.needed_teachers:
             look(f"teacher {teacher.name}", partial(check_teacher, teacher, member))
+        if member.pretraining is not None:
+            look("pretraining", partial(check_pretrained_student, member))
     read: list[Job] = []
     taught: list[Job] = []
     look("data", lambda: _check_data(config, read, taught))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from raykd.config import Run
 from raykd.data.load import Dataset
-from raykd.driver.jobs import make_pretraining_run
+from raykd.driver.pretraining import make_pretraining_run
 from raykd.errors import ResourceError
 from raykd.preflight.sizes import (
     COPIES,
@@ -50,7 +50,7 @@ class Disk:
         free: Free bytes; None if the disk does not say.
         copies: Checkpoints that exist at once.
         trained: Parameters of the student that are trained; None if all are.
-        teachers: Bytes of checkpoints and models of the teachers that the run trains.
+        teachers: Bytes of checkpoints and models that are trained first: teachers, and the student's pretraining.
         models: Bytes of saved students, in the run's folder and in MLflow.
         records: Bytes of MLflow's database, pages and curves.
         tokens: Bytes of the student's tokens of many rows. They lie in raykd's cache, mostly on the same disk.
@@ -87,7 +87,7 @@ class Disk:
         if self.checkpoint is not None:
             parts = [f"{self.copies} x {format_bytes(self.checkpoint)} checkpoints"]
         others = {
-            "trained teachers": self.teachers,
+            "models trained first": self.teachers,
             "models": self.models,
             "records": self.records,
             "cached tokens": self.tokens,
@@ -117,10 +117,13 @@ def compute_disk(
     members = config.members
     first = next(iter(members.values()))
 
+    # What only its pretraining lets it learn, a decoder, is as large as there.
+    sized = [m if m.task.head in m.student.tasks else make_pretraining_run(m) for m in members.values()]
+
     def count_parameters(least: bool) -> int | None:
         counts = (
-            count_student_parameters(config.student, m.task, m.data.labels, least=least, tokens=tokens)
-            for m in members.values()
+            count_student_parameters(m.student, m.task, m.data.labels, least=least, tokens=tokens)
+            for m in sized
         )
         found = max((count for count in counts if count is not None), default=None)
         if found is None or first.peer is None:
@@ -162,9 +165,16 @@ def compute_disk(
 
 
 def _teachers(config: Run, rows: int | None) -> tuple[int, int]:
-    """Estimate the bytes of teachers that the run trains (checkpoints and models), and of the records of it."""
+    """Estimate the bytes of what is trained first (checkpoints and models), and of the records of it."""
     kept = recorded = 0
     for member in config.members.values():
+        if member.pretraining is not None:
+            run = make_pretraining_run(member)
+            count = count_student_parameters(run.student, run.task, run.data.labels)
+            before = _teachers(run, rows)
+            kept += before[0] + (COPIES - 1) * estimate_checkpoint_bytes(count or 0, run.train)
+            kept += estimate_model_bytes(run.student, count)
+            recorded += before[1] + WINDOW * count_windows(run.train, rows)
         for teacher in member.trained_teachers:
             train, model = teacher.training.train, teacher.training.model
             stage = teacher.training.pretraining  # it has the larger head, and a decoder has that alone

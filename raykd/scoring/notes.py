@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from statistics import fmean
 
 from raykd.config import Embedded, RunConfig
+from raykd.config.kinds.pretraining import FOLDER
 from raykd.data.load import Dataset
 from raykd.driver.language_models import describe_ignored_settings
 from raykd.point import Point
@@ -60,6 +62,9 @@ def _describe_data(
         notes.insert(
             0, f"a smoke run of {config.smoke}: a few rows and steps, so its scores and times say nothing"
         )
+    if config.student.kind == "pretrained" and Path(config.student.path).name.startswith(FOLDER):
+        who = "the student" + (" and the undistilled student start" if config.baseline else " starts")
+        notes.append(f"{who} from one pretraining, {config.student.path}")
     if skipped := last.get("train/skipped_steps", 0.0):
         back = ", and the run went back to a checkpoint once" if last.get("train/rollbacks") else ""
         notes.append(

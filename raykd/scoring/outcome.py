@@ -161,7 +161,9 @@ def conclude_task(
 
 def _list_students(jobs: Sequence[TaskJob]) -> list[tuple[Role, Path]]:
     """Return role and folder of every trained student: baseline, peer and student, as far as there are."""
-    saved: list[tuple[Role, Path]] = [(job.role, job.output) for job in jobs]
+    saved: list[tuple[Role, Path]] = [
+        ("baseline" if job.role == "baseline" else "student", job.output) for job in jobs
+    ]
     if jobs[-1].config.peer is not None:
         saved.insert(-1, ("peer", name_peer_folder(jobs[-1].output)))
     return saved

@@ -15,7 +15,7 @@ from raykd.cluster.mailbox import mailbox_on_cluster
 from raykd.cluster.wait import wait_for_resources
 from raykd.config import Run
 from raykd.distill.weighting import Weighting
-from raykd.driver.jobs import Job, load_rows, make_teacher_jobs
+from raykd.driver.jobs import Job, load_rows, make_first_jobs
 from raykd.driver.pool import check_cluster, group_teachers
 from raykd.driver.progress import JobProgress
 from raykd.driver.session import Session
@@ -53,12 +53,12 @@ def read_base_jobs(base: Run) -> tuple[list[Job], Job]:
     """Read the rows of the base run.
 
     Returns:
-        The teachers that must be trained first, and the student that every trial trains.
+        What must be trained first (teachers, pretraining), and the student that every trial trains.
 
     Raises:
         DataError: A file, a column, a label or a size is wrong.
     """
-    teachers = make_teacher_jobs(base)
+    teachers = make_first_jobs(base)
     student = Job("student", "student", base, load_rows(base), Path())
     for job in [*teachers, student]:
         job.check_gold_labels()
@@ -154,7 +154,7 @@ class SweepDriver:
             ModelError: A teacher is not good enough (`teachers[].on_poor`).
             SweepError: No trial was scored.
         """
-        if self.base.teachers:
+        if self.base.teachers or self.teacher_jobs:
             check_cluster(self.base, self.teacher_jobs, together=self.label == "on_demand")
         if not all(job.is_done for job in self.teacher_jobs):
             # An interrupted command without an MLflow run loses its folder, and with it a teacher's checkpoints.

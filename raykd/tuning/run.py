@@ -21,6 +21,7 @@ from raykd.config import Run
 from raykd.config.loading import dump_run, flatten_run
 from raykd.config.rewriting.pinning import pin_revisions
 from raykd.driver.command import Command, FolderContents, Start, TrackedRun, run_command
+from raykd.driver.jobs import start_from_jobs
 from raykd.driver.session import Session
 from raykd.errors import ConfigError
 from raykd.folders.changes import Changes
@@ -36,6 +37,7 @@ from raykd.tuning.config import Sweep, dump_sweep
 from raykd.tuning.driver import CHECKPOINTS, SweepDriver, find_shared_weightings, read_base_jobs
 from raykd.tuning.outcome import SweepOutcome, conclude_sweep
 from raykd.tuning.sizes import measure_trial_sizes
+from raykd.tuning.trial_rank import PretrainedRuns, RunFactory
 from raykd.tuning.tuner import TrialPlan
 
 log = logging.getLogger("raykd.tuning")
@@ -77,6 +79,11 @@ class SweepCommand(Command[SweepOutcome]):
         """Read the base's rows and check every trial that is known before the start."""
         self.teachers, self.student = read_base_jobs(self.base)
         check_known_trials(self.plan, self.student.data)
+        self.started = start_from_jobs(self.base, self.teachers)
+        self.trial_runs: RunFactory = self.plan.space
+        if self.base.pretraining is not None:
+            folder = next(job.output for job in self.teachers if job.role == "pretraining")
+            self.trial_runs = PretrainedRuns(self.plan.space, folder)
         files = {"run.yaml": dump_run(self.base), "space.yaml": dump_sweep(self.plan)}
         return FolderContents(self.student.fingerprints(), files)
 
@@ -113,7 +120,7 @@ class SweepCommand(Command[SweepOutcome]):
             task: [NeededAnswers(self.student.data[task].asked, weighting, states=states)]
             for task, weighting in weightings.items()
         }
-        driver = SweepDriver(plan.base, self.teachers, self.student, session, plan.config.label, needed)
+        driver = SweepDriver(self.started, self.teachers, self.student, session, plan.config.label, needed)
         trials = self._plan_trials(driver)  # refuses what cannot start before the teachers work for it
         journal = driver.run(lambda: trials)
         outcome = conclude_sweep(
@@ -125,8 +132,8 @@ class SweepCommand(Command[SweepOutcome]):
             driver.student.metric,
             partial(
                 measure_trial_sizes,
-                factory=plan.space,
-                base=plan.base,
+                factory=self.trial_runs,
+                base=self.started,
                 data=driver.student.data,
                 tokenizers=driver.tokenizers,
             ),
@@ -149,7 +156,7 @@ class SweepCommand(Command[SweepOutcome]):
         # has given up since.
         metric = LATEST_SCORE if config.scheduler.needs_population else SCORE
         return TrialPlan(
-            run_factory=plan.space,
+            run_factory=self.trial_runs,
             sampler=plan.build_sampler(),
             scheduler=config.scheduler.build(plan.space, plan.base.train.evaluations, plan.mode, metric),
             trials=plan.trials,

@@ -26,6 +26,7 @@ from raykd.checkpoint.storage import StorageFolder
 from raykd.config import Run
 from raykd.data.load import Dataset, load_data
 from raykd.driver.gold_labels import share_labels
+from raykd.driver.jobs import start_student
 from raykd.driver.loop import make_loop
 from raykd.point import Point
 from raykd.spaces.domains import Scalar
@@ -48,6 +49,23 @@ class RunFactory(Protocol):
         Raises:
             ConfigError: The sample cannot be a run.
         """
+
+
+@dataclass(frozen=True)
+class PretrainedRuns:
+    """Makes the runs of trials whose student starts from its pretraining, which all of them share.
+
+    Attributes:
+        runs: Makes them as they are written.
+        folder: What the pretraining left.
+    """
+
+    runs: RunFactory
+    folder: Path
+
+    def build_run(self, sample: Mapping[str, Scalar]) -> Run:
+        """Return the run of a trial."""
+        return start_student(self.runs.build_run(sample), self.folder)
 
 
 @dataclass(frozen=True)

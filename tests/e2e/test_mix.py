@@ -20,7 +20,8 @@ from raykd.errors import ModelError
 from raykd.experiments.confirmation import read_confirmation
 from raykd.experiments.run import run_comparison
 from raykd.models.multi import load_tasks
-from raykd.preflight.check import check_teacher, collect_findings
+from raykd.preflight.check import collect_findings
+from raykd.preflight.teacher_check import check_teacher
 from raykd.report.comparisons.plain_data import list_differences
 from raykd.runs.train import run_training
 from raykd.scoring.outcome import Outcome

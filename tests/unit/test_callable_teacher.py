@@ -19,8 +19,8 @@ from raykd.errors import ConfigError, LabelMismatchError, ModelError
 from raykd.folders.changes import Changes
 from raykd.folders.contents import digest_models
 from raykd.folders.earlier_start import add_model_changes
-from raykd.preflight.check import check_teacher
 from raykd.preflight.selftests import NO_ROW, try_out_teacher
+from raykd.preflight.teacher_check import check_teacher
 from raykd.teachers.backends.backend import describe_teacher
 from raykd.teachers.backends.given_numbers import convert_to_logits
 from raykd.teachers.teacher import Teacher

@@ -25,7 +25,7 @@ from raykd.driver.given_answers import check_given_answers
 from raykd.driver.pool import make_teacher_spec
 from raykd.errors import DataError, LabelMismatchError, ModelError, RaykdError
 from raykd.folders.contents import digest_models
-from raykd.preflight.check import check_teacher
+from raykd.preflight.teacher_check import check_teacher
 from raykd.teachers.backends.files import index, shards
 from raykd.teachers.teacher import Teacher
 from raykd.text.batch import TextBatch

@@ -23,8 +23,8 @@ from raykd.driver.loop import make_task_model
 from raykd.driver.pool import make_teacher_spec
 from raykd.errors import ConfigError, ModelError, RaykdError, TeacherError
 from raykd.models import DecoderStudent
-from raykd.preflight.check import check_teacher
 from raykd.preflight.combinations import check_combinations
+from raykd.preflight.teacher_check import check_teacher
 from raykd.student.loop import TrainingLoop
 from raykd.student.prepare import fit_tokenizer, prepare_rows
 from raykd.tasks import CausalLM

@@ -23,8 +23,9 @@ from raykd.errors import ModelError, RaykdError
 from raykd.folders.changes import Changes
 from raykd.folders.contents import digest_models
 from raykd.folders.earlier_start import add_model_changes
-from raykd.preflight.check import check_student, check_teacher
+from raykd.preflight.check import check_student
 from raykd.preflight.sizes import count_student_parameters
+from raykd.preflight.teacher_check import check_teacher
 from raykd.pretrained import hub as resolving
 from raykd.tasks import Classification
 from raykd.teachers.teacher import Teacher

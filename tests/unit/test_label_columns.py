@@ -23,8 +23,8 @@ from raykd.distill.weightings.routing import ByLanguage
 from raykd.ensemble.mixing import mix_coalition
 from raykd.ensemble.units import WORST_NLL, LabelledUnits
 from raykd.errors import LabelMismatchError
-from raykd.preflight.check import check_teacher
 from raykd.preflight.model_check import describe_columns
+from raykd.preflight.teacher_check import check_teacher
 from raykd.scoring.teacher_scores import compare_with_one_label
 from raykd.tasks import Classification
 from raykd.tasks.label_columns import ColumnMap, map_label_columns

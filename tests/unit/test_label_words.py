@@ -15,8 +15,8 @@ from raykd.config.loading import validate_run
 from raykd.data.rows import Rows
 from raykd.driver.pool import make_teacher_spec
 from raykd.errors import ConfigError, DataError, LabelMismatchError, ModelError
-from raykd.preflight.check import check_teacher
 from raykd.preflight.selftests import check_answers
+from raykd.preflight.teacher_check import check_teacher
 from raykd.teachers.teacher import Teacher
 from raykd.text.batch import TextBatch
 from tests.fakes import LABELS, logits_of, text_batch

@@ -111,7 +111,8 @@ def test_disk_arithmetic() -> None:
     more = disk(0, teachers=1_000, models=200, records=30)
     assert more.needed == 48_000 + 100_000 + 1_230
     assert (
-        "+ 1 kB trained teachers + 200 bytes models + 30 bytes records + 100 kB answers" in more.arithmetic()
+        "+ 1 kB models trained first + 200 bytes models + 30 bytes records + 100 kB answers"
+        in more.arithmetic()
     )
     assert "3 x 16 kB checkpoints + 100 kB answers = 148 kB of 1 GB free" in check_disk(disk(10**9))
     assert check_disk(disk(147_999)).startswith(MAY_NOT_FIT) and check_disk(disk(148_000)).startswith("3 x")

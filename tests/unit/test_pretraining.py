@@ -22,8 +22,8 @@ from raykd.driver.jobs import Job, make_pretraining_run, make_teacher_job, make_
 from raykd.driver.loop import make_task_model, save_student
 from raykd.errors import ConfigError, ModelError
 from raykd.models.starts.handover import describe_handover
-from raykd.preflight.check import check_teacher
 from raykd.preflight.disk import compute_disk
+from raykd.preflight.teacher_check import check_teacher
 from raykd.runs.stages import find_pretraining, train_teachers
 from raykd.student.loop import TrainingLoop
 from raykd.student.prepare import fit_tokenizer, prepare_rows

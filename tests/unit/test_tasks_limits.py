@@ -22,7 +22,7 @@ from raykd.ensemble.mixing import complete_logits
 from raykd.errors import ConfigError, DataError, ModelError
 from raykd.models import LinearStudent, LSTMStudent, PretrainedStudent
 from raykd.point import Point
-from raykd.preflight.check import check_teacher
+from raykd.preflight.teacher_check import check_teacher
 from raykd.scoring.notes import collect_notes
 from raykd.student.prepare import check_long_rows, fit_tokenizer, prepare_rows
 from raykd.tasks import Classification, QuestionAnswering, TokenClassification

@@ -1,7 +1,7 @@
-"""Pretraining of a teacher as a language model on texts of its domain, before it learns the run's task.
+"""Pretraining of a teacher or the student as a language model on texts of the domain, before it learns the run's task.
 
-Decision record: it is a stage with a folder of its own, named by its settings and texts, so a run, a sweep or another
-teacher that wants the same finds it done. Its head is thrown away: the teacher starts from encoder and tokenizer.
+Decision record: it is a stage with a folder of its own, named by its settings and texts, so a run, a sweep, another
+arm or teacher that wants the same finds it done. Its head is thrown away: the model starts from encoder and tokenizer.
 """
 
 from __future__ import annotations
@@ -21,16 +21,20 @@ from raykd.tasks import TaskBase
 _SHARED = ("languages", "select_languages", "select_groups", "leave_out_groups", "on_bad_row", "max_bad_rows",
            "language_temperature", "length_grouping")  # fmt: skip
 """Keys of the run's `data` that hold for the texts, too."""
+READ = (*_SHARED, "columns", "train", "validation", "test", "unlabeled")
+"""Keys of the run's `data` that decide what is read."""
+FOLDER = "pretraining-"
+"""How the folder of a stage begins, behind which its content is named."""
 
 
 class Pretraining(Spec):
-    """A language model of the domain, which the teacher starts from (in-domain pretraining, arXiv:2004.10964)."""
+    """A language model of the domain, which the model starts from (in-domain pretraining, arXiv:2004.10964)."""
 
     objective: Literal["masked_lm", "causal_lm"] = "masked_lm"
     """What is learnt: hidden tokens (BERT, arXiv:1810.04805), or the next token, for a `model` that is a decoder."""
     texts: Literal["unlabeled", "train"] | Source = "unlabeled"
     """What it is learnt from: `data.unlabeled`, the texts of `data.train`, or a source of its own. Texts of validation
-    and test are left out. Languages and domains are those that the teacher learns from."""
+    and test are left out. Languages and domains are those that the model learns from."""
     validation: Source | None = None
     """Texts that choose the best step; None takes those of `data.validation`."""
     share: float = Field(0.15, gt=0.0, le=1.0)
@@ -91,22 +95,31 @@ def start_from_pretraining(model: Student, folder: Path) -> PretrainedStudent:
         folder: Where the checkpoint is.
     """
     kept = ("dropout", "tuning", "language_codes") if isinstance(model, PretrainedStudent) else ()
-    return PretrainedStudent(path=str(folder), **{key: getattr(model, key) for key in kept})
+    return PretrainedStudent(path=str(folder), crf=model.crf, **{key: getattr(model, key) for key in kept})
 
 
-def check_pretraining(
-    name: str, stage: Pretraining, model: Student, task: TaskBase, data: DataConfig
-) -> None:
-    """Check that a teacher's model can learn the language stage, and that there are texts.
+def strip_for_pretraining(model: Student) -> Student:
+    """Return what learns the language stage: all its weights, and no chain of tags, which are of the task."""
+    return model.model_copy(update={"crf": False} | ({"tuning": None} if hasattr(model, "tuning") else {}))
+
+
+def check_pretraining(key: str, stage: Pretraining, model: Student, task: TaskBase, data: DataConfig) -> None:
+    """Check that a model can learn the language stage, and that there are texts.
+
+    Args:
+        key: Of the stage, for messages.
+        stage: The stage.
+        model: What learns it.
+        task: The run's, which comes after it.
+        data: The run's.
 
     Raises:
         ValueError: Names the key.
     """
-    key = f"teacher {name}: training.pretraining"
     if stage.objective not in model.tasks:
         raise ValueError(
             f"{key}: a model of kind {model.kind} cannot learn {stage.objective}; wanted "
-            + ("transformer or pretrained" if stage.objective == "masked_lm" else "decoder or pretrained")
+            + ("transformer, lstm or pretrained" if stage.objective == "masked_lm" else "decoder or pretrained")
         )
     if task.language:
         raise ValueError(

@@ -23,14 +23,17 @@ def pin_revisions(config: R) -> R:
 
     A model that cannot be found stays as it is, because the check of the run refuses it with its key.
     """
-    sources = [*config.teachers, *(t.training.model for t in config.trained_teachers), config.student]
+    stage = config.pretraining
+    teachers = (*config.teachers, *(stage.teachers if stage else ()))
+    sources = [*teachers, *(t.training.model for t in config.trained_teachers), config.student]
     # Answers in files have a path as well, and no revision.
     paths = [getattr(source, "path", "") for source in sources if hasattr(source, "revision")]
     if not any(map(_is_hub_name, paths)):
         return config
     tree = config.model_dump(mode="json")
     trained = [t["training"]["model"] for t in tree["teachers"] if "training" in t]
-    for model in [*tree["teachers"], *trained, tree["student"]]:
+    others = tree["pretraining"]["teachers"] if stage else ()
+    for model in [*tree["teachers"], *others, *trained, tree["student"]]:
         if "revision" in model and _is_hub_name(model["path"]):
             with suppress(ModelError):
                 model["revision"] = find_hub_model(model["path"], model["revision"]).commit

@@ -17,6 +17,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from raykd.config.explain import explain_unknown_keys
+from raykd.config.kinds.pretraining import READ
 from raykd.errors import ConfigError, RaykdError
 from raykd.spaces.domains import ChoiceDomain, GridDomain, Scalar
 from raykd.spaces.foreign import KINDS
@@ -46,6 +47,7 @@ NOT_SEARCHABLE = {
     "teachers": "all trials share the teachers; search select_teachers to choose among them",
     "teacher_defaults": "all trials share the teachers",
     "baseline": "the baseline is no trial",
+    "pretraining": "all trials share it; `raykd compare` has arms with one of their own",
     "train.metric": "trials are compared by one metric, the sweep's `metric`",
     "task.tasks.*.metric": "trials are compared by one metric, the mean of the tasks'",
     "train.evaluations": "trials are compared at the same evaluations; write it under `set`",
@@ -304,6 +306,7 @@ def _check_keys(sweep: Sweep, origin: str) -> None:
     for refused, why in NOT_SEARCHABLE.items():
         if _mentions(space.keys, refused):
             raise ConfigError(f"{origin}: space.{refused} cannot be searched", got=refused, wanted=why)
+    _check_pretraining(sweep, origin)
     for key, by in find_overruled_keys(sweep.base.train).items():
         if _mentions(space.searched, key):
             raise ConfigError(
@@ -346,6 +349,18 @@ def _check_keys(sweep: Sweep, origin: str) -> None:
             got="serving.store: null",
             wanted="a folder on a local disk",
             next_step="set: {serving: {store: store}}",
+        )
+
+
+def _check_pretraining(sweep: Sweep, origin: str) -> None:
+    """Refuse to search what would change the pretraining that all trials share."""
+    fixed = [] if sweep.base.pretraining is None else ["student", *(f"data.{key}" for key in READ)]
+    if changed := [key for key in fixed if _mentions(sweep.space.keys, key)]:
+        raise ConfigError(
+            f"{origin}: space.{changed[0]} changes what is pretrained, once for all trials",
+            got=f"both {changed[0]} in the space and pretraining",
+            wanted="one of them",
+            next_step="raykd compare, whose arms have pretrainings of their own",
         )
 
 

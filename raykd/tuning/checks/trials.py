@@ -19,6 +19,7 @@ from raykd.preflight.check import available_here, list_replica_groups
 from raykd.preflight.combinations import check_combinations
 from raykd.preflight.features_check import describe_state_bytes
 from raykd.preflight.model_check import check_made
+from raykd.preflight.teacher_check import check_pretrained_student
 from raykd.spaces.domains import Scalar
 from raykd.spaces.space import Sample
 from raykd.tuning.capacity import count_concurrent_trials
@@ -58,8 +59,11 @@ class TrialCheck:
         for member in run.members.values():
             check_combinations(member)
             parts = (member.student.model_dump_json(), member.task.model_dump_json(), str(member.data.labels))
-            if (student := "\n".join(parts)) not in self._students:
+            stage = "" if member.pretraining is None else member.pretraining.model_dump_json()
+            if (student := "\n".join((*parts, stage))) not in self._students:
                 check_made(member.student, member, "student")
+                if member.pretraining is not None:
+                    check_pretrained_student(member)
                 self._students.add(student)
         data = {task: self._read(task, member) for task, member in run.members.items()}
         for task, member in run.members.items():
