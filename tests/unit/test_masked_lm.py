@@ -288,7 +288,7 @@ def test_a_teacher_that_cuts_texts_otherwise_is_refused() -> None:
     ("changes", "says"),
     [
         ({"student": {"kind": "transformer", "vocabulary": "union", "vocab_size": 500}}, "plays no part"),
-        ({"student": {"kind": "lstm"}}, "cannot learn masked_lm"),
+        ({"student": {"kind": "linear"}}, "cannot learn masked_lm"),
         ({"task": {"kind": "masked_lm", "written": ["chrf"]}}, "writes nothing"),
         ({"teachers": [{"name": "en", "languages": ["en"], "path": "t"}]}, "no teacher speaks zh"),
         (
