@@ -119,7 +119,11 @@ def check_pretraining(key: str, stage: Pretraining, model: Student, task: TaskBa
     if stage.objective not in model.tasks:
         raise ValueError(
             f"{key}: a model of kind {model.kind} cannot learn {stage.objective}; wanted "
-            + ("transformer, lstm or pretrained" if stage.objective == "masked_lm" else "decoder or pretrained")
+            + (
+                "transformer, lstm or pretrained"
+                if stage.objective == "masked_lm"
+                else "decoder or pretrained"
+            )
         )
     if task.language:
         raise ValueError(
