@@ -19,6 +19,7 @@ from typing import Literal, TypeVar, cast
 from raykd.config import Run, RunConfig, TrainedTeacher, overlay
 from raykd.config.kinds.pretraining import FOLDER, start_from_pretraining
 from raykd.config.loading import validate_run
+from raykd.config.rewriting.pretraining import STUDENT, build_teacher_data, make_pretraining_run
 from raykd.config.smoke import name_smoke_copy
 from raykd.data.load import ALL, Dataset, load_data
 from raykd.data.rows import Rows
@@ -26,7 +27,6 @@ from raykd.data.selection.values import check_row_values
 from raykd.distill.objective import Objective
 from raykd.driver.gold_labels import check_gold_labels, name_metric, name_point
 from raykd.driver.language_models import check_prompts, check_source_languages
-from raykd.driver.pretraining import STUDENT, build_teacher_data, make_pretraining_run
 from raykd.errors import ConfigError, DataError, ModelError, prefix_errors
 from raykd.folders.contents import digest_models
 from raykd.models import Student

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from raykd.config import Run, RunConfig
+from raykd.config.rewriting.pretraining import make_pretraining_run
 from raykd.driver.jobs import Job, make_student_stages, start_from_jobs, start_student
-from raykd.driver.pretraining import make_pretraining_run
 from raykd.experiments.arms import ExperimentPlan
 
 

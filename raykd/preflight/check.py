@@ -20,6 +20,7 @@ from raykd.config import (
     SavedModelTeacher,
     TrainedTeacher,
 )
+from raykd.config.rewriting.pretraining import make_pretraining_run
 from raykd.data.rows import Rows
 from raykd.driver.gold_labels import describe_judged
 from raykd.driver.jobs import Job, make_jobs
@@ -28,7 +29,6 @@ from raykd.driver.language_models import (
     describe_repeated_marks,
     describe_untold_models,
 )
-from raykd.driver.pretraining import make_pretraining_run
 from raykd.errors import RaykdError
 from raykd.folders.places import check_places
 from raykd.preflight.combinations import check_combinations

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raykd.config import Run
+from raykd.config.rewriting.pretraining import make_pretraining_run
 from raykd.data.load import Dataset
-from raykd.driver.pretraining import make_pretraining_run
 from raykd.errors import ResourceError
 from raykd.preflight.sizes import (
     COPIES,

@@ -11,8 +11,8 @@ from raykd.config import (
     TeacherConfig,
     TrainedTeacher,
 )
+from raykd.config.rewriting.pretraining import make_pretraining_run
 from raykd.driver.pool import make_teacher_spec
-from raykd.driver.pretraining import make_pretraining_run
 from raykd.errors import RaykdError, prefix_errors
 from raykd.preflight.combinations import check_combinations
 from raykd.preflight.label_words_check import check_phrases, look_at_label_words

@@ -12,10 +12,10 @@ import torch
 from raykd import models
 from raykd.config import RunConfig
 from raykd.config.loading import validate_run
+from raykd.config.rewriting.pretraining import STUDENT, make_pretraining_run
 from raykd.config.smoke import shorten_run
 from raykd.driver.jobs import make_first_jobs, make_jobs, make_student_stages, start_student
 from raykd.driver.loop import make_task_model
-from raykd.driver.pretraining import STUDENT, make_pretraining_run
 from raykd.errors import ConfigError, RaykdError
 from raykd.experiments.config import load_experiment
 from raykd.experiments.starts import plan_starts

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from raykd.config import RunConfig, TrainedTeacher, overlay
 from raykd.config.kinds.pretraining import Pretraining, strip_for_pretraining
 from raykd.config.kinds.student_pretraining import StudentPretraining
 from raykd.config.loading import validate_run
+from raykd.config.overlay import overlay
+from raykd.config.run import RunConfig
+from raykd.config.teachers import TrainedTeacher
 from raykd.distill.objective import Objective
 from raykd.parse import JsonObject
 
