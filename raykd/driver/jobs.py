@@ -273,11 +273,16 @@ def make_first_jobs(config: Run) -> list[Job]:
     return [*stages, *(job for job in teachers if job.output not in there)]
 
 
+def find_student_stage(jobs: Sequence[Job]) -> Job | None:
+    """Return the job that pretrains the student of a run; None where none does."""
+    return next((job for job in jobs if job.name == STUDENT), None)
+
+
 def start_from_jobs(config: R, jobs: Sequence[Job]) -> R:
     """Return a run whose student starts from the folder of a teacher or of its pretraining, which comes first."""
     student = config.student
-    if config.pretraining is not None:
-        return start_student(config, next(job.output for job in jobs if job.name == STUDENT))
+    if config.pretraining is not None and (stage := find_student_stage(jobs)) is not None:
+        return start_student(config, stage.output)
     if student.kind != "pretrained" or student.teacher is None:
         return config
     folder = next(job.output for job in jobs if job.name == f"teacher-{student.teacher}")

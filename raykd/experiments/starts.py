@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from raykd.config import Run, RunConfig
 from raykd.config.rewriting.pretraining import make_pretraining_run
-from raykd.driver.jobs import Job, make_student_stages, start_from_jobs, start_student
+from raykd.driver.jobs import Job, find_student_stage, make_student_stages, start_from_jobs, start_student
 from raykd.experiments.arms import ExperimentPlan
 
 
@@ -25,9 +25,8 @@ def plan_starts(experiment: ExperimentPlan, jobs: Sequence[Job]) -> tuple[list[J
     Returns:
         The jobs that come beside those, and a function that lets the student of a run start from them.
     """
-    known: dict[str, Job] = {}
-    if experiment.base.pretraining is not None:
-        known[_name_stage(experiment.base)] = next(job for job in jobs if job.role == "pretraining")
+    first = find_student_stage(jobs)
+    known: dict[str, Job] = {} if first is None else {_name_stage(experiment.base): first}
     more: list[Job] = []
     for arm in experiment.arms:
         for run in (arm.run, *arm.trials):

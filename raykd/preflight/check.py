@@ -23,7 +23,7 @@ from raykd.config import (
 from raykd.config.rewriting.pretraining import make_pretraining_run
 from raykd.data.rows import Rows
 from raykd.driver.gold_labels import describe_judged
-from raykd.driver.jobs import Job, make_jobs
+from raykd.driver.jobs import Job, find_student_stage, make_jobs
 from raykd.driver.language_models import (
     check_source_languages,
     describe_repeated_marks,
@@ -139,7 +139,7 @@ def collect_findings(
         for teacher in member.needed_teachers:
             look(f"teacher {teacher.name}", partial(check_teacher, teacher, member))
         if member.pretraining is not None:
-            look("pretraining", partial(check_pretrained_student, member))
+            look("student pretraining", partial(check_pretrained_student, member))
     read: list[Job] = []
     taught: list[Job] = []
     look("data", lambda: _check_data(config, read, taught))
@@ -155,7 +155,11 @@ def collect_findings(
     measured: list[TrimmedVocabulary] = []
     if read and not any(finding.error for finding in findings):
         if is_trimmed(config.student):
-            look("vocabulary", lambda: _say_vocabulary(config, read[-1], measured))
+            first = find_student_stage(taught)  # which trims it to its texts
+            look(
+                "vocabulary",
+                partial(_say_vocabulary, first.config if first else config, first or read[-1], measured),
+            )
         _look_at_rows(config, read[-1], look)
         _look_at_selftests(config, read[-1], look)
     look("Ray", lambda: check_ray(config.ray))

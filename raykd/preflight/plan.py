@@ -17,7 +17,7 @@ from raykd.config import HttpTeacher, Run
 from raykd.config.loading import load_any_run
 from raykd.data.load import Dataset
 from raykd.data.rows import Rows
-from raykd.driver.jobs import Job, make_jobs
+from raykd.driver.jobs import Job, find_student_stage, make_jobs
 from raykd.driver.pool import make_teacher_spec
 from raykd.errors import RaykdError
 from raykd.preflight.check import available_here, check_resources, list_replica_groups
@@ -38,7 +38,8 @@ def plan_run(config: Run) -> list[Finding]:
         RaykdError: The first error in files, rows or keys; `raykd check` shows all of them.
     """
     teachers, students = make_jobs(config, Path(config.output).resolve() / config.name)
-    trimmed = measure_vocabulary(config, students[-1].data)
+    first = find_student_stage(teachers)  # which trims a vocabulary to its texts
+    trimmed = measure_vocabulary(first.config if first else config, (first or students[-1]).data)
     disk = compute_disk(config, students[-1].data, tokens=None if trimmed is None else trimmed.tokens)
     return [
         *describe_resources(config),

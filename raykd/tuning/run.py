@@ -21,7 +21,7 @@ from raykd.config import Run
 from raykd.config.loading import dump_run, flatten_run
 from raykd.config.rewriting.pinning import pin_revisions
 from raykd.driver.command import Command, FolderContents, Start, TrackedRun, run_command
-from raykd.driver.jobs import start_from_jobs
+from raykd.driver.jobs import find_student_stage, start_from_jobs
 from raykd.driver.session import Session
 from raykd.errors import ConfigError
 from raykd.folders.changes import Changes
@@ -81,9 +81,8 @@ class SweepCommand(Command[SweepOutcome]):
         check_known_trials(self.plan, self.student.data)
         self.started = start_from_jobs(self.base, self.teachers)
         self.trial_runs: RunFactory = self.plan.space
-        if self.base.pretraining is not None:
-            folder = next(job.output for job in self.teachers if job.role == "pretraining")
-            self.trial_runs = PretrainedRuns(self.plan.space, folder)
+        if (first := find_student_stage(self.teachers)) is not None:
+            self.trial_runs = PretrainedRuns(self.plan.space, first.output)
         files = {"run.yaml": dump_run(self.base), "space.yaml": dump_sweep(self.plan)}
         return FolderContents(self.student.fingerprints(), files)
 
