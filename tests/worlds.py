@@ -11,6 +11,8 @@ from raykd import models
 from raykd.config import RunConfig
 from raykd.data.rows import Rows
 from raykd.distill.signals import UNLABELLED
+from raykd.driver.loop import make_student_model
+from raykd.models.multi import StudentModel
 from raykd.student.loop import TrainingLoop
 from raykd.student.prepare import prepare_rows
 from tests.fakes import LABELS, FixedSource, texts_and_labels
@@ -78,9 +80,11 @@ def build_loop(
     """The loop over the world's rows from the student's seeded start."""
     train = rows(160, 1) if train is None else train
     tokenizer = config.student.fit_tokenizer(rows(160, 1).texts)
-    student = models.TextModel(
+    student: StudentModel = models.TextModel(
         config.student.build(tokenizer, LABELS, config.seed), tokenizer, LABELS, max_length=64
     )
+    if config.peer is not None:
+        student = make_student_model(config, tokenizer)
     return TrainingLoop(
         config,
         prepare_rows(config, train, rows(60, 2, unlabelled=0.0), tokenizer),

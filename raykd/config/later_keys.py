@@ -32,6 +32,10 @@ _TRAIN: JsonObject = {
     "adversarial": None,
     "alignment": None,
 }
+_PEER: JsonObject = {
+    **{"weight_back": None, "temperature": {"kind": "constant", "value": 1.0}, "learning_rate_factor": 1.0},
+    **{"taught": "both", "unlabelled": False},
+}
 _MODELS: dict[str, JsonObject] = {
     "pretrained": {
         **{"vocabulary": "own", "vocab_size": None, "embedding_size": None, "dropout": None, "tuning": None},
@@ -59,6 +63,10 @@ def remove_unused_run_keys(run: JsonObject, columns: Mapping[str, object]) -> No
         for key in ("path", "back"):  # what they make is among the rows
             change.pop(key, None)
     _remove(run, {"peer": None, "pretraining": None})
+    if peer := run.get("peer"):
+        _remove(peer, _PEER)
+        if peer["student"]["kind"] == "pretrained":  # others stand as runs before have them
+            simplify_model(peer["student"])
     replay = run["data"].pop("replay")
     if replay is not None:  # its rows, like all, have a fingerprint of their own
         run["data"]["replay"] = {key: replay[key] for key in ("share", "seed")}

@@ -244,7 +244,8 @@ def _resolve(tree: JsonObject, base_dir: Path) -> JsonObject:
             if place.endswith(".py"):
                 key = f"teachers.{teacher['name']}.function"
                 teacher["function"] = f"{_absolute(place, base_dir, key)}:{name}"
-    for model in [tree["student"], *(training["model"] for training in trained)]:
+    peers = [tree["peer"]["student"]] if tree.get("peer") else []
+    for model in [tree["student"], *peers, *(training["model"] for training in trained)]:
         if model["kind"] == "pretrained":
             model["path"] = _local(model["path"], base_dir, "student.path")
         if model.get("embedding_from") is not None:

@@ -169,7 +169,7 @@ class RunConfig(RunBase):
     pretraining: StudentPretraining | None = None
     """Language modelling on texts of the domain, which the student learns first: `student` is what it begins with."""
     peer: Peer | None = None
-    """A second student, which learns beside the first, each also from the other."""
+    """A second network, a second student or a larger teacher, which learns beside the student in the same steps."""
     phases: tuple[Phase, ...] = ()
     """Changes of the objective, the learning rate and the weight decay during training, in order of their progress."""
     workers: WorkersConfig = WorkersConfig()
@@ -206,9 +206,6 @@ class RunConfig(RunBase):
         self.task.check(self.data.labels, self.objective)
         check_crf(self.student, self.task, self.objective)
         check_adapters(self.student, self.task, self.objective, self.train, self.teachers)
-        if self.peer is not None:
-            check_peer(self.peer, self.student, self.task, self.objective, self.train)
-            check_crf(self.peer.student, self.task, self.objective)
         check_objective(self.objective, self.data.labels, {t.name: t.missing for t in self.active_teachers})
         if self.train.metric not in self.task.metric_names:
             raise ValueError(
@@ -217,6 +214,8 @@ class RunConfig(RunBase):
             )
         if self.student.kind == "pretrained":
             object.__setattr__(self, "student", self.student.start_from(self.active_teachers))
+        object.__setattr__(self, "peer", self.peer and self.peer.start_from(self.active_teachers))
+        check_peer(self.peer, self.student, self.task, self.objective, self.train)
         made = [t for t in self.teachers if isinstance(t, TrainedTeacher)]
         for teacher in made:
             if (stage := teacher.training.pretraining) is not None:
@@ -301,8 +300,7 @@ class RunConfig(RunBase):
             objective = self.at_progress(phase.at).objective
             self.task.check(self.data.labels, objective)
             check_crf(self.student, self.task, objective)
-            if self.peer is not None:
-                check_peer(self.peer, self.student, self.task, objective, self.train)
+            check_peer(self.peer, self.student, self.task, objective, self.train)
             check_objective(objective, self.data.labels, {t.name: t.missing for t in self.active_teachers})
             if asks_others(objective, self.objective):
                 raise ValueError(
@@ -326,6 +324,11 @@ class RunConfig(RunBase):
         return self.objective.plain and all(
             self.at_progress(phase.at).objective.plain for phase in self.phases
         )
+
+    @property
+    def reads_unlabelled(self) -> bool:
+        """Whether texts without gold label are trained on: something is said of them."""
+        return not self.plain or (self.peer is not None and self.peer.unlabelled)
 
     def without_teachers(self, steps: int) -> RunConfig:
         """Return the undistilled run: gold labels only, the same number of steps, all else equal."""

@@ -58,9 +58,9 @@ class TaskJob:
 
     @property
     def rows(self) -> int:
-        """Training rows that are used: without teachers only the labelled ones."""
+        """Training rows that are used: where nobody says anything of the others only the labelled ones."""
         labelled = self.data.train.labelled
-        return int(labelled.sum()) if self.config.plain else len(labelled)
+        return len(labelled) if self.config.reads_unlabelled else int(labelled.sum())
 
     @property
     def held_out(self) -> Rows:
@@ -279,14 +279,21 @@ def find_student_stage(jobs: Sequence[Job]) -> Job | None:
 
 
 def start_from_jobs(config: R, jobs: Sequence[Job]) -> R:
-    """Return a run whose student starts from the folder of a teacher or of its pretraining, which comes first."""
-    student = config.student
+    """Return a run whose student and peer start from the folders of teachers or pretraining, which come first."""
     if config.pretraining is not None and (stage := find_student_stage(jobs)) is not None:
-        return start_student(config, stage.output)
-    if student.kind != "pretrained" or student.teacher is None:
-        return config
-    folder = next(job.output for job in jobs if job.name == f"teacher-{student.teacher}")
-    return cast(R, config.model_copy(update={"student": student.model_copy(update={"path": str(folder)})}))
+        config = start_student(config, stage.output)
+    folders = {job.name: str(job.output) for job in jobs}
+
+    def start(student: Student) -> Student:
+        if student.kind != "pretrained" or student.teacher is None:
+            return student
+        return student.model_copy(update={"path": folders[f"teacher-{student.teacher}"]})
+
+    changed: dict[str, object] = {"student": start(config.student)}
+    peer = next(iter(config.members.values())).peer
+    if peer is not None:
+        changed["peer"] = peer.model_copy(update={"student": start(peer.student)})
+    return cast(R, config.model_copy(update=changed))
 
 
 def start_student(config: R, folder: Path) -> R:
@@ -342,11 +349,11 @@ def make_jobs(config: Run, run_dir: Path) -> tuple[list[Job], list[Job]]:
             with prefix_errors(task.name, ConfigError):
                 check_row_values(task.config, task.data, all_labelled=all_labelled)
     if config.baseline:
-        if config.plain:
+        if all(run.plain and run.peer is None for run in config.members.values()):
             raise ConfigError(
                 "baseline: true without distillation",
                 got="objective.alpha 1",
-                wanted="a run with teachers",
+                wanted="a run with teachers or a peer",
                 next_step="leave baseline out: this run is the baseline",
             )
         plain = config.without_teachers(students[0].steps)

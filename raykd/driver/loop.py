@@ -13,8 +13,9 @@ import torch
 from raykd import models
 from raykd.config import Run, RunConfig
 from raykd.driver.jobs import name_peer_folder
-from raykd.models.multi import MultiModel, PairModel, StudentModel, pair_up, save_tasks, share_encoder
+from raykd.models.multi import PEER, MultiModel, PairModel, StudentModel, pair_up, save_tasks, share_encoder
 from raykd.models.starts.handover import describe_handover
+from raykd.models.starts.peer_tokens import check_peer_tokens
 from raykd.networks.narrowing import measure_taylor
 from raykd.point import Point
 from raykd.student.loop import TrainingLoop
@@ -99,11 +100,18 @@ def make_student_model(
     member = config.members[""]
     if member.peer is None:
         return students[""]
-    # Another seed, because two networks that begin alike have nothing to tell each other.
-    second = member.model_copy(update={"student": member.peer.student, "seed": member.seed + 1, "peer": None})
-    return pair_up(
-        students[""], make_task_model(second, tokenizer, None if prepared is None else prepared[""])
-    )
+    check_peer_tokens(member.student, member.peer.student)
+    rows = None if prepared is None else prepared[""]
+    return pair_up(students[""], make_task_model(make_peer_run(member), tokenizer, rows))
+
+
+def make_peer_run(config: RunConfig) -> RunConfig:
+    """Return the run that a student's peer would be alone.
+
+    It has another seed, because two networks that begin alike have nothing to tell each other.
+    """
+    assert config.peer is not None
+    return config.model_copy(update={"student": config.peer.student, "seed": config.seed + 1, "peer": None})
 
 
 def make_task_model(
@@ -160,7 +168,8 @@ def save_student(loop: TrainingLoop, output: Path) -> None:
     student, members = loop.best_student(), loop.config.members
     cards = {name: make_model_card(member, loop, name) for name, member in members.items()}
     if isinstance(student, PairModel):  # the peer first: where there is a student, the job is done
-        models.save_model(student.peer, name_peer_folder(output), card=cards[""])
+        card = make_model_card(make_peer_run(members[""]), loop, PEER)
+        models.save_model(student.peer, name_peer_folder(output), card=card)
         student = student.student
     if isinstance(student, MultiModel):
         save_tasks(student, output, cards=cards)
@@ -169,7 +178,7 @@ def save_student(loop: TrainingLoop, output: Path) -> None:
 
 
 def make_model_card(config: RunConfig, loop: TrainingLoop, task: str = "") -> models.ModelCard:
-    """Return what the model's README says of its training."""
+    """Return what the README of a task's model, or of the peer, says of its training."""
     best = next(h for h in loop.state.history if int(h["step"]) == loop.state.best_step)
     prefix = f"{task}/eval/" if task else "eval/"
     student, notes = (

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from raykd.config import FileTeacher, Run
 from raykd.errors import ModelError
+from raykd.models import Student
 from raykd.pretrained.hub import is_commit
 from raykd.teachers.backends.files.shards import list_answer_files
 
@@ -31,7 +32,7 @@ def list_model_paths(config: Run) -> dict[str, str]:
     paths |= {
         f"teachers.{t.name}.function": getattr(t, "function_file", None) for t in config.active_teachers
     }
-    paths["student.path"] = getattr(config.student, "path", None)
+    paths |= {key: getattr(student, "path", None) for key, student in _list_students(config).items()}
     stage = config.pretraining
     paths |= (
         {f"pretraining.teachers.{t.name}.path": getattr(t, "path", None) for t in stage.teachers}
@@ -55,7 +56,7 @@ def digest_models(config: Run) -> dict[str, str]:
         elif Path(path).exists():
             found[key] = digest_folder(Path(path)) if Path(path).is_dir() else digest_file(Path(path))
     sources: dict[str, object] = {f"teachers.{t.name}.path": t for t in config.active_teachers}
-    sources["student.path"] = config.student
+    sources |= _list_students(config)
     stage = config.pretraining
     sources |= {f"pretraining.teachers.{t.name}.path": t for t in stage.teachers} if stage else {}
     sources |= {f"teachers.{t.name}.training.model.path": t.training.model for t in config.trained_teachers}
@@ -64,6 +65,12 @@ def digest_models(config: Run) -> dict[str, str]:
         if key not in found and revision is not None and is_commit(revision):
             found[key] = revision
     return found
+
+
+def _list_students(config: Run) -> dict[str, Student]:
+    """Return the student and its peer by the key of the checkpoint that each may start from."""
+    peer = next(iter(config.members.values())).peer
+    return {"student.path": config.student} | ({} if peer is None else {"peer.student.path": peer.student})
 
 
 def digest_answers(teacher: FileTeacher) -> str:

@@ -85,13 +85,15 @@ class Pair(nn.Module):
         peer: The second one.
     """
 
-    def __init__(self, student: nn.Module, peer: nn.Module) -> None:
+    def __init__(self, student: TextModel, peer: TextModel) -> None:
         super().__init__()
-        self.student, self.peer = student, peer
+        self.student, self.peer = student.model, peer.model
+        self._paddings = {"": student.padding, PEER: peer.padding}
 
     def forward(self, route: str = "", **inputs: torch.Tensor) -> Any:
-        """Return the outputs of the student, or of its peer where `route` says so."""
-        return self.peer(**inputs) if route == PEER else self.student(**inputs)
+        """Return the outputs of the student, or of its peer where `route` says so, each of the inputs that it takes."""
+        own = {name: value for name, value in inputs.items() if self._paddings[route].takes(name)}
+        return self.peer(**own) if route == PEER else self.student(**own)
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,7 @@ StudentModel = TextModel | MultiModel | PairModel
 
 def pair_up(student: TextModel, peer: TextModel) -> PairModel:
     """Return a student and its peer as one."""
-    return PairModel(Pair(student.model, peer.model), student, peer)
+    return PairModel(Pair(student, peer), student, peer)
 
 
 def share_encoder(parts: Mapping[str, TextModel]) -> MultiModel:

@@ -41,6 +41,7 @@ from raykd.preflight.model_check import (
     TrimmedVocabulary,
     append_notes,
     check_made,
+    look_at_peer,
     look_at_teachers,
     measure_vocabulary,
     sign_notes,
@@ -237,9 +238,10 @@ def _look_at_selftests(config: Run, job: Job, look: Callable[[str, Callable[[], 
                 look(f"self-test {teacher.name}", partial(try_out_teacher, teacher, member, rows))
             elif Path(teacher.path).is_dir():
                 look(f"self-test {teacher.name}", partial(check_answers, teacher, member, rows))
-        student = member.student
-        if student.kind == "pretrained" and Path(student.path).is_dir():
-            look("self-test student", partial(check_student_answers, student, member, rows))
+        for what, one in (("student", member.student), ("peer", member.peer and member.peer.student)):
+            if one is not None and one.kind == "pretrained" and Path(one.path).is_dir():
+                alone = member.model_copy(update={"student": one, "peer": None})
+                look(f"self-test {what}", partial(check_student_answers, one, alone, rows))
 
 
 def _check_data(config: Run, read: list[Job], taught: list[Job]) -> str:
@@ -287,6 +289,7 @@ def check_student(config: Run) -> str:
         ModelError, ConfigError: A checkpoint that it starts from cannot be loaded, or does not fit the task.
     """
     found = [check_made(member.student, member, "student") for member in config.members.values()]
+    found += [look_at_peer(member) for member in config.members.values()]
     said = dict.fromkeys(what for what, _ in found if what)
     notes = dict.fromkeys(note for _, notes in found for note in notes)
     return append_notes("; ".join([config.student.kind, *said]), list(notes))

@@ -11,6 +11,7 @@ from pathlib import Path
 from raykd.answers.servable import check_servable
 from raykd.cache import load_or_compute
 from raykd.config import HttpTeacher, RunConfig, TrainConfig, WorkersConfig
+from raykd.config.kinds.peer import Peer
 from raykd.errors import ConfigError, prefix_errors
 from raykd.preflight.features_check import check_encoders
 from raykd.preflight.model_check import append_notes
@@ -70,10 +71,33 @@ def check_combinations(config: RunConfig) -> str:
             next_step="set train.zero_stage=2, or leave the peer out",
         )
     notes = _check_deepspeed(config)
+    if config.peer is not None:
+        notes += _check_peer_rates(config.peer, config.train)
     if silent:
         told = f"no teacher speaks {', '.join(silent)}: those rows learn from gold labels alone"
         return append_notes(told, notes)
     return append_notes("objective, weighting, batch and DeepSpeed configuration fit together", notes)
+
+
+def _check_peer_rates(peer: Peer, train: TrainConfig) -> list[str]:
+    """Refuse a rate of the peer's own beside a schedule that sets all rates; tell of gradients clipped together.
+
+    Raises:
+        ConfigError: Names both keys.
+    """
+    if peer.learning_rate_factor != 1.0 and "scheduler" in read_deepspeed_keys(train):
+        raise ConfigError(
+            "peer.learning_rate_factor has no effect beside a scheduler of the DeepSpeed configuration",
+            got=f"learning_rate_factor {peer.learning_rate_factor:g}, and train.deepspeed.scheduler",
+            wanted="one of them",
+            next_step="leave scheduler out and set train.lr_schedule, or leave the factor out",
+        )
+    together = _find_zero_stage(train) > 0 and train.gradient_clipping > 0
+    return (
+        ["peer: under ZeRO the gradients of both networks are clipped by their common norm"]
+        if together
+        else []
+    )
 
 
 def _check_adversarial(config: RunConfig) -> None:

@@ -65,6 +65,7 @@ class Disk:
     free: int | None
     copies: int = COPIES
     trained: int | None = None
+    peer: int = 0
     teachers: int = 0
     models: int = 0
     records: int = 0
@@ -126,11 +127,12 @@ def compute_disk(
             for m in sized
         )
         found = max((count for count in counts if count is not None), default=None)
-        if found is None or first.peer is None:
-            return found
-        return found + (
-            count_student_parameters(first.peer.student, first.task, first.data.labels, least=least) or 0
-        )
+        return None if found is None else found + count_peer(least)
+
+    def count_peer(least: bool) -> int:
+        peer = first.peer
+        found = peer and count_student_parameters(peer.student, first.task, first.data.labels, least=least)
+        return found or 0
 
     largest, smallest = count_parameters(least=False), count_parameters(least=True)
     languages = first.data.select_languages or first.data.languages
@@ -147,6 +149,7 @@ def compute_disk(
         output=output,
         parameters=largest,
         trained=trained,
+        peer=count_peer(least=False),
         checkpoint=None if largest is None else estimate_checkpoint_bytes(trained or largest, config.train),
         least=None if smallest is None else estimate_checkpoint_bytes(trained or smallest, config.train),
         store=tuple(store),

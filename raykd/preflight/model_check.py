@@ -22,6 +22,7 @@ from raykd.data.rows import Rows
 from raykd.driver.language_models import check_language_model
 from raykd.errors import ConfigError, DataError, LabelMismatchError, ModelError, RaykdError, prefix_errors
 from raykd.models.starts.handover import FACTORISED_START, describe_labels
+from raykd.models.starts.peer_tokens import check_peer_tokens
 from raykd.preflight.sizes import inspect_pretrained
 from raykd.pretrained.adapters import read_adapter_folders
 from raykd.pretrained.files import read_config
@@ -223,6 +224,17 @@ def check_made(model: models.Student, config: RunConfig, key: str) -> tuple[str,
     started = describe_labels(folder, config.data.labels, task.head, factorised=factorised)
     notes = (note, f"{model.path}: {started}" if started else "")
     return "; ".join(filter(None, [describe_source(model), set_aside])), tuple(filter(None, notes))
+
+
+def look_at_peer(config: RunConfig) -> tuple[str, tuple[str, ...]]:
+    """Compare the peer of a student with it and with the run; returns and raises as `check_made`."""
+    if config.peer is None:
+        return "", ()
+    second = config.peer.student
+    what, notes = check_made(second, config, "peer.student")
+    if not any(getattr(one, "is_awaited", False) for one in (config.student, second)):
+        check_peer_tokens(config.student, second)
+    return "; ".join(filter(None, [f"beside it as its peer {second.kind}", what])), notes
 
 
 def _check_word_vectors(model: models.LSTMStudent, config: RunConfig, key: str) -> str:

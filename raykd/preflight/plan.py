@@ -108,6 +108,7 @@ def describe_sizes(disk: Disk) -> list[Finding]:
     if disk.parameters is not None and disk.checkpoint is not None:
         trained = disk.trained or disk.parameters
         some = "" if disk.trained is None else f", of which {disk.trained:,} are trained"
+        some += f", of which {disk.peer:,} are its peer's" if disk.peer else ""
         weights = Finding(
             "weights",
             f"{disk.parameters:,} weights at its largest vocabulary{some}; a checkpoint is "
@@ -204,6 +205,7 @@ def read_measured_pace(config: Run, folder: Path) -> float | None:
         return None
     alike = (
         before.student == config.student
+        and [run.peer for run in before.members.values()] == [run.peer for run in config.members.values()]
         and before.task == config.task
         and before.workers == config.workers
         and before.train.batch_size == config.train.batch_size

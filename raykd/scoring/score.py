@@ -96,7 +96,7 @@ def measure_system(
             answers.take(picked), rows.take(picked), config.data.labels
         ),
     )
-    plain = role == "student" and config.plain
+    plain = role == "student" and config.plain and config.peer is None
     if config.task.language or config.task.has_scale or config.task.vectors:
         # Numbers on a scale and vectors are no choices, and different vocabularies have no logits to compare.
         empty = np.empty((0, 0), np.float32), np.empty(0, bool), np.empty(0, np.int64), ()

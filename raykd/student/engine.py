@@ -12,6 +12,9 @@ Decision record:
 - bfloat16 without ZeRO is torch's autocast over float32 weights. DeepSpeed's own optimizer for it reads a number back
   from the device for each tensor and calls 2.6 times the operators. Under ZeRO 1 to 3 weights are bfloat16 and each
   rank holds its share of them in float32, because memory is what those stages are for.
+- Networks that learn beside each other have parameter groups of their own, whose rates are multiples of the run's, and
+  without ZeRO each is clipped by its own norm. So what one of them learns does not depend on the size of the other's
+  gradient. DeepSpeed's own optimizers know one norm.
 - A step whose gradient is not finite changes no weight. DeepSpeed's own optimizers (ZeRO 1 to 3) skip it. Where the
   optimizer is torch's (ZeRO 0), the norm that clipping computes anyway is checked first (`TorchStep`). Gradients are
   reduced before they are checked, so all ranks decide alike without a further exchange.
@@ -76,6 +79,7 @@ class Engine:
         device: Where the model is trained.
         tuned: Whether a part of a checkpoint is trained (`student.tuning`). The frozen rest stands there, so it is in
             no checkpoint of the run and in no copy of the weights.
+        networks: Those that the model consists of, each with its learning rate as a multiple of the run's; () for one.
     """
 
     def __init__(
@@ -87,6 +91,7 @@ class Engine:
         world: int,
         device: torch.device,
         tuned: bool = False,
+        networks: Sequence[tuple[nn.Module, float]] = (),
     ) -> None:
         deepspeed = import_deepspeed(device)
         config = build_deepspeed_config(train, world, find_hidden_width(model))
@@ -96,10 +101,16 @@ class Engine:
         self._schedule: torch.optim.lr_scheduler.LambdaLR | None = None
         self.device, self.world, self.accumulation = device, world, train.gradient_accumulation
         plan, schedule = plan_optimizer(train), plan_schedule(train, total_steps)
-        groups = group_by_decay(model, plan.weight_decay)
+        parts = networks or [(model, 1.0)]
+        groups = [
+            {**group, "lr": plan.learning_rate * factor}
+            for network, factor in parts
+            for group in group_by_decay(network, plan.weight_decay)
+        ]
         fuse_activations(model)
         leave_out_cudnn_attention(device)
         self._decays = [group["params"][0].ndim >= 2 for group in groups]
+        self._factors = [group["lr"] / plan.learning_rate for group in groups]
 
         def make_schedule(inner: torch.optim.Optimizer) -> object:
             if schedule is not None:
@@ -129,7 +140,9 @@ class Engine:
         if world == 1 and self.zero_stage == 0:
             # One rank has nothing to reduce, and flattening all gradients for it costs about 4 % of a step.
             self.engine.enable_backward_allreduce = False
-        self._torch_step = None if self.zero_stage else TorchStep(self.engine)
+        self._torch_step = (
+            None if self.zero_stage else TorchStep(self.engine, [network for network, _ in parts])
+        )
         self._tuned = tuned
         # Parameters whose missing gradients `step` sets to 0. DeepSpeed's own optimizers and its reduction do so.
         fills = self._torch_step is not None and world == 1
@@ -203,10 +216,13 @@ class Engine:
         schedule = self._schedule
         if schedule is None:
             return
-        schedule.base_lrs = [plan.learning_rate] * len(groups)
-        rates = [plan.learning_rate * factor(schedule.last_epoch) for factor in schedule.lr_lambdas]
-        for group, rate in zip(groups, rates, strict=True):
-            group["initial_lr"], group["lr"] = plan.learning_rate, rate
+        factors = self._factors if len(self._factors) == len(groups) else [1.0] * len(groups)
+        bases = [plan.learning_rate * factor for factor in factors]
+        schedule.base_lrs = [*bases]
+        shares = [share(schedule.last_epoch) for share in schedule.lr_lambdas]
+        rates = [base * share for base, share in zip(bases, shares, strict=True)]
+        for group, base, rate in zip(groups, bases, rates, strict=True):
+            group["initial_lr"], group["lr"] = base, rate
         set_last_rates(schedule, rates)
 
     def learning_rate(self) -> float:

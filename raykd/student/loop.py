@@ -50,7 +50,12 @@ from raykd.student.padding import check_one_pass
 from raykd.student.prefetch import PendingStep, Prefetcher, StepWork
 from raykd.student.prepare import PreparedRows
 from raykd.student.task_trainer import TaskTrainer
-from raykd.student.trainers.build import build_task_trainers, get_trained_module, rebuild_best
+from raykd.student.trainers.build import (
+    build_task_trainers,
+    get_trained_module,
+    list_networks,
+    rebuild_best,
+)
 from raykd.tasks.scores.ranking import build_rank_key
 from raykd.timeline import EpochStages, stage, step_part
 
@@ -107,6 +112,7 @@ class TrainingLoop:
             world=world,
             device=self.device,
             tuned=getattr(config.student, "tuning", None) is not None,
+            networks=list_networks(config, student),
         )
         if self.engine.zero_stage == 3 and world > 1:
             check_one_pass((trainer.config, trainer.padding) for trainer in self.trainers.values())

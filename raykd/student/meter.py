@@ -76,12 +76,11 @@ class Meter:
     Args:
         kinds: Kinds of the objective's terms.
         teachers: Names, in the order of M.
-        aligned: Whether a discriminator over languages or domains is trained with the student.
+        extra: Names of further sums, each this micro-batch's share of a mean over the step.
     """
 
-    def __init__(self, kinds: Sequence[str], teachers: Sequence[str], *, aligned: bool = False) -> None:
-        self._kinds, self._teachers = tuple(kinds), tuple(teachers)
-        self._extra = ("alignment",) if aligned else ()
+    def __init__(self, kinds: Sequence[str], teachers: Sequence[str], extra: Sequence[str] = ()) -> None:
+        self._kinds, self._teachers, self._extra = tuple(kinds), tuple(teachers), tuple(extra)
         self._reset()
 
     def _reset(self) -> None:

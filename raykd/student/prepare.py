@@ -282,7 +282,7 @@ def _encode_visible(
     config: RunConfig, rows: Rows, tokenizer: Tokenizer, tell: Tell = lambda done, rows: None
 ) -> tuple[Rows, EncodedRows, NDArray[np.bool_]]:
     """Return the rows that the run sees, their tokens, and which of them are too long."""
-    if config.plain:
+    if not config.reads_unlabelled:
         rows = rows.select(rows.labelled)
     encoded = _encode(config, rows, tokenizer, tell)
     return rows, encoded, np.zeros(len(rows), dtype=bool) if encoded.long_B is None else encoded.long_B

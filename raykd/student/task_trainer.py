@@ -11,7 +11,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -69,6 +69,9 @@ class TaskTrainer:
         ConfigError, ModelError: A teacher's vocabulary and the student's cannot be compared as the run wants.
     """
 
+    measured: ClassVar[tuple[str, ...]] = ()
+    """What the meter adds up beside the parts of the objective."""
+
     def __init__(
         self,
         name: str,
@@ -114,7 +117,7 @@ class TaskTrainer:
         self._total_steps = 1
         names = () if self.source is None else self.source.teachers
         kinds = list(self.objective.values_at(0.0).lambdas) if self.source is not None else []
-        self.meter = Meter(kinds, names, aligned=aligned is not None)
+        self.meter = Meter(kinds, names, self.measured if aligned is None else (*self.measured, "alignment"))
         self.adaptation = Adaptation()
         self.surpassed: SurpassedTeachers | None = None
         margin = self.objective.drop_surpassed
@@ -240,13 +243,16 @@ class TaskTrainer:
             features: States of student and teachers, from `forward`.
         """
         encoded, signals = micro.encoded, micro.signals
+        objective = self.adaptation.fix(self.objective)
+        if signals is None and not objective.plain:  # of two networks, the one whom the teachers do not teach
+            objective = objective.gold_alone()
         units, gold = self.task.gather_taught(outputs, encoded)
         if not self.task.language:
             values_N, logits_NC = (
                 encoded.extra.get("values_N"),
                 self.task.relate_units(units.float() / self._unit),
             )
-            result = self.adaptation.fix(self.objective).evaluate(
+            result = objective.evaluate(
                 logits_NC,
                 encoded.labels_N,
                 signals,

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 from raykd.compat.deepspeed_private import mark_counted
 
@@ -36,14 +37,15 @@ class TorchStep:
 
     Args:
         engine: The DeepSpeed engine, changed in place.
+        networks: Those that its module consists of, each clipped by its own norm.
     """
 
-    def __init__(self, engine: Any) -> None:
+    def __init__(self, engine: Any, networks: Sequence[nn.Module]) -> None:
         self.wanted: Sequence[torch.Tensor] = ()
         self.read: list[float] = []
         self._clipping = float(engine.gradient_clipping())
         self._optimizer, self._update = engine.optimizer, engine.optimizer.step
-        self._parameters = [p for p in engine.module.parameters() if p.requires_grad]
+        self._networks = [[p for p in network.parameters() if p.requires_grad] for network in networks]
 
         def step(*arguments: Any, **named: Any) -> Any:
             return self._step(*arguments, **named)
@@ -53,15 +55,19 @@ class TorchStep:
         engine.clip_fp32_gradients = lambda: None  # `step` clips
 
     def _step(self, *arguments: Any, **named: Any) -> Any:
-        gradients = [p.grad for p in self._parameters if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
+        norms = [
+            torch.nn.utils.get_total_norm([p.grad for p in network if p.grad is not None])
+            for network in self._networks
+        ]
         if self._clipping > 0.0:
-            torch.nn.utils.clip_grads_with_norm_(self._parameters, self._clipping, norm)
-        found, *self.read = read_numbers([norm, *self.wanted])
-        self.wanted = ()  # they hold the step's graph
-        self._optimizer.overflow = not math.isfinite(found)
+            for network, norm in zip(self._networks, norms, strict=True):
+                torch.nn.utils.clip_grads_with_norm_(network, self._clipping, norm)
+        read = read_numbers([*norms, *self.wanted])
+        self.read, self.wanted = read[len(norms) :], ()  # what was wanted holds the step's graph
+        self._optimizer.overflow = not all(map(math.isfinite, read[: len(norms)]))
         return None if self._optimizer.overflow else self._update(*arguments, **named)
 
     def _drop_gradients(self) -> None:
-        for parameter in self._parameters:
-            parameter.grad = None
+        for network in self._networks:
+            for parameter in network:
+                parameter.grad = None

@@ -14,14 +14,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Literal, Protocol, cast, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from raykd.errors import ModelError
 from raykd.text.ragged import Ragged
 from raykd.text.tokens import ADAPTER_IDS, MODEL_INPUTS, list_adapters
 
@@ -77,6 +78,27 @@ class Padding:
         """Return the length to which an input is padded whose longest sequence has ``longest`` tokens."""
         buckets = self.target_buckets if name in TARGETS else self.buckets
         return next((bucket for bucket in buckets if bucket >= longest), max(1, longest))
+
+    def join(self, other: Padding) -> Padding:
+        """Return how sequences are padded that two models read: with the inputs of both, and apart where one wants it.
+
+        Raises:
+            ModelError: They are padded at other ends, or with other ids.
+        """
+        if (self.side, self.pad_id) != (other.side, other.pad_id):
+            raise ModelError(
+                "two models cannot read the same batches",
+                got=f"padding at the {self.side} with id {self.pad_id}, at the {other.side} with id {other.pad_id}",
+                wanted="models that are padded alike",
+            )
+        named, types = (self.inputs, other.inputs), (self.token_types, other.token_types)
+        return replace(
+            self,
+            inputs=None if None in named else frozenset().union(*named),  # type: ignore[arg-type]
+            token_types=None if None in types else max(types),  # type: ignore[type-var]
+            shapes=max(self.shapes, other.shapes, key=get_args(Shapes).index),
+            much_shorter=max(self.much_shorter, other.much_shorter),
+        )
 
     def takes(self, name: str) -> bool:
         """Return whether the model is given this input.

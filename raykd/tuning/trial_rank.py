@@ -209,7 +209,9 @@ class TrialRank:
     def _rows(self, config: Run) -> tuple[dict[str, PreparedRows], Any]:
         """Return prepared rows by task, and the tokenizer. They are kept while nothing that they depend on differs."""
         members, base = config.members, self.context.base.members
-        parts = [(m.data.model_dump_json(), m.task.model_dump_json(), str(m.plain)) for m in members.values()]
+        parts = [
+            (m.data.model_dump_json(), m.task.model_dump_json(), m.reads_unlabelled) for m in members.values()
+        ]
         key = repr((config.student.tokenizer_key(), parts))
         if key not in self._prepared:
             same = {task: m.data == base[task].data for task, m in members.items()}

@@ -20,8 +20,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights and curves of 1 rank x 4 micro-batches, 1 x 1, and 2 ranks x 2 for ZeRO 0 to 3."""
     out = tmp_path_factory.mktemp("ranks")
     module = "tests.local_cluster.train_ranks"
-    run_ranks(module, 1, str(out), "0:4", "0:1", "0:1:bfloat16", "1:4")
-    run_ranks(module, 2, str(out), "0:2", "1:2", "2:2", "3:2", "1:2:resumed", "3:2:resumed", "2:2:resumed")
+    run_ranks(module, 1, str(out), "0:4", "0:1", "0:1:bfloat16", "1:4", "0:4:peer")
+    peers = ("0:2:peer", "2:2:peer", "2:2:peer:resumed")
+    run_ranks(
+        module, 2, str(out), "0:2", "1:2", "2:2", "3:2", "1:2:resumed", "3:2:resumed", "2:2:resumed", *peers
+    )
     run_ranks(module, 1, str(out), "2:4:converted")
     return out
 
@@ -82,6 +85,11 @@ def test_split_of_a_step_equals_a_plain_torch_step(trained: Path, case: str) -> 
 )
 def test_zero_stages_equal_stage_0_also_when_resumed(trained: Path, case: str) -> None:
     assert furthest(torch.load(trained / f"{case}.pt"), torch.load(trained / "2x0_2.pt")) < 1e-5
+
+
+@pytest.mark.parametrize("case", ["2x0_2_peer", "2x2_2_peer", "2x2_2_peer_resumed"])
+def test_two_networks_beside_each_other_depend_on_neither_split_nor_zero(trained: Path, case: str) -> None:
+    assert furthest(torch.load(trained / f"{case}.pt"), torch.load(trained / "1x0_4_peer.pt")) < 1e-5
 
 
 def test_curves_do_not_depend_on_the_split(trained: Path) -> None:

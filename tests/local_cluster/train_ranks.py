@@ -1,6 +1,6 @@
 """One rank of a small distillation, for several splits and ZeRO stages; writes the trained weights of each.
 
-Usage: python -m tests.local_cluster.train_ranks OUT case ...   with case = stage:micro_batches[:bfloat16][:resumed|:converted]
+Usage: python -m tests.local_cluster.train_ranks OUT case ...   with case = stage:micro_batches[:bfloat16][:peer][:resumed|:converted]
 
 A resumed case is saved at its first evaluation and continued by a fresh loop.
 """
@@ -15,12 +15,21 @@ from pathlib import Path
 
 import torch
 
+from raykd.config.kinds.peer import Peer
+from raykd.distill.schedules import Constant
+from raykd.models.students import TransformerStudent
 from raykd.student import evaluate
 from raykd.student.loop import TrainingLoop
 from tests.worlds import build_loop, run_config
 
 SHARD_ALL = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}
 """Otherwise ZeRO-3 keeps the small parameters of a test whole, and shows nothing."""
+PEER = Peer(
+    student=TransformerStudent(layers=2, hidden=24, heads=2, dropout=0.0, max_positions=64),
+    weight_back=Constant(value=0.5),
+    temperature=Constant(value=2.0),
+    learning_rate_factor=0.5,
+)
 evaluate.EVALUATION_TOKENS = 200  # several passes an evaluation, not the same number on each rank
 
 
@@ -33,10 +42,13 @@ def main(out: Path, cases: list[str]) -> None:
         stage, micro, *how = case.split(":")
         points = []
         precision = "bfloat16" if "bfloat16" in how else "float32"
-        kept = out / f"checkpoint-{stage}-{precision}"
+        kept = out / f"checkpoint-{stage}-{precision}{'-peer' if 'peer' in how else ''}"
+        more = {"gradient_clipping": 0.0} if "peer" in how else {"deepspeed": SHARD_ALL}
         config = run_config(
-            zero_stage=int(stage), gradient_accumulation=int(micro), precision=precision, deepspeed=SHARD_ALL
+            zero_stage=int(stage), gradient_accumulation=int(micro), precision=precision, **more
         )
+        if "peer" in how:
+            config = config.model_copy(update={"peer": PEER})
         loop = build_loop(config, rank=rank, world=world, publish=points.append)
         if "resumed" in how:
             loop = resumed(loop, kept, rank, world)

@@ -26,6 +26,7 @@ def pin_revisions(config: R) -> R:
     stage = config.pretraining
     teachers = (*config.teachers, *(stage.teachers if stage else ()))
     sources = [*teachers, *(t.training.model for t in config.trained_teachers), config.student]
+    sources += [member.peer.student for member in config.members.values() if member.peer is not None]
     # Answers in files have a path as well, and no revision.
     paths = [getattr(source, "path", "") for source in sources if hasattr(source, "revision")]
     if not any(map(_is_hub_name, paths)):
@@ -33,7 +34,8 @@ def pin_revisions(config: R) -> R:
     tree = config.model_dump(mode="json")
     trained = [t["training"]["model"] for t in tree["teachers"] if "training" in t]
     others = tree["pretraining"]["teachers"] if stage else ()
-    for model in [*tree["teachers"], *others, *trained, tree["student"]]:
+    peers = [tree["peer"]["student"]] if tree.get("peer") else []
+    for model in [*tree["teachers"], *others, *trained, tree["student"], *peers]:
         if "revision" in model and _is_hub_name(model["path"]):
             with suppress(ModelError):
                 model["revision"] = find_hub_model(model["path"], model["revision"]).commit

@@ -32,6 +32,15 @@ def get_trained_module(config: Run, student: StudentModel) -> nn.Module:
     return student.model
 
 
+def list_networks(config: Run, student: StudentModel) -> list[tuple[nn.Module, float]]:
+    """Return the networks of a pair, each with its learning rate as a multiple of the run's; [] where there is one."""
+    if not isinstance(student, PairModel):
+        return []
+    peer = config.members[""].peer
+    assert peer is not None
+    return [(student.student.model, 1.0), (student.peer.model, peer.learning_rate_factor)]
+
+
 def build_task_trainers(
     config: Run,
     prepared: PreparedRows | Mapping[str, PreparedRows],
