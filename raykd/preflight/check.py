@@ -238,8 +238,9 @@ def _look_at_selftests(config: Run, job: Job, look: Callable[[str, Callable[[], 
                 look(f"self-test {teacher.name}", partial(try_out_teacher, teacher, member, rows))
             elif Path(teacher.path).is_dir():
                 look(f"self-test {teacher.name}", partial(check_answers, teacher, member, rows))
-        for what, one in (("student", member.student), ("peer", member.peer and member.peer.student)):
-            if one is not None and one.kind == "pretrained" and Path(one.path).is_dir():
+        peers = [] if member.peer is None else [member.peer.student]
+        for what, one in zip(("student", "peer"), [member.student, *peers], strict=False):
+            if one.kind == "pretrained" and Path(one.path).is_dir():
                 alone = member.model_copy(update={"student": one, "peer": None})
                 look(f"self-test {what}", partial(check_student_answers, one, alone, rows))
 
