@@ -3,8 +3,10 @@
 Usage: python -m benchmarks.langid STUDENT_DIR [--data ../shared/data/langid] [--timed 1000]
 
 STUDENT_DIR is a saved student of examples/langid.yaml. The detectors are those of examples/langid.py, with the libraries that
-it names. All read the same texts in batches of 500; a student's time holds its tokenizer. What takes turns is timed in
-alternating rounds, and the median is shown; CPU time, because other work on the machine does not count in it.
+it names. All read the same texts in batches of 500; a student's time holds its tokenizer. They give the probability of every
+language; "label alone" is what gives the likeliest language alone (its probability too, for the student). What takes
+turns is timed in alternating rounds, and the median is shown; CPU time, because other work on the machine does not
+count in it.
 """
 
 from __future__ import annotations
@@ -39,7 +41,13 @@ def load_detectors() -> dict[str, Answer]:
     def choose(function: Any) -> Answer:
         return lambda texts: [function.labels[at] for at in np.asarray(function(texts)).argmax(axis=1)]
 
-    return {name: choose(getattr(module, name)) for name in ("py3langid_model", "fasttext", "lingua")}
+    def name(language: Any) -> str:
+        code = "" if language is None else language.iso_code_639_1.name.lower()
+        return str(module.RENAMED.get(code, code))
+
+    return {name: choose(getattr(module, name)) for name in ("py3langid_model", "fasttext", "lingua")} | {
+        "lingua, label alone": lambda texts: [name(module.LINGUA.detect_language_of(text)) for text in texts]
+    }
 
 
 def measure_file(systems: dict[str, Answer], file: Path, timed: int) -> list[list[str]]:
@@ -77,7 +85,10 @@ def main() -> None:
     torch.set_num_threads(1)
     student = raykd.load(options.student)
     systems = load_detectors() | {
-        "student": lambda texts: [answer["label"] for answer in student.predict(list(texts))]
+        "student": lambda texts: [answer["label"] for answer in student.predict(list(texts))],
+        "student, label alone": lambda texts: [
+            answer["label"] for answer in student.predict(list(texts), probabilities=False)
+        ],
     }
     lines = []
     for name in ("test", "test_short"):

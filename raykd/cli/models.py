@@ -303,6 +303,7 @@ def predict_command(
         loaded = loaded.chain(saved_models.load(relations))
     answers = loaded.iterate(
         rows,
+        probabilities=probabilities or file is None,
         no_answer=no_answer,
         max_length=max_length,
         max_new_tokens=max_new_tokens,

@@ -8,7 +8,7 @@ fit short windows, because they belong to how a model is asked and not to the mo
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -23,12 +23,14 @@ from raykd.prediction.generation_settings import compute_input_limit, count_plac
 from raykd.prediction.probes import FAILURES, build_row_error
 from raykd.prediction.selftest import build_nonfinite_error, find_padding
 from raykd.tasks import EncodedBatch, SystemAnswers, TaskBase, build_task, find_task_class
+from raykd.tasks.base import Network
 from raykd.tasks.kinds.language import LanguageTask
 from raykd.tasks.markers import MARKERS, is_marked
 from raykd.text.batch import Mode, TextBatch
 from raykd.text.padding import Padding, split_passes
 from raykd.text.words import find_word_spans, join_tokens
 
+Ask = Callable[[Network, EncodedBatch], SystemAnswers]
 log = logging.getLogger("raykd.models")
 ROWS = 512
 """Rows that are encoded at once."""
@@ -159,8 +161,12 @@ class Predictor:
             self, task=build_task({"kind": "ranking", "max_length": self.task.max_length}), _tested=[]
         )
 
-    def predict(self, batch: TextBatch) -> Iterator[dict[str, object]]:
+    def predict(self, batch: TextBatch, *, probabilities: bool = True) -> Iterator[dict[str, object]]:
         """Yield the task's prediction for each row, in order; a language model's is what it writes.
+
+        Args:
+            batch: The rows.
+            probabilities: Whether a choice comes with the probability of every label, not of itself alone.
 
         Raises:
             DataError: The model learnt from pairs of texts, and the rows have one text each.
@@ -182,7 +188,7 @@ class Predictor:
             batch = replace(batch, modes=(mode,) * len(batch))
         for begin in range(0, len(batch), ROWS):
             part = batch.take(range(begin, min(begin + ROWS, len(batch))))
-            yield from self._predict_part(part)
+            yield from self._predict_part(part, probabilities=probabilities)
 
     def _generate(self, task: LanguageTask, batch: TextBatch) -> Iterator[dict[str, object]]:
         from raykd.prediction.writing import generate_texts
@@ -227,7 +233,7 @@ class Predictor:
         self._check_pairs(batch)
         for begin in range(0, len(batch), ROWS):
             part = batch.take(range(begin, min(begin + ROWS, len(batch))))
-            for found in self._answer_part(part):
+            for found in self._answer_part(part, self.task.evaluate_batch):
                 yield replace(found, rows=[begin + at for at in found.rows])
 
     def _check_pairs(self, batch: TextBatch) -> None:
@@ -240,31 +246,38 @@ class Predictor:
                 next_step="raykd predict MODEL --file ROWS --pair KEY, or pairs= in Python",
             )
 
-    def _predict_part(self, batch: TextBatch) -> list[dict[str, object]]:
-        found: list[dict[str, object]] = [{} for _ in range(len(batch))]
-        for part in self._answer_part(batch):
-            predictions = self.task.build_predictions(part.answers, batch.take(part.rows), self.model.labels)
-            for at, prediction in zip(part.rows, predictions, strict=True):
-                found[at] = prediction
-        return found
+    def _predict_part(self, batch: TextBatch, *, probabilities: bool) -> list[dict[str, object]]:
+        build = self.task.build_predictions if probabilities else self.task.build_choices
+        order: list[int] = []
+        found: list[dict[str, object]] = []
+        for part in self._answer_part(batch, self.task.choose):
+            order += part.rows
+            found += build(part.answers, batch.take(part.rows), self.model.labels)
+        return [found[at] for at in np.argsort(order).tolist()]
 
-    def _answer_part(self, batch: TextBatch) -> Iterator[AnsweredPart]:
+    def _answer_part(self, batch: TextBatch, ask: Ask) -> Iterator[AnsweredPart]:
         """Yield the answers of each forward pass over rows that are encoded at once."""
-        padding = self._find_padding(batch)
+        padding = self._find_padding(batch).answering(self.model.model.device)
         rows = self.task.encode(self.model.tokenizer, batch)
         long_B = np.zeros(len(batch), dtype=bool) if rows.long_B is None else rows.long_B
         # What costs nothing a token needs no bound.
-        most = PASS_TOKENS if padding.much_shorter else ROWS * LONGEST
-        shorter, adapters_B = padding.much_shorter, rows.adapters_B
-        for picked in split_passes(rows.lengths_B, most, much_shorter=shorter, adapters_B=adapters_B):
+        most = ROWS * LONGEST if padding.joined else PASS_TOKENS
+        for picked in split_passes(
+            rows.lengths_B,
+            most,
+            much_shorter=padding.much_shorter,
+            adapters_B=rows.adapters_B,
+            joined=padding.joined,
+        ):
             encoded = self.task.collate(rows, picked, padding)
-            answers = self._answer(encoded, int(rows.lengths_B[picked].max(initial=0)))
+            answers = self._answer(ask, encoded, int(rows.lengths_B[picked].max(initial=0)))
             yield AnsweredPart(list(picked), answers, long_B[picked])
 
-    def _answer(self, encoded: EncodedBatch, longest: int) -> SystemAnswers:
+    def _answer(self, ask: Ask, encoded: EncodedBatch, longest: int) -> SystemAnswers:
         """Return the model's answers to a batch.
 
         Args:
+            ask: The task's way to ask it.
             encoded: The batch.
             longest: Tokens of its longest row, for the message.
 
@@ -273,7 +286,7 @@ class Predictor:
         """
         try:
             with torch.inference_mode():
-                answers = self.task.evaluate_batch(self.model.model, encoded)
+                answers = ask(self.model.model, encoded)
         except FAILURES as error:
             raise build_row_error(error, longest) from None
         if np.isnan(answers.logits_NC).any():

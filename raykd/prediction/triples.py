@@ -44,7 +44,7 @@ def relate_entities(
             for row, own in zip(part, pairs, strict=True)
             for head, tail in own[:most_pairs]
         ]
-        answers = relations.predict(build_unlabelled_rows("marked", marked))
+        answers = relations.predict(build_unlabelled_rows("marked", marked), probabilities=False)
         for row, own in zip(part, pairs, strict=True):
             found = [_read_triple(pair, next(answers), negative) for pair in own[:most_pairs]]
             left = {"pairs_left_out": len(own) - most_pairs} if len(own) > most_pairs else {}
@@ -86,5 +86,5 @@ def _read_triple(
         return None
     relation, is_backward = split_direction(label)
     head, tail = pair[::-1] if is_backward else pair
-    probability = answer["probabilities"][label]
+    probability = answer["probability"]
     return {"head": dict(head), "relation": relation, "tail": dict(tail), "probability": probability}

@@ -99,15 +99,16 @@ def make_input_rows(
             another length.
     """
     items = [inputs] if isinstance(inputs, str) else list(inputs)
-    texts = [_replace_surrogates(item) for item in items if isinstance(item, str)]
+    texts = [item for item in items if isinstance(item, str)]
     if len(texts) == len(items):
+        texts = _replace_all_surrogates(texts)
         if pairs is not None and len(pairs) != len(texts):
             raise DataError(
                 "pairs must have one text for each text",
                 got=f"{len(pairs)} pairs of {len(texts)} texts",
                 wanted="lists of equal length",
             )
-        return InputRows(texts, None if pairs is None else [_replace_surrogates(pair) for pair in pairs])
+        return InputRows(texts, None if pairs is None else _replace_all_surrogates(pairs))
     rows = [_Row(dict(item), f"input {i}") for i, item in enumerate(items) if isinstance(item, Mapping)]
     if len(rows) < len(items) or pairs is not None:
         raise DataError(
@@ -176,13 +177,11 @@ class _Row:
                 value = (parse_list if what == "words" else parse_texts)(value, key, flat=True)
             except BadRowError as error:
                 raise DataError(f"{self.where}: {error}") from None
-        if not isinstance(value, list | tuple) or not all(isinstance(w, str) and w.strip() for w in value):
+        words: Sequence[str] = value if isinstance(value, list | tuple) else ("",)
+        strings = all(issubclass(kind, str) for kind in set(map(type, words)))
+        if not strings or not all(map(str.strip, words)):
             raise self._lacks(f"{what} {key!r}", f"a list of {what} under {key!r}, none of them blank")
-        return (
-            [_replace_surrogates(word) for word in value]
-            if _SURROGATES.search("".join(value))
-            else list(value)
-        )
+        return _replace_all_surrogates(words)
 
     def others(self, *read: str | None) -> dict[str, object]:
         """Return the values under all other keys."""
@@ -200,6 +199,11 @@ class _Row:
 def _replace_surrogates(text: str) -> str:
     """Replace halves of surrogate pairs by U+FFFD. JSON can hold them, tokenizers refuse them."""
     return _SURROGATES.sub("\ufffd", text)
+
+
+def _replace_all_surrogates(texts: Sequence[str]) -> list[str]:
+    """Do the same in texts, most of which hold none."""
+    return list(map(_replace_surrogates, texts)) if _SURROGATES.search("".join(texts)) else list(texts)
 
 
 def _json_row(line: str, where: str) -> _Row:

@@ -67,6 +67,7 @@ class Model:
         inputs: str | Iterable[str | Mapping[str, object]],
         pairs: Sequence[str] | None = None,
         *,
+        probabilities: bool = True,
         no_answer: bool = False,
         max_length: int | None = None,
         max_new_tokens: int | None = None,
@@ -80,6 +81,8 @@ class Model:
                 ``{"tokens": [...]}``, ``{"question": ..., "context": ...}``, ``{"query": ..., "candidates": [...]}``.
                 Other keys of a mapping come out again.
             pairs: Second texts, or contexts, one for each text.
+            probabilities: Whether a label comes with the ``probabilities`` of all labels. Without, it comes with its
+                own ``probability`` alone, which takes half the time of a small model of many labels.
             no_answer: Whether "no answer" is a choice for questions. It also is where an input's ``answers``
                 are empty, and for a student that learnt it.
             max_length: Longest prompt or source in tokens, of a model that writes; None is what it was
@@ -90,8 +93,9 @@ class Model:
             source_language: Language of the sources; None is what an input says under src_lang.
 
         Returns:
-            Plain values. By task: ``label`` and ``probabilities`` (label to [0, 1]); ``entities``; ``answer`` and
-            ``probability``; ``written``; ``ranked``; ``triples`` of chained models. Each with the text that it answers.
+            Plain values. By task: ``label`` and ``probabilities`` (label to [0, 1]), or ``probability``; ``entities``;
+            ``answer`` and ``probability``; ``written``; ``ranked``; ``triples`` of chained models. Each with the text
+            that it answers.
 
         Raises:
             DataError: The inputs are not of the model's task.
@@ -100,6 +104,7 @@ class Model:
         return list(
             self.iterate(
                 make_input_rows(inputs, pairs),
+                probabilities=probabilities,
                 no_answer=no_answer,
                 max_length=max_length,
                 max_new_tokens=max_new_tokens,
@@ -112,6 +117,7 @@ class Model:
         self,
         rows: InputRows,
         *,
+        probabilities: bool = True,
         no_answer: bool = False,
         max_length: int | None = None,
         max_new_tokens: int | None = None,
@@ -125,7 +131,7 @@ class Model:
         batch = rows.batch(predictor.task, no_answer=no_answer)
         if predictor.task.marks_languages or list_adapters(self._loaded.tokenizer):
             batch = rows.in_languages(batch, source_language, language)
-        predictions = predictor.predict(batch)
+        predictions = predictor.predict(batch, probabilities=probabilities)
         if self._relations is not None:
             predictions = relate_entities(predictions, self._relations, self._most_pairs)
         if rows.others is None:

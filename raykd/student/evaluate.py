@@ -53,6 +53,7 @@ def answer_rows(
         most_shapes: How many padded shapes the passes may have; None is as many as there are.
     """
     parts: list[tuple[list[int], SystemAnswers]] = []
+    padding = padding.answering(device)
     chosen_B, adapters_B = np.asarray(picked, dtype=np.int64), rows.adapters_B
     shapes: FittedShapes | None = None
     few = most_shapes is not None and padding.shapes == "longest" and len(picked) > 0
@@ -62,6 +63,7 @@ def answer_rows(
         # Fewer passes on a GPU, which computes a padded token in no time and waits for the start of each pass.
         much_shorter=0.0 if few else padding.much_shorter,
         adapters_B=None if adapters_B is None else adapters_B[chosen_B],
+        joined=padding.joined,
     )
     if most_shapes is not None and few:
         shapes = fit_shapes(rows, [[picked[at] for at in part] for part in passes], most_shapes)

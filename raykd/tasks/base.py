@@ -175,6 +175,10 @@ class TaskBase(Spec):
         logits_NC = self.gather(encoded.run(model), encoded).float().cpu().numpy()
         return SystemAnswers(logits_NC, encoded.counts_B, encoded.find_seen())
 
+    def choose(self, model: Network, encoded: EncodedBatch) -> SystemAnswers:
+        """Return answers of which `build_predictions` reads the choice alone, if they are quicker to compute."""
+        return self.evaluate_batch(model, encoded)
+
     @abstractmethod
     def gather(self, outputs: ModelOutputs, encoded: EncodedBatch) -> torch.Tensor:
         """Return ``[N, C]`` logits out of the model's outputs, one row per unit.
@@ -330,6 +334,12 @@ class TaskBase(Spec):
     ) -> list[dict[str, object]]:
         """Return the answer to each row as people and programs read it: plain data, one mapping per row."""
         raise NotImplementedError(f"{self.kind} has no predictions to show")
+
+    def build_choices(
+        self, answers: SystemAnswers, rows: TextBatch, labels: Sequence[str]
+    ) -> list[dict[str, object]]:
+        """Return predictions without the probabilities of what was not chosen."""
+        return self.build_predictions(answers, rows, labels)
 
     @abstractmethod
     def compute_metrics(

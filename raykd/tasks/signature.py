@@ -1,10 +1,16 @@
-"""Describe what a saved student reads and answers with, as columns of a table: MLflow's signature without MLflow."""
+"""Describe what a saved student reads and answers with, as columns of a table: MLflow's signature without MLflow.
+
+Decision record: most of a small model's time goes into Python values of its answers, so they are made of whole arrays.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 Scalar = Literal["string", "long", "double"]
 Cell = Scalar | Literal["doubles", "strings"]
@@ -41,3 +47,14 @@ LANGUAGE_COLUMNS = (Column("lang", "string", required=False), Column("src_lang",
 """Columns of a task whose models read which language to write, and that of the source."""
 TRANSLATED = Signature((*TEXT, *LANGUAGE_COLUMNS), WRITTEN.outputs)
 """The signature of a task whose models are told languages."""
+
+
+def name_numbers(names: Sequence[str], numbers_BC: NDArray[np.floating]) -> list[dict[str, float]]:
+    """Return for each row its numbers by name, rounded to six digits, as Python values."""
+    # A copy has its places already, which a new dictionary makes room for one by one.
+    empty = dict.fromkeys(names, 0.0)
+    found = [empty.copy() for _ in numbers_BC]
+    numbers = iter(numbers_BC.astype(np.float64).round(6).ravel().tolist())
+    for own in found:
+        own.update(zip(names, numbers))  # noqa: B905  (the names of a row end first)
+    return found

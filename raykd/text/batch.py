@@ -90,7 +90,8 @@ class TextBatch:
 
     def take(self, rows: Iterable[int]) -> TextBatch:
         """Return the batch of these rows, in this order."""
-        return TextBatch(**self._take_columns([int(i) for i in rows]))
+        chosen = [int(i) for i in rows]
+        return self if chosen == list(range(len(self))) else TextBatch(**self._take_columns(chosen))
 
     def _take_columns(self, rows: Sequence[int]) -> dict[str, Any]:
         """Return every column by name, in these rows."""

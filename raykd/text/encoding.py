@@ -20,10 +20,12 @@ from raykd.compat.transformers_private import knowing_padding
 from raykd.devices import copy_to_device
 from raykd.distill.signals import UNLABELLED
 from raykd.text.padding import (
+    BAG_STARTS,
     RIGHT,
     Padding,
     SubBatch,
     drop_copies,
+    join_sequences,
     pad_sequences,
     run_sub_batches,
     split_batch,
@@ -125,7 +127,8 @@ class EncodedBatch:
     """One padded batch. Made by a task's `collate`, read by the model's forward pass and the task's `gather`.
 
     Attributes:
-        inputs: Keyword arguments of the model, each ``[S, L]`` int64; S sequences, for most tasks one per row.
+        inputs: Keyword arguments of the model, each ``[S, L]`` int64; S sequences, for most tasks one per row. Where
+            they are joined, ``[T]`` ids and the ``[S]`` places at which they begin.
         labels_N: int64 gold label of each unit; `UNLABELLED` also where the unit was cut off.
         real_tokens: Tokens before padding.
         computed_tokens: Tokens after padding.
@@ -156,6 +159,11 @@ class EncodedBatch:
     shift_S: NDArray[np.int64] | None = None
     sequences: int | None = None
     padded: bool | None = None
+
+    @property
+    def joined(self) -> bool:
+        """Whether the sequences stand one behind the other."""
+        return BAG_STARTS in self.inputs
 
     def run(self, model: Callable[..., object]) -> ModelOutputs:
         """Return the outputs of a model for this batch; the model is called with keyword arguments."""
@@ -191,9 +199,13 @@ def collate_rows(rows: EncodedRows, picked: Sequence[int], padding: Padding = RI
     parts = split_batch(rows.fields, chosen_S, padding.shapes)
     if parts is not None:
         # Nothing is padded where parts run.
-        padding = replace(padding, side="right", buckets=(), target_buckets=(), sequences=0)
+        padding = replace(padding, side="right", buckets=(), target_buckets=(), sequences=0, joined=False)
     copies = [chosen_S[-1]] * (padding.sequences - len(chosen_S)) if chosen_S else []
-    inputs = pad_sequences(rows, [*chosen_S, *copies], padding)
+    inputs = (
+        join_sequences(rows, sequences)
+        if padding.joined
+        else pad_sequences(rows, [*chosen_S, *copies], padding)
+    )
     lengths_S = count_ranges(cast("Ragged", rows.fields["input_ids"]).starts_S1, sequences)
     shift_S = inputs["input_ids"].shape[1] - lengths_S if padding.side == "left" else None
     units = chosen if rows.places_N2 is None and len(rows.labels_N) == len(rows) else rows.find_units(picked)
@@ -207,6 +219,9 @@ def collate_rows(rows: EncodedRows, picked: Sequence[int], padding: Padding = RI
             first_B = compute_starts(count_ranges(rows.sequences_B1, chosen))[:-1]
         shift_N = np.repeat(first_B, counts_B)
         places = np.where(seen[:, None], np.stack([places[:, 0] + shift_N, places[:, 1]], axis=1), 0)
+        if padding.joined:
+            places[:, 1] += compute_starts(lengths_S)[places[:, 0]]
+            places[:, 0] = 0
         # Units of an encoder-decoder are read among its targets, which are padded on the right whatever the side.
         if shift_S is not None and "labels" not in inputs:
             places[:, 1] += np.where(seen, shift_S[places[:, 0]], 0)

@@ -8,6 +8,9 @@ configuration is found by `raykd.prediction.selftest`, which compares a row alon
 Some models mix padding into their answers whatever is done (MobileBERT, FNet, ConvBERT). For those `shapes` is
 "equal": a batch is still one object for the rest of raykd, but its forward pass is run in parts of equal length
 (`run_sub_batches`), so that serving, validation and training are right alike. "single" runs each sequence alone.
+
+A model that sums bags of ids needs no padding: on a CPU its answers are computed of sequences that stand one behind the
+other (`Padding.answering`), since filling and masking a block cost more than the sums. Training pads.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Literal, Protocol, cast, get_args
 
@@ -44,6 +48,8 @@ MUCH_SHORTER = 0.85
 
 TARGETS = ("labels", "decoder_input_ids")
 """Inputs of an encoder-decoder that are as long as its targets."""
+BAG_STARTS = "bag_starts"
+"""Where each sequence begins among joined ids: an input of a model that sums bags of ids."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,7 @@ class Padding:
         sequences: Number of sequences to which a batch is filled with copies of its last one; 0 fills nothing.
         much_shorter: Share of the longest row's length below which a row begins a pass of its own (`split_passes`); 0
             for a model that computes nothing for a padded token.
+        joined: Whether sequences stand one behind the other and nothing is padded.
     """
 
     pad_id: int | None = None
@@ -73,6 +80,7 @@ class Padding:
     target_buckets: tuple[int, ...] = ()
     sequences: int = 0
     much_shorter: float = MUCH_SHORTER
+    joined: bool = False
 
     def width(self, longest: int, name: str = "input_ids") -> int:
         """Return the length to which an input is padded whose longest sequence has ``longest`` tokens."""
@@ -108,6 +116,11 @@ class Padding:
         if name == "token_type_ids" and self.token_types is not None and self.token_types < 2:
             return False
         return self.inputs is None or name in self.inputs
+
+    def answering(self, device: torch.device) -> Padding:
+        """Return how sequences are put together where no gradient is wanted: joined, if the model takes them so."""
+        joins = device.type == "cpu" and self.inputs is not None and BAG_STARTS in self.inputs
+        return replace(self, joined=True) if joins else self
 
 
 RIGHT = Padding()
@@ -214,6 +227,15 @@ def pad_sequences(
     return inputs
 
 
+def join_sequences(rows: Sequences, picked: Sequence[int] | NDArray[np.int64]) -> dict[str, torch.Tensor]:
+    """Return the ids of the picked sequences, one behind the other, and where each begins."""
+    chosen = Ragged.of(rows.fields["input_ids"]).take(picked)
+    return {
+        "input_ids": torch.from_numpy(chosen.values),
+        BAG_STARTS: torch.from_numpy(chosen.starts_S1[:-1]),
+    }
+
+
 def split_batch(
     fields: Mapping[str, Sequence[NDArray[np.int64]]], picked: Sequence[int], shapes: Shapes
 ) -> tuple[SubBatch, ...] | None:
@@ -288,14 +310,20 @@ def split_passes(
     *,
     much_shorter: float = MUCH_SHORTER,
     adapters_B: NDArray[np.int64] | None = None,
+    joined: bool = False,
 ) -> list[list[int]]:
     """Return rows sorted by length and cut into forward passes that are padded little.
 
     A pass holds at most ``max_tokens`` padded tokens (one row always fits), and of `ENOUGH_ROWS` or more rows none
     that is shorter than ``much_shorter`` times the longest: a pass costs in proportion to its padded tokens, and
     hardly less a row where it has more rows than that. Its rows have one adapter, where rows have several: a model
-    would run each adapter's rows by themselves.
+    would run each adapter's rows by themselves. Joined rows keep their order, and a pass ends with the row in which
+    ``max_tokens`` are reached.
     """
+    if joined:
+        begun_B = (np.cumsum(lengths_B) - lengths_B) // max_tokens
+        edges = [*np.flatnonzero(np.diff(begun_B, prepend=-1)).tolist(), len(lengths_B)]
+        return [list(range(begin, end)) for begin, end in pairwise(edges)]
     passes: list[list[int]] = []
     lengths, longest, rows = lengths_B.tolist(), 0, 0
     adapters_B = np.zeros_like(lengths_B) if adapters_B is None else adapters_B

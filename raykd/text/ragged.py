@@ -57,6 +57,13 @@ class Ragged(Sequence[NDArray[np.int64]]):
     def take(self, picked: Sequence[int] | NDArray[np.int64]) -> Ragged:
         """Return the picked sequences, copied; of a file nothing else is read."""
         chosen = np.asarray(picked, dtype=np.int64)
+        if len(chosen) and bool((chosen[1:] - chosen[:-1] == 1).all()):
+            begin, end = self.starts_S1[[chosen[0], chosen[-1] + 1]]
+            own, starts_S1 = (
+                np.array(self.values[begin:end]),
+                self.starts_S1[chosen[0] : chosen[-1] + 2] - begin,
+            )
+            return Ragged(own, starts_S1)
         own = np.asarray(self.values[expand_ranges(self.starts_S1, chosen)])
         return Ragged(own, compute_starts(count_ranges(self.starts_S1, chosen)))
 

@@ -16,6 +16,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
+from operator import add
 
 import numpy as np
 import regex
@@ -66,23 +68,24 @@ def join_tokens(tokens: Sequence[str]) -> tuple[str, tuple[tuple[int, int], ...]
     Raises:
         DataError: A token is empty or blank.
     """
-    parts: list[str] = []
-    spans: list[tuple[int, int]] = []
-    at = 0
-    spaced = _UNSPACED.search("".join(tokens)) is None
-    for i, token in enumerate(tokens):
-        bare = token.strip()
-        if not bare:
-            raise DataError(
-                f"token {i} of {len(tokens)} is empty", got=repr(token), wanted="a token with a sign"
-            )
-        if parts and (spaced or not (is_unspaced(parts[-1][-1]) or is_unspaced(bare[0]))):
-            parts.append(" ")
-            at += 1
-        parts.append(bare)
-        spans.append((at, at + len(bare)))
-        at += len(bare)
-    return "".join(parts), tuple(spans)
+    words = [token.strip() for token in tokens]
+    if not all(words):
+        i = words.index("")
+        raise DataError(
+            f"token {i} of {len(tokens)} is empty", got=repr(tokens[i]), wanted="a token with a sign"
+        )
+    joined = "".join(words)
+    if not joined.isascii() and _UNSPACED.search(joined):
+        meeting = pairwise(words)
+        blanks = ["", *("" if is_unspaced(a[-1]) or is_unspaced(b[0]) else " " for a, b in meeting)]
+    else:
+        blanks = ["", *[" "] * (len(words) - 1)]
+    spans, at = [], 0
+    for word, blank in zip(words, blanks, strict=False):
+        begin = at + len(blank)
+        at = begin + len(word)
+        spans.append((begin, at))
+    return "".join(map(add, blanks, words)), tuple(spans)
 
 
 @dataclass(frozen=True)

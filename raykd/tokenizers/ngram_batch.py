@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,7 +100,7 @@ class NgramBatch:
     def hash_chars(self, shortest: int, longest: int) -> list[tuple[NDArray[np.int64], NDArray[np.uint64]]]:
         """Return for each length the texts and hashes of the n-grams of characters with blanks at their edges only."""
         count = len(self.points_N)
-        sums, inverse = self._sum()
+        sums, inverse = self._sums
         edges = np.append(np.flatnonzero(self.blank_N), count)
         # How far the next blank is from each character; a blank within an n-gram is at least so far from its start.
         distance_N = edges[np.cumsum(self.blank_N)] - np.arange(count)
@@ -112,13 +112,14 @@ class NgramBatch:
                 usable &= ~self.blank_N[:places]
             elif n == 2:
                 usable &= ~(self.blank_N[:places] & (distance_N[:places] == 1))
-            hashes = (sums[n : n + places] - sums[:places]) * inverse[:places]
+            hashes = sums[n : n + places] - sums[:places]
+            hashes *= inverse[:places]
             found.append((self.row_N[:places][usable], hashes[usable]))
         return found
 
     def hash_words(self, shortest: int, longest: int) -> list[tuple[NDArray[np.int64], NDArray[np.uint64]]]:
         """Return for each n texts and hashes of n words in a row, ``(h1 * STEP + h2) * STEP + ...`` of mixed hashes."""
-        sums, inverse = self._sum()
+        sums, inverse = self._sums
         hash_W = mix((sums[self.ends_W] - sums[self.starts_W]) * inverse[self.starts_W])
         row_W = self.row_N[self.starts_W]
         found = []
@@ -131,7 +132,8 @@ class NgramBatch:
             found.append((row_W[:places][same], joined[same]))
         return found
 
-    def _sum(self) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    @cached_property
+    def _sums(self) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
         """Return the prefix sums ``[N + 1]`` and ``BASE**-i`` ``[N + 1]``."""
         count = len(self.points_N)
         sums = np.zeros(count + 1, dtype=np.uint64)
@@ -140,12 +142,13 @@ class NgramBatch:
 
 
 def mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Return the finaliser of splitmix64, by which every bit of the input reaches every bit of the output."""
-    values = values ^ (values >> np.uint64(30))
+    """Return the finaliser of splitmix64, by which every bit of the input reaches every bit of the output; in place."""
+    shifted = values >> np.uint64(30)
+    values ^= shifted
     values *= np.uint64(0xBF58476D1CE4E5B9)
-    values ^= values >> np.uint64(27)
+    values ^= np.right_shift(values, np.uint64(27), out=shifted)
     values *= np.uint64(0x94D049BB133111EB)
-    values ^= values >> np.uint64(31)
+    values ^= np.right_shift(values, np.uint64(31), out=shifted)
     return values
 
 

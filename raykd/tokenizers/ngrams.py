@@ -17,8 +17,9 @@ import json
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -159,7 +160,7 @@ class HashedNgrams:
         long_R = np.zeros(rows, dtype=bool)
         batches = []
         for texts in sides:
-            own, is_cut = zip(*(self._normalise(text, limit) for text in texts), strict=True)
+            own, is_cut = self._normalise(texts, limit)
             long_R |= is_cut
             batches.append(NgramBatch.of(own, lowercase=self.lowercase))
         if limit is not None:
@@ -168,31 +169,46 @@ class HashedNgrams:
                 [batch.counts_R > most for batch, most in zip(batches, limits, strict=True)], axis=0
             )
             batches = [batch.cut(most) for batch, most in zip(batches, limits, strict=True)]
-        keys = []
+        found_rows, found_hashes = [], []
         for part, batch in enumerate(batches):
             for kind, bounds, find in (
                 (0, self.char_ngrams, batch.hash_chars),
                 (1, self.word_ngrams, batch.hash_words),
             ):
                 for n, (row_G, hash_G) in enumerate(find(*bounds), bounds[0]) if bounds else ():
-                    keys.append(self._build_keys(row_G, hash_G, salt=(part << 16) | (kind << 8) | n))
+                    found_rows.append(row_G)
+                    # The salt keeps kinds, lengths and the two texts apart.
+                    salt = _mix_salt((part << 16) | (kind << 8) | n)
+                    found_hashes.append(np.bitwise_xor(hash_G, salt, out=hash_G))
+        # Of half the size where they fit, since nothing but memory takes time here.
+        size: type[np.signedinteger[Any]] = np.int32 if rows * self.buckets < 2**31 else np.int64
+        keys: NDArray[np.signedinteger[Any]] = self._find_buckets(np.concatenate(found_hashes)).astype(size)
+        keys += np.concatenate(found_rows).astype(size) * size(self.buckets)
         # The row is the high part of a key, so one sort orders all rows at once.
-        flat = np.sort(np.concatenate(keys))
+        keys.sort()
         if not self.counted:
             # What `np.unique` gives, which hashes first and takes 30 times as long.
-            flat = flat[np.diff(flat, prepend=-1) > 0]
+            new = np.ones(len(keys), dtype=bool)
+            np.not_equal(keys[1:], keys[:-1], out=new[1:])
+            keys = keys[new]
         begins_R1 = np.arange(rows + 1) * self.buckets
-        starts_R1 = np.searchsorted(flat, begins_R1)
-        flat -= np.repeat(begins_R1[:-1], np.diff(starts_R1))
-        return Ragged(flat, starts_R1), long_R
+        starts_R1 = np.searchsorted(keys, begins_R1.astype(size))
+        ids: NDArray[np.int64] = keys - np.repeat(begins_R1[:-1], np.diff(starts_R1))
+        return Ragged(ids, starts_R1), long_R
 
-    def _normalise(self, text: str, limit: int | None) -> tuple[str, bool]:
-        """Return a text in NFKC, cut where it is far too long for its words, and whether it was cut."""
-        most = CHARS_PER_WORD * limit if limit is not None else None
-        if most is None or len(text) <= most:
-            normal = unicodedata.normalize("NFKC", text)
-            if most is None or _LOWER * len(normal) <= most:
-                return normal, False
+    def _normalise(self, texts: Sequence[str], limit: int | None) -> tuple[list[str], NDArray[np.bool_]]:
+        """Return texts in NFKC, cut where they are far too long for their words, and which were cut."""
+        most = CHARS_PER_WORD * limit if limit is not None else max(map(len, texts), default=0)
+        normal = [unicodedata.normalize("NFKC", text) if len(text) <= most else "" for text in texts]
+        cut_R = np.zeros(len(texts), dtype=bool)
+        if limit is not None:
+            for at, text in enumerate(texts):
+                if len(text) > most or _LOWER * len(normal[at]) > most:
+                    normal[at], cut_R[at] = self._shorten(text, most)
+        return normal, cut_R
+
+    def _shorten(self, text: str, most: int) -> tuple[str, bool]:
+        """Return the first characters of a long text in NFKC, and whether it has more."""
         # To keep 128 words of a megabyte it need not be normalised whole. Normalising may shorten a text, so this
         # leaves four times as much as the cut below.
         text = " ".join(text.split())
@@ -201,17 +217,15 @@ class HashedNgrams:
         text = " ".join((text.lower() if self.lowercase else text).split())
         return text[:most], is_cut or len(text) > most
 
-    def _build_keys(
-        self, row_G: NDArray[np.int64], hash_G: NDArray[np.uint64], *, salt: int
-    ) -> NDArray[np.int64]:
-        """Return ``row * buckets + id`` of G n-grams; the salt keeps kinds, lengths and the two texts apart."""
-        mixed_G = mix(hash_G ^ mix(np.array([salt], dtype=np.uint64)))
+    def _find_buckets(self, hash_G: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        """Return the id of each n-gram, in the place of its hash."""
+        mixed_G = mix(hash_G)
         # A division by one number is fast in NumPy, a remainder is not.
-        mixed_G -= (mixed_G // np.uint64(self.buckets - 1)) * np.uint64(self.buckets - 1)
-        keys_G: NDArray[np.int64] = mixed_G.view(np.int64)
-        keys_G += 1
-        keys_G += row_G * self.buckets
-        return keys_G
+        whole_G = mixed_G // np.uint64(self.buckets - 1)
+        whole_G *= np.uint64(self.buckets - 1)
+        mixed_G -= whole_G
+        mixed_G += np.uint64(1)
+        return mixed_G
 
     def save_pretrained(self, save_directory: str) -> tuple[str]:
         """Write `hashed_ngrams.json` into the directory, which is made if need be."""
@@ -255,6 +269,11 @@ class EncodedNgrams(dict[str, Ragged]):
     def __init__(self, fields: Mapping[str, Ragged], long_B: NDArray[np.bool_]) -> None:
         super().__init__(fields)
         self.long_B = long_B
+
+
+@lru_cache(maxsize=256)
+def _mix_salt(salt: int) -> np.uint64:
+    return np.uint64(mix(np.array([salt], dtype=np.uint64))[0])
 
 
 def _share(counts: Sequence[NDArray[np.int64]], limit: int) -> list[NDArray[np.int64]]:

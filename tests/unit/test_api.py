@@ -211,6 +211,9 @@ def test_one_text_texts_and_mappings_get_the_same_predictions(saved: Callable[[s
     both = model.predict(texts)
     assert [r["text"] for r in both] == texts
     assert all(sum(r["probabilities"].values()) == pytest.approx(1.0, abs=1e-5) for r in both)
+    assert model.predict(texts, probabilities=False) == [
+        {"text": r["text"], "label": r["label"], "probability": r["probabilities"][r["label"]]} for r in both
+    ]
     assert raykd.predict(saved("classification"), texts[0]) == both[:1]
     assert model.predict(iter(texts)) == both
     rows = model.predict([{"text": text, "id": i} for i, text in enumerate(texts)])

@@ -264,6 +264,8 @@ def test_predict_evaluate_and_other_tasks(plain: Path, tmp_path: Path) -> None:
     assert set(p) == {"sad", "funny"} and row["labels"] == [
         name for name in ("sad", "funny") if p[name] >= 0.5
     ]
+    (short,) = loaded.predict(["a funny text"], probabilities=False)
+    assert short == {**row, "probabilities": {name: p[name] for name in row["labels"]}}
     logit = {name: np.log(value / (1 - value)) for name, value in p.items()}
     assert logit["sad"] - logit["funny"] == pytest.approx(z[0] - z[1], abs=1e-3)
     (tmp_path / "a.csv").write_text("text,funny,sad\na funny text,1,0\nsad sad,0,1\ntext,0,0\n")

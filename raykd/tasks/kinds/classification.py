@@ -18,7 +18,7 @@ from raykd.tasks.registry import register_task
 from raykd.tasks.scores.classes import ClassAnswers
 from raykd.tasks.scores.classification import compute_classification_metrics, log_softmax
 from raykd.tasks.scores.intervals import RowShares
-from raykd.tasks.signature import Column, Signature
+from raykd.tasks.signature import Column, Signature, name_numbers
 from raykd.text.batch import TextBatch
 from raykd.text.encoding import EncodedBatch, EncodedRows, ModelOutputs
 from raykd.text.tokens import Tokenizer, Tokens, find_marker_ids, tokenize
@@ -87,10 +87,22 @@ class Classification(TaskBase):
     ) -> list[dict[str, object]]:
         """Return text, label and the probability of every label."""
         p_NC = np.exp(log_softmax(answers.logits_NC))
-        best_N, rounded_NC = p_NC.argmax(axis=1).tolist(), p_NC.astype(np.float64).round(6).tolist()
+        best_N = p_NC.argmax(axis=1).tolist()
         return [
-            {"text": text, "label": labels[best], "probabilities": dict(zip(labels, p_C, strict=True))}
-            for text, best, p_C in zip(rows.texts, best_N, rounded_NC, strict=True)
+            {"text": text, "label": labels[best], "probabilities": own}
+            for text, best, own in zip(rows.texts, best_N, name_numbers(labels, p_NC), strict=True)
+        ]
+
+    def build_choices(
+        self, answers: SystemAnswers, rows: TextBatch, labels: Sequence[str]
+    ) -> list[dict[str, object]]:
+        """Return text, label and its probability."""
+        p_NC = np.exp(log_softmax(answers.logits_NC))
+        best_N = p_NC.argmax(axis=1)
+        p_N = p_NC[np.arange(len(best_N)), best_N].round(6).tolist()
+        return [
+            {"text": text, "label": labels[best], "probability": p}
+            for text, best, p in zip(rows.texts, best_N.tolist(), p_N, strict=True)
         ]
 
     @classmethod

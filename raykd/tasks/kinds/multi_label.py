@@ -36,7 +36,7 @@ from raykd.tasks.scores.label_sets import (
     count_label_hits,
     tune_thresholds,
 )
-from raykd.tasks.signature import Column, Signature
+from raykd.tasks.signature import Column, Signature, name_numbers
 from raykd.text.batch import TextBatch
 from raykd.text.encoding import EncodedBatch, EncodedRows, ModelOutputs
 from raykd.text.tokens import Tokenizer, tokenize
@@ -167,15 +167,24 @@ class MultiLabel(TaskBase):
         """Return text, the labels that are given, and the probability of every label."""
         p_BL = self._read_probabilities(answers)
         chosen_BL = apply_thresholds(p_BL, self.thresholds)
-        rounded_BL = p_BL.astype(np.float64).round(6).tolist()
         return [
             {
                 "text": text,
                 "labels": [label for label, given in zip(labels, chosen_L, strict=True) if given],
-                "probabilities": dict(zip(labels, p_L, strict=True)),
+                "probabilities": own,
             }
-            for text, p_L, chosen_L in zip(rows.texts, rounded_BL, chosen_BL, strict=True)
+            for text, own, chosen_L in zip(rows.texts, name_numbers(labels, p_BL), chosen_BL, strict=True)
         ]
+
+    def build_choices(
+        self, answers: SystemAnswers, rows: TextBatch, labels: Sequence[str]
+    ) -> list[dict[str, object]]:
+        """Return text, the labels that are given, and their probabilities."""
+        found = self.build_predictions(answers, rows, labels)
+        for row in found:
+            own = cast("Mapping[str, float]", row["probabilities"])
+            row["probabilities"] = {label: own[label] for label in cast("list[str]", row["labels"])}
+        return found
 
     @classmethod
     def build_signature(cls, labels: Sequence[str]) -> Signature:

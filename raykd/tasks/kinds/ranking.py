@@ -220,6 +220,8 @@ def _list_relevances(batch: TextBatch) -> Sequence[tuple[float, ...]]:
 
 def _limit_passes(encoded: EncodedBatch) -> EncodedBatch:
     """Return the batch in parts that run apart, where its padded tokens are too many for one pass."""
+    if encoded.joined:
+        return encoded
     sequences, width = encoded.inputs["input_ids"].shape
     at_once = max(1, PASS_TOKENS // max(1, width))
     if sequences <= at_once or encoded.parts is not None or encoded.sequences is not None:

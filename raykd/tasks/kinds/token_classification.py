@@ -18,11 +18,12 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
+from raykd.devices import without_gradients
 from raykd.distill.features.states import Position
 from raykd.distill.objective import Objective
-from raykd.distill.signals import UNLABELLED
+from raykd.distill.signals import MASKED, UNLABELLED
 from raykd.head import Head
-from raykd.tasks.base import SystemAnswers, TaskBase
+from raykd.tasks.base import Network, SystemAnswers, TaskBase
 from raykd.tasks.chains import compute_marginals, condition_on_gold, estimate_scores, follow_best_row
 from raykd.tasks.forms import RowForm
 from raykd.tasks.registry import register_task
@@ -104,6 +105,17 @@ class TokenClassification(TaskBase):
             return emissions_NC
         logits_NC = compute_marginals(emissions_NC, encoded.counts_B, scores_XC)
         return follow_best_row(logits_NC, emissions_NC, encoded.counts_B, scores_XC)
+
+    @without_gradients
+    def choose(self, model: Network, encoded: EncodedBatch) -> SystemAnswers:
+        """See `TaskBase`; of a chain the best row of tags without its marginals."""
+        emissions_NC, scores_XC = self._read(encoded.run(model), encoded)
+        logits_NC = emissions_NC.float().cpu().numpy()
+        if scores_XC is not None and len(logits_NC) and not np.isnan(logits_NC).any():
+            best_N = entities.find_best_rows(logits_NC, encoded.counts_B, scores_XC.cpu().numpy())
+            logits_NC = np.full_like(logits_NC, MASKED)
+            logits_NC[np.arange(len(best_N)), best_N] = 0.0
+        return SystemAnswers(logits_NC, encoded.counts_B, encoded.find_seen())
 
     def gather_taught(
         self, outputs: ModelOutputs, encoded: EncodedBatch
@@ -219,7 +231,7 @@ def _locate_words(
     tokenizer: Tokenizer, batch: TextBatch, max_length: int
 ) -> tuple[Tokens, NDArray[np.int64]]:
     """Return the rows' tokens, and the token at which each word of all rows is read, -1 where there is none."""
-    spans = [np.asarray(row, dtype=np.int64).reshape(-1, 2) for row in batch.words or ()]
+    spans = batch.words or ()
     split_B = batch.is_in_mode("split") | reads_words_alone(tokenizer)
     apart, whole = np.flatnonzero(split_B).tolist(), np.flatnonzero(~split_B).tolist()
     parts: list[tuple[list[int], Tokens, NDArray[np.int64]]] = []
@@ -230,9 +242,8 @@ def _locate_words(
     if whole or not apart:
         texts, spoken = [batch.texts[i] for i in whole], [batch.languages[i] for i in whole]
         tokens = tokenize_words(tokenizer, texts, None, max_length, languages=spoken)
-        parts.append(
-            (whole, tokens, find_first_tokens(tokens.offsets, tokens.special, [spans[i] for i in whole]))
-        )
+        places = [np.asarray(spans[i], dtype=np.int64).reshape(-1, 2) for i in whole]
+        parts.append((whole, tokens, find_first_tokens(tokens.offsets, tokens.special, places)))
     starts_B1 = compute_starts(count_each(spans))
     token_N = np.full(int(starts_B1[-1]), -1, dtype=np.int64)
     for rows, _, found_N in parts:

@@ -218,6 +218,7 @@ class ModelBackend(BackendBase[SavedModelTeacher]):
         real = computed = 0
         # All passes are queued before the first result is copied: each copy would wait for the device.
         with torch.inference_mode(), self._get_modules(model).borrow() as module:
+            padding = padding.answering(device)
             self._warm(module, encoded, padding)
             # A graph replays kernels and calls no hook, by which states are read.
             run = module if features else self._get_runner(module)
@@ -243,6 +244,7 @@ class ModelBackend(BackendBase[SavedModelTeacher]):
                 self._max_tokens,
                 much_shorter=padding.much_shorter,
                 adapters_B=encoded.adapters_B,
+                joined=padding.joined,
             )
             return [(picked, padding) for picked in passes]
         return [
