@@ -5,8 +5,9 @@ Decision record: an answer belongs to a row; which units the row has is decided 
 - Where the choices are labels, both see the same units. Their numbers must agree, and an answer with another number is
   an error.
 - Over a vocabulary the teacher's units are aligned with the student's. With the same tokenizer (proved by content) they
-  correspond by number. With another one they correspond where a token begins and ends at the same characters; a teacher
-  that is compared by rank only has to begin at the same one.
+  correspond by number. With another one, top-k answers are cut into the student's tokens (`raykd.answers.cuts`); others
+  correspond where a token begins and ends at the same characters, and a teacher that is compared by rank only has to
+  begin at the same one.
 - Where the student cuts a text with the teacher's own tokenizer (a union of vocabularies), units correspond by number,
   and it is checked that they begin at the same character.
 - A unit without a counterpart, or one that the student does not see because its tokenizer cut it off, is covered by no
@@ -22,13 +23,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from raykd.answers.answer import Answer, DenseAnswer
+from raykd.answers.answer import Answer, DenseAnswer, TopKAnswer
 from raykd.answers.codec import decode_answers
+from raykd.answers.cuts import CutAnswer, CutMap, cut_answer
 from raykd.answers.source import AnswerSlots
-from raykd.answers.tensors import to_vocabulary_signal
+from raykd.answers.tensors import to_cut_signal, to_vocabulary_signal
 from raykd.answers.vocabularies import VocabularyMatch
 from raykd.distill.signals import MASKED, Signals, VocabularySignal
-from raykd.text.alignment import NOWHERE, align_units
+from raykd.text.alignment import NOWHERE, align_inside, align_units
 
 FAINT = -20.0
 """Log-probability that a teacher gets for a choice that it lacks and the student has."""
@@ -199,6 +201,10 @@ def _lay_out_tokens(
         if answer is None:
             signals.append(None)
             continue
+        if match.cuts is not None and isinstance(answer, TopKAnswer):
+            cut, covered_MN[m] = _cut_units(answer, units_B, match, match.cuts, units)
+            signals.append(to_cut_signal(cut, len(match.cuts.group_S), device))
+            continue
         index_N = _align_units(answer, units_B, match, units)
         taken = answer.take(index_N)
         covered_MN[m] = (index_N >= 0) & taken.covered_N
@@ -245,8 +251,26 @@ def _align_units(
     index_N = align_units(
         answer.offsets_N, units_B, units.offsets_N, units.counts_B, whole=match.vocabulary == "overlap"
     )
-    if match.find_comparable is not None and len(index_N):
-        offsets = np.split(units.offsets_N, np.cumsum(units.counts_B)[:-1])
-        comparable_N = np.concatenate(list(map(match.find_comparable, units.targets, offsets)))
-        index_N = np.where(comparable_N, index_N, NOWHERE)
-    return index_N
+    return np.where(_find_comparable(match, units), index_N, NOWHERE)
+
+
+def _cut_units(
+    answer: TopKAnswer, units_B: NDArray[np.int64], match: VocabularyMatch, cuts: CutMap, units: StudentUnits
+) -> tuple[CutAnswer, NDArray[np.bool_]]:
+    """Return the answer over the student's tokens, and which units it covers."""
+    assert answer.offsets_N is not None and units.offsets_N is not None
+    index_N, depth_N = align_inside(answer.offsets_N, units_B, units.offsets_N, units.counts_B)
+    taken = answer.take(index_N)
+    cut = cut_answer(taken, cuts, depth_N, units.labels_N.numpy())
+    # Inside a token, what matters is whether both mean the same by its beginning.
+    begun_N = _find_comparable(match, units)[np.arange(len(depth_N)) - depth_N]
+    return cut, (index_N >= 0) & taken.covered_N & cut.known_N & begun_N
+
+
+def _find_comparable(match: VocabularyMatch, units: StudentUnits) -> NDArray[np.bool_]:
+    """Return at which units both tokenizers mean the same by the beginning of a token."""
+    assert units.offsets_N is not None
+    if match.find_comparable is None or not len(units.offsets_N):
+        return np.ones(len(units.offsets_N), dtype=bool)
+    offsets = np.split(units.offsets_N, np.cumsum(units.counts_B)[:-1])
+    return np.concatenate(list(map(match.find_comparable, units.targets, offsets)))

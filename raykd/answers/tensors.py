@@ -9,10 +9,11 @@ import torch
 from numpy.typing import NDArray
 
 from raykd.answers.answer import Answer, DenseAnswer, HiddenAnswer, SampledAnswer, TopKAnswer
+from raykd.answers.cuts import CutAnswer
 from raykd.devices import copy_to_device
 from raykd.distill.logitmap import PLAIN, LogitMap
 from raykd.distill.signals import VocabularySignal
-from raykd.distill.vocabulary_signals import IdMap, SampledSignal, TopKSignal, WholeSignal
+from raykd.distill.vocabulary_signals import CutSignal, IdMap, SampledSignal, TopKSignal, WholeSignal
 
 
 def to_vocabulary_signal(
@@ -77,6 +78,28 @@ def to_vocabulary_signal(
         shares_NK=copy_to_device(torch.from_numpy(answer.counts_NJ), device).float() / answer.draws,
         temperature=answer.temperature,
         **numbers,
+    )
+
+
+def to_cut_signal(cut: CutAnswer, vocab: int, device: torch.device | str | None = None) -> CutSignal:
+    """Return a top-k answer over the tokens of a student that cuts texts otherwise (`vocab` of them)."""
+    answer = cut.answer
+
+    def tensor(column: NDArray[Any]) -> torch.Tensor:
+        return copy_to_device(torch.from_numpy(column), device)
+
+    return CutSignal(
+        entropy_N=_to_tensor(answer.entropy_N, device),
+        gold_ce_N=_to_tensor(None if answer.gold_logp_N is None else -answer.gold_logp_N, device),
+        ids_NK=tensor(cut.ids_NJ),
+        vocab=vocab,
+        logits_NK=tensor(answer.logits_NK).float(),
+        column_NK=tensor(cut.column_NK),
+        inside_N=tensor(cut.inside_N),
+        group_NJ=tensor(cut.group_NJ),
+        width=cut.width,
+        lse_NG=tensor(answer.lse_NG),
+        temperatures=answer.temperatures,
     )
 
 

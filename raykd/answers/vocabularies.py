@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from raykd.answers.cuts import CutMap
 from raykd.distill.logitmap import PLAIN, LogitMap
 from raykd.distill.vocabulary_signals import IdMap
 from raykd.text.tokens import Tokenizer
@@ -39,6 +40,7 @@ class VocabularyMatch:
         bias_V: Of that head.
         after: What the teacher does to the product of hidden states and head.
         numbered: Whether units correspond by their number, because both cut texts alike.
+        cuts: How the teacher's tokens are cut into the student's, for top-k answers of another vocabulary.
     """
 
     vocabulary: VocabularyKind
@@ -48,6 +50,7 @@ class VocabularyMatch:
     bias_V: torch.Tensor | None = None
     after: LogitMap = PLAIN
     numbered: bool = False
+    cuts: CutMap | None = None
 
 
 @dataclass(frozen=True)

@@ -305,7 +305,7 @@ def _make_reduced(
     if isinstance(answer, SparseSignal):
         _check_vocabulary(answer.vocab, logits_NC.shape[1], teacher)
         p_NK, logp_NK = answer.target(temperature)
-        student_NK = gather_support(logits_NC, answer.ids_NK, temperature)
+        student_NK = answer.merge(gather_support(logits_NC, answer.ids_NK, temperature), temperature)
         return student_NK, _make_target(p_NK, logp_NK, weights_1N, temperature), answer.support
     if not isinstance(answer, WholeSignal):
         raise TypeError(f"teacher {teacher} answered with {type(answer).__name__}")

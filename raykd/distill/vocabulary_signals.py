@@ -16,9 +16,11 @@ import torch
 from numpy.typing import NDArray
 
 from raykd.distill.logitmap import PLAIN, LogitMap
-from raykd.distill.signals import Support, VocabularySignal
+from raykd.distill.signals import MASKED, Support, VocabularySignal
 from raykd.distill.targets import LOG_FLOOR
 
+IMPOSSIBLE = -2
+"""The column of a token that does not begin with what the student has read (`CutSignal`)."""
 TAIL_FLOOR = 1e-7
 """Smallest mass of a tail that has tokens: float32 cannot tell less from 0 when it is 1 minus a sum."""
 
@@ -138,6 +140,10 @@ class SparseSignal(VocabularySignal):
         """
         raise NotImplementedError
 
+    def merge(self, student_NK: torch.Tensor, temperature: float) -> torch.Tensor:
+        """Return the student's logits, gathered at the ids with a tail, over the columns of `target`."""
+        return student_NK
+
 
 @dataclass(frozen=True, kw_only=True)
 class TopKSignal(SparseSignal):
@@ -161,6 +167,60 @@ class TopKSignal(SparseSignal):
             if self.ids_NK.shape[1] >= self.vocab:
                 tail_N1 = torch.where(held_NK.all(dim=-1, keepdim=True), 0.0, tail_N1)
             return _append_tail(logp_NK, tail_N1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CutSignal(SparseSignal):
+    """The k largest logits of a teacher that cuts texts otherwise, over the student's tokens; see `raykd.answers.cuts`.
+
+    Attributes:
+        logits_NK: Of the teacher's tokens.
+        column_NK: int64, to which of W columns the probability of each goes; -1 for the tail, -2 where the token is
+            impossible.
+        inside_N: Whether the probability of what is possible is made to sum to 1.
+        group_NJ: int64, to which of the W columns each of the ids belongs.
+        width: W.
+        lse_NG: As of `TopKSignal`.
+        temperatures: As of `TopKSignal`.
+    """
+
+    logits_NK: torch.Tensor
+    column_NK: torch.Tensor
+    inside_N: torch.Tensor
+    group_NJ: torch.Tensor
+    width: int
+    lse_NG: torch.Tensor
+    temperatures: tuple[float, ...]
+
+    @property
+    def support(self) -> Support:
+        return "tail"
+
+    def target(self, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+        with torch.no_grad():
+            at = _find_temperature(temperature, self.temperatures)
+            p_NK = (self.logits_NK / temperature - self.lse_NG[:, at : at + 1]).exp()
+            p_NK = torch.where(self.column_NK > IMPOSSIBLE, p_NK, 0.0)
+            possible_N1 = p_NK.sum(dim=-1, keepdim=True).clamp_min(TAIL_FLOOR)
+            p_NK = torch.where(self.inside_N[:, None], p_NK / possible_N1, p_NK)
+            p_NK = torch.where(self.column_NK >= 0, p_NK, 0.0)
+            p_NW = p_NK.new_zeros(len(p_NK), self.width).scatter_add(1, self.column_NK.clamp_min(0), p_NK)
+            tail_N1 = (1.0 - p_NW.sum(dim=-1, keepdim=True)).clamp_min(TAIL_FLOOR)
+            return _append_tail(p_NW.log().clamp_min(LOG_FLOOR), tail_N1)
+
+    def merge(self, student_NK: torch.Tensor, temperature: float) -> torch.Tensor:
+        """Return ``T logsumexp(s / T)`` of each group, so that a softmax at T gives the group's probability."""
+        softened_NJ = student_NK[:, :-1] / temperature
+        none_NW = softened_NJ.new_full((len(softened_NJ), self.width), MASKED)
+        with torch.no_grad():
+            top_NW = none_NW.scatter_reduce(1, self.group_NJ, softened_NJ, "amax")
+        mass_NJ = (softened_NJ - top_NW.gather(1, self.group_NJ)).exp()
+        mass_NJ = torch.where(self.ids_NK >= 0, mass_NJ, 0.0)
+        mass_NW = torch.zeros_like(none_NW).scatter_add(1, self.group_NJ, mass_NJ)
+        held_NW = mass_NW > 0.0
+        merged_NW = top_NW + torch.where(held_NW, mass_NW, 1.0).log()
+        merged_NW = torch.where(held_NW, temperature * merged_NW, MASKED * max(temperature, 1.0))
+        return torch.cat([merged_NW, student_NK[:, -1:]], dim=1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -112,6 +112,48 @@ def align_units(
     return np.where(same_M, index_M, NOWHERE)
 
 
+def align_inside(
+    teacher_N: NDArray[np.int64],
+    teacher_units_B: NDArray[np.int64],
+    student_M: NDArray[np.int64],
+    student_units_B: NDArray[np.int64],
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return for each of the student's units the teacher's unit whose token holds it, and how far inside it is.
+
+    Args:
+        teacher_N: As `align_units`, as are the others.
+        teacher_units_B: The teacher's units per row.
+        student_M: Offsets of the student's units.
+        student_units_B: The student's units per row.
+
+    Returns:
+        ``[M]``, the index of the teacher's unit that begins at the same offset, or -1, or that of a token that both
+        begin alike and that goes on at the student's unit; and ``[M]``, how many of the student's units lie between
+        that beginning and the unit.
+
+    Raises:
+        ValueError: As `align_units`.
+    """
+    index_M = align_units(teacher_N, teacher_units_B, student_M, student_units_B)
+    units, m = np.flatnonzero(teacher_N > NOWHERE), np.arange(len(student_M))
+    if not len(units) or not len(m):
+        return index_M, np.zeros_like(index_M)
+    row_N = np.repeat(np.arange(len(teacher_units_B)), teacher_units_B)[units]
+    row_M = np.repeat(np.arange(len(student_units_B)), student_units_B)
+    width = int(max(teacher_N.max(), student_M.max())) + 2
+    keys = np.maximum.accumulate(row_N * width + teacher_N[units] + 1)
+    # Where a token has no offset of its own, it is as far as the one before it.
+    reached_M = np.maximum.accumulate(row_M * width + student_M + 1)
+    holder_M = np.searchsorted(keys, reached_M, side="right") - 1
+    begin_M = np.maximum.accumulate(np.where(index_M > NOWHERE, m, NOWHERE))
+    # The last token of a row that was cut off may end anywhere, so there must be one behind it.
+    goes_on_N = np.append(row_N[1:] == row_N[:-1], False)
+    inside_M = (begin_M > NOWHERE) & (holder_M >= 0) & (index_M == NOWHERE)
+    inside_M &= (row_M[begin_M] == row_M) & (holder_M[begin_M] == holder_M) & goes_on_N[holder_M]
+    index_M = np.where(inside_M, index_M[begin_M], index_M)
+    return index_M, np.where(inside_M, m - begin_M, 0)
+
+
 def _list_following_offsets(offsets_N: NDArray[np.int64], units_B: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the offset of the row's following unit."""
     following_N = np.append(offsets_N[1:], _LAST)

@@ -215,6 +215,19 @@ def _key(token: str, marks: WordMarking) -> bytes:
         return where + _utf8(text)
 
 
+def spell_key(key: bytes, marks: WordMarking) -> str | None:
+    """Return how a tokenizer that marks blanks spells a canonical key of text; None where it has no such string."""
+    text = key[1:]
+    if marks.marker == "Ġ":
+        spelling = "".join(_CHARACTERS[byte] for byte in text)
+    else:
+        try:
+            spelling = text.decode().replace(" ", marks.marker)
+        except UnicodeDecodeError:
+            return None
+    return marks.marker + spelling if key[:1] == BEGINS else spelling
+
+
 def _utf8(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
@@ -258,3 +271,4 @@ def _byte_alphabet() -> dict[int, int]:
 
 
 _BYTES = _byte_alphabet()
+_CHARACTERS = {byte: chr(point) for point, byte in _BYTES.items()}

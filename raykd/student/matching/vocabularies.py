@@ -22,6 +22,7 @@ from raykd.config import RunConfig
 from raykd.distill.vocabulary_signals import IdMap
 from raykd.errors import ConfigError, prefix_errors
 from raykd.models.vocabulary import check_padding, compute_overlap, count_token_ids, is_same_tokenizer
+from raykd.student.matching.cuts import map_cuts
 from raykd.tasks import MaskedLM, Tokenizer
 from raykd.tasks.kinds.language import LanguageTask
 from raykd.tokenizers.canonical import detect_marking, find_comparable_offsets
@@ -98,8 +99,10 @@ def _match(
             name,
             100 * found.teacher_share,
         )
+    cuts = map_cuts(teacher.tokenizer, tokenizer, found.ids_T) if task.answers.kind == "top_k" else None
     return replace(
         match,
+        cuts=cuts,
         ids=IdMap.of(found.ids_T, count_token_ids(tokenizer), device),
         find_comparable=partial(
             find_comparable_offsets,
