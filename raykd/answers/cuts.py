@@ -16,7 +16,7 @@ Decision record:
   belong to the tail.
 - Inside a token only what was sent of the possible ones is known. What was not sent is estimated by spreading it evenly
   over the tokens that were not sent; where less than `LEAST_KNOWN` of the possible ones would be known, the teacher is
-  silent.
+  silent; and also where its own token of the text is not among the possible ones that were sent.
 """
 
 from __future__ import annotations
@@ -59,12 +59,12 @@ class CutMap:
         return [tuple(pieces) for pieces in self.pieces_VL[order].tolist()], rank_V
 
     @cached_property
-    def members(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """Of each token as a group's name: the first of its members in the list, their number, and the list."""
-        grouped = np.flatnonzero(self.group_S >= 0)
-        grouped = grouped[np.argsort(self.group_S[grouped], kind="stable")]
-        count_S = np.bincount(self.group_S[grouped], minlength=len(self.group_S))
-        return np.cumsum(count_S) - count_S, count_S, grouped
+    def others(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Of each token that stands for a group: where its other members begin in the list, their number, the list."""
+        others = np.flatnonzero((self.group_S >= 0) & (self.group_S != np.arange(len(self.group_S))))
+        others = others[np.argsort(self.group_S[others], kind="stable")]
+        count_S = np.bincount(self.group_S[others], minlength=len(self.group_S))
+        return np.cumsum(count_S) - count_S, count_S, others
 
     def find_range(self, read: tuple[int, ...]) -> tuple[int, int]:
         """Return the range of places, in order of pieces, of the tokens that begin with these pieces."""
@@ -156,20 +156,20 @@ def _number_groups(group_NK: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDAr
 
 
 def _list_members(cuts: CutMap, names_NW: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the ids of all members of each unit's groups ``[N, J]``, and the column of each."""
-    first_S, count_S, members = cuts.members
-    rows, columns = np.nonzero(names_NW >= 0)
-    names = names_NW[rows, columns]
-    counts = count_S[names]
-    total_N = np.bincount(rows, weights=counts, minlength=len(names_NW)).astype(np.int64)
-    ids_NJ = np.full((len(names_NW), max(1, int(total_N.max(initial=0)))), NONE, dtype=np.int64)
-    group_NJ = np.zeros_like(ids_NJ)
-    row_of, ends = np.repeat(rows, counts), np.cumsum(counts)
-    within = np.arange(len(row_of)) - np.repeat(ends - counts, counts)
+    """Return the ids of all members of each unit's groups ``[N, J]``, the names first, and the column of each."""
+    first_S, count_S, others = cuts.others
+    count_NW = np.where(names_NW >= 0, count_S[names_NW], 0)
+    rows, columns = np.nonzero(count_NW)
+    counts, total_N = count_NW[rows, columns], count_NW.sum(axis=1)
+    shape = (len(names_NW), int(total_N.max(initial=0)))
+    ids_NE, group_NE = np.full(shape, NONE, dtype=np.int64), np.zeros(shape, dtype=np.int64)
+    row_of = np.repeat(rows, counts)
+    within = np.arange(len(row_of)) - np.repeat(np.cumsum(counts) - counts, counts)
     place = np.arange(len(row_of)) - (np.cumsum(total_N) - total_N)[row_of]
-    ids_NJ[row_of, place] = members[np.repeat(first_S[names], counts) + within]
-    group_NJ[row_of, place] = np.repeat(columns, counts)
-    return ids_NJ, group_NJ
+    ids_NE[row_of, place] = others[np.repeat(first_S[names_NW[rows, columns]], counts) + within]
+    group_NE[row_of, place] = np.repeat(columns, counts)
+    own_NW = np.broadcast_to(np.arange(names_NW.shape[1]), names_NW.shape)
+    return np.concatenate([names_NW, ids_NE], axis=1), np.concatenate([own_NW, group_NE], axis=1)
 
 
 def _is_known(
@@ -179,15 +179,21 @@ def _is_known(
     range_N: NDArray[np.int64],
     vocabulary: int,
 ) -> NDArray[np.bool_]:
-    """Return whether at least `LEAST_KNOWN` of the possible tokens' probability was sent, as estimated."""
-    temperature = np.float32(answer.temperatures[0])
-    p_NK = np.exp(answer.logits_NK.astype(np.float32) / temperature - answer.lse_NG[:, :1])
-    sent_N = np.where(sent_NK, p_NK, 0.0).sum(axis=1)
+    """Return whether at least `LEAST_KNOWN` of the possible tokens' probability was sent, as estimated.
+
+    The teacher's own token of the text is one of the possible ones, unless a part of a text is not cut as the text is
+    (accents and capitals that one of the tokenizers drops). So less than its probability says that this happened.
+    """
+    at = answer.temperatures.index(1.0) if 1.0 in answer.temperatures else 0
+    z_NK = answer.logits_NK.astype(np.float32) / np.float32(answer.temperatures[at])
+    p_NK = np.where(sent_NK, np.exp(z_NK - answer.lse_NG[:, at : at + 1]), 0.0)
     known_N = np.where(possible_NK, p_NK, 0.0).sum(axis=1)
     others_N = np.maximum(range_N - possible_NK.sum(axis=1), 0)
     not_sent_N = np.maximum(vocabulary - sent_NK.sum(axis=1), 1)
-    missing_N = np.maximum(1.0 - sent_N, 0.0) * others_N / not_sent_N
+    missing_N = np.maximum(1.0 - p_NK.sum(axis=1), 0.0) * others_N / not_sent_N
     known: NDArray[np.bool_] = (known_N > 0.0) & (known_N >= LEAST_KNOWN * (known_N + missing_N))
+    if answer.gold_logp_N is not None and answer.temperatures[at] == 1.0:
+        known &= known_N >= 0.98 * np.exp(answer.gold_logp_N)  # logits travel as float16
     return known
 
 

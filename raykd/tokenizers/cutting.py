@@ -1,8 +1,8 @@
 """Cut the tokens of one vocabulary into the tokens of another tokenizer.
 
-Decision record: byte-level BPE and SentencePiece are asked (`model.tokenize`), because their pieces follow from merges or
-scores. WordPiece takes the longest piece that fits, for which canonical keys are enough; so does a tokenizer without a
-Rust model, for want of better. A token of which any part is unknown is not cut at all.
+Decision record: byte-level BPE and SentencePiece are asked (`model.tokenize`), because their pieces follow from merges
+or scores. WordPiece takes the longest piece that fits, for which canonical keys are enough; so does a tokenizer without
+a Rust model, for want of better. A token of which any part is unknown is not cut at all.
 """
 
 from __future__ import annotations
@@ -38,10 +38,18 @@ def make_cut(tokenizer: Tokenizer) -> Cut:
     if vocabulary.marking.style == "word" or not hasattr(backend.model, "tokenize"):
         return _Longest(vocabulary)
     unknown = getattr(tokenizer, "unk_token_id", None)
+    by_key = dict(zip(vocabulary.keys, vocabulary.ids, strict=True))
 
     def cut(key: bytes) -> tuple[int, ...]:
-        spelling = spell_key(key, vocabulary.marking) if key[:1] in (BEGINS, WITHIN) else None
-        ids = () if not spelling else tuple(piece.id for piece in backend.model.tokenize(spelling))
+        if key[:1] not in (BEGINS, WITHIN):
+            return ()
+        spelling = spell_key(key, vocabulary.marking)
+        if (
+            spelling is None
+        ):  # bytes of a character; written one by one where the tokenizer falls back on bytes
+            singles = [by_key.get(WITHIN + bytes([byte])) for byte in key[1:]]
+            return () if None in singles else tuple(i for i in singles if i is not None)
+        ids = tuple(piece.id for piece in backend.model.tokenize(spelling))
         return () if unknown in ids else ids
 
     return cut
