@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -124,7 +124,12 @@ def cut_answer(
     names_NW, column_NK = _number_groups(group_NK)
     ids_NJ, group_NJ = _list_members(cuts, names_NW)
     inside_N = depth_N > 0
-    known_N = ~inside_N | _is_known(answer, possible_NK, sent_NK, high_N - low_N, len(cuts.pieces_VL))
+    p_NK = _compute_probabilities(answer, sent_NK)
+    known_N = ~inside_N | _is_known(answer, p_NK, possible_NK, sent_NK, high_N - low_N, len(cuts.pieces_VL))
+    wanted_N = np.where(labels_N >= 0, cuts.group_S[np.maximum(labels_N, 0)], NONE)
+    answer = _tell_gold(
+        answer, p_NK, possible_NK, (group_NK == wanted_N[:, None]) & (group_NK >= 0), inside_N
+    )
     return CutAnswer(answer, column_NK, inside_N, ids_NJ, group_NJ, known_N, names_NW.shape[1])
 
 
@@ -172,8 +177,21 @@ def _list_members(cuts: CutMap, names_NW: NDArray[np.int64]) -> tuple[NDArray[np
     return np.concatenate([names_NW, ids_NE], axis=1), np.concatenate([own_NW, group_NE], axis=1)
 
 
+def _compute_probabilities(answer: TopKAnswer, sent_NK: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Return the probabilities of what was sent, at T = 1 if the answer holds it."""
+    at = _find_one(answer)
+    z_NK = answer.logits_NK.astype(np.float32) / np.float32(answer.temperatures[at])
+    return np.where(sent_NK, np.exp(z_NK - answer.lse_NG[:, at : at + 1]), np.float32(0.0))
+
+
+def _find_one(answer: TopKAnswer) -> int:
+    """Return the place of T = 1 among the temperatures, or of the first one."""
+    return answer.temperatures.index(1.0) if 1.0 in answer.temperatures else 0
+
+
 def _is_known(
     answer: TopKAnswer,
+    p_NK: NDArray[np.float32],
     possible_NK: NDArray[np.bool_],
     sent_NK: NDArray[np.bool_],
     range_N: NDArray[np.int64],
@@ -184,17 +202,34 @@ def _is_known(
     The teacher's own token of the text is one of the possible ones, unless a part of a text is not cut as the text is
     (accents and capitals that one of the tokenizers drops). So less than its probability says that this happened.
     """
-    at = answer.temperatures.index(1.0) if 1.0 in answer.temperatures else 0
-    z_NK = answer.logits_NK.astype(np.float32) / np.float32(answer.temperatures[at])
-    p_NK = np.where(sent_NK, np.exp(z_NK - answer.lse_NG[:, at : at + 1]), 0.0)
     known_N = np.where(possible_NK, p_NK, 0.0).sum(axis=1)
     others_N = np.maximum(range_N - possible_NK.sum(axis=1), 0)
     not_sent_N = np.maximum(vocabulary - sent_NK.sum(axis=1), 1)
     missing_N = np.maximum(1.0 - p_NK.sum(axis=1), 0.0) * others_N / not_sent_N
     known: NDArray[np.bool_] = (known_N > 0.0) & (known_N >= LEAST_KNOWN * (known_N + missing_N))
-    if answer.gold_logp_N is not None and answer.temperatures[at] == 1.0:
+    if answer.gold_logp_N is not None and answer.temperatures[_find_one(answer)] == 1.0:
         known &= known_N >= 0.98 * np.exp(answer.gold_logp_N)  # logits travel as float16
     return known
+
+
+def _tell_gold(
+    answer: TopKAnswer,
+    p_NK: NDArray[np.float32],
+    possible_NK: NDArray[np.bool_],
+    gold_NK: NDArray[np.bool_],
+    inside_N: NDArray[np.bool_],
+) -> TopKAnswer:
+    """Return the answer with the log-probability of the student's gold token in the place of the teacher's own.
+
+    Teachers are weighed by it, so it must be about one token. Where that was not sent, the teacher's own stays.
+    """
+    if answer.gold_logp_N is None or answer.temperatures[_find_one(answer)] != 1.0:
+        return answer
+    gold_N = np.where(gold_NK & possible_NK, p_NK, 0.0).sum(axis=1)
+    possible_N = np.where(inside_N, np.where(possible_NK, p_NK, 0.0).sum(axis=1), 1.0)
+    told_N = np.log(np.maximum(gold_N, 1e-30) / np.maximum(possible_N, 1e-30))
+    gold_logp_N = np.where(gold_N > 0.0, np.minimum(told_N, 0.0), answer.gold_logp_N)
+    return replace(answer, gold_logp_N=gold_logp_N.astype(np.float32))
 
 
 def build_cut_map(pieces: Sequence[Sequence[int]], group_S: NDArray[np.int64], longest: int = 24) -> CutMap:

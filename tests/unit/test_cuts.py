@@ -92,6 +92,15 @@ def test_what_was_not_sent_is_in_the_tail_and_silences_where_it_weighs() -> None
     assert not cut_answer(sent, cuts, np.asarray([0, 1]), np.asarray([END, -100])).known_N[1]
 
 
+def test_gold_probabilities_are_those_of_the_students_token() -> None:
+    cuts = build_cut_map(WORDS, np.arange(4))
+    told = replace(answer(np.tile(P, (3, 1)), 6), gold_logp_N=np.full(3, -9.0, dtype=np.float32))
+    # "ab" begins a word with 0.35; after it "a" has 0.2 of 0.35; at the last unit the text has an unknown token.
+    found = cut_answer(told, cuts, np.asarray([0, 1, 0]), np.asarray([AB, A, -100])).answer.gold_logp_N
+    assert found is not None and np.exp(found[:2]) == pytest.approx([0.35, 0.2 / 0.35], rel=1e-3)
+    assert found[2] == -9.0
+
+
 def test_tokens_that_only_the_student_has_are_compared_together_with_what_they_begin_with() -> None:
     signal = cut((), groups=(A, B, A, END))  # "ab" is written as "a", "b" by the teacher: one group with "a"
     logits = torch.tensor([[0.3, -1.0, 1.2, 0.1]], requires_grad=True)
