@@ -5,9 +5,8 @@ Decision record: an answer belongs to a row; which units the row has is decided 
 - Where the choices are labels, both see the same units. Their numbers must agree, and an answer with another number is
   an error.
 - Over a vocabulary the teacher's units are aligned with the student's. With the same tokenizer (proved by content) they
-  correspond by number. With another one, top-k answers are cut into the student's tokens (`raykd.answers.cuts`); others
-  correspond where a token begins and ends at the same characters, and a teacher that is compared by rank only has to
-  begin at the same one.
+  correspond by number. With another one they correspond where a token begins at the same character, and top-k
+  answers also where the student's begins inside one of the teacher's (`raykd.answers.cuts`).
 - Where the student cuts a text with the teacher's own tokenizer (a union of vocabularies), units correspond by number,
   and it is checked that they begin at the same character.
 - A unit without a counterpart, or one that the student does not see because its tokenizer cut it off, is covered by no
@@ -216,6 +215,7 @@ def _lay_out_tokens(
                 bias_V=match.bias_V,
                 after=match.after,
                 ids=match.ids,
+                columns=match.columns,
                 own_vocabulary=match.vocabulary == "own",
             )
         )
@@ -248,9 +248,7 @@ def _align_units(
             index_N = np.where(alike_N, index_N, NOWHERE)
         return index_N
     assert answer.offsets_N is not None
-    index_N = align_units(
-        answer.offsets_N, units_B, units.offsets_N, units.counts_B, whole=match.vocabulary == "overlap"
-    )
+    index_N = align_units(answer.offsets_N, units_B, units.offsets_N, units.counts_B)
     return np.where(_find_comparable(match, units), index_N, NOWHERE)
 
 

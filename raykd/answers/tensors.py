@@ -13,7 +13,7 @@ from raykd.answers.cuts import CutAnswer
 from raykd.devices import copy_to_device
 from raykd.distill.logitmap import PLAIN, LogitMap
 from raykd.distill.signals import VocabularySignal
-from raykd.distill.vocabulary_signals import CutSignal, IdMap, SampledSignal, TopKSignal, WholeSignal
+from raykd.distill.vocabulary_signals import Columns, CutSignal, IdMap, SampledSignal, TopKSignal, WholeSignal
 
 
 def to_vocabulary_signal(
@@ -24,6 +24,7 @@ def to_vocabulary_signal(
     bias_V: torch.Tensor | None = None,
     after: LogitMap = PLAIN,
     ids: IdMap | None = None,
+    columns: Columns | None = None,
     own_vocabulary: bool = False,
 ) -> VocabularySignal:
     """Return an answer as the objective reads it.
@@ -34,7 +35,8 @@ def to_vocabulary_signal(
         weight_VD: The teacher's output head, for hidden states, on the same device.
         bias_V: Of that head.
         after: What the teacher does to the product of both.
-        ids: What a teacher of another vocabulary shares with the student; None for the same vocabulary.
+        ids: For a teacher whose tokens are all the student's, which they are; None for the same vocabulary.
+        columns: For a teacher of other tokens, what is compared.
         own_vocabulary: See `WholeSignal`.
 
     Raises:
@@ -46,7 +48,9 @@ def to_vocabulary_signal(
     }
     if isinstance(answer, DenseAnswer):
         rows_ND = copy_to_device(torch.from_numpy(answer.logits_NC), device)
-        return WholeSignal(rows_ND=rows_ND, ids=ids, own_vocabulary=own_vocabulary, **numbers)
+        return WholeSignal(
+            rows_ND=rows_ND, ids=ids, columns=columns, own_vocabulary=own_vocabulary, **numbers
+        )
     if isinstance(answer, HiddenAnswer):
         if weight_VD is None:
             raise ValueError("hidden states need the teacher's output head: give weight_VD")
@@ -56,6 +60,7 @@ def to_vocabulary_signal(
             bias_V=bias_V,
             after=after,
             ids=ids,
+            columns=columns,
             own_vocabulary=own_vocabulary,
             **numbers,
         )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from raykd.answers.cuts import CutMap
 from raykd.distill.logitmap import PLAIN, LogitMap
-from raykd.distill.vocabulary_signals import IdMap
+from raykd.distill.vocabulary_signals import Columns, IdMap
 from raykd.text.tokens import Tokenizer
 
 VocabularyKind = Literal["same", "inside", "overlap", "own"]
@@ -33,14 +33,15 @@ class VocabularyMatch:
 
     Attributes:
         vocabulary: How the two stand to one another.
-        ids: Which tokens are the same, where the vocabularies differ and are matched.
+        ids: Which of the student's tokens the teacher's are, where all of them are.
         find_comparable: Finds, of a row's target and the offsets of its units, the units at which both tokenizers mean
             the same by the beginning of a token; None where they do everywhere.
         weight_VD: The teacher's output head, cut to its true vocabulary, where it answers with hidden states.
         bias_V: Of that head.
         after: What the teacher does to the product of hidden states and head.
         numbered: Whether units correspond by their number, because both cut texts alike.
-        cuts: How the teacher's tokens are cut into the student's, for top-k answers of another vocabulary.
+        cuts: How the teacher's tokens are cut into the student's, where the vocabularies overlap.
+        columns: The groups of tokens that are compared there, for answers of all logits.
     """
 
     vocabulary: VocabularyKind
@@ -51,6 +52,7 @@ class VocabularyMatch:
     after: LogitMap = PLAIN
     numbered: bool = False
     cuts: CutMap | None = None
+    columns: Columns | None = None
 
 
 @dataclass(frozen=True)

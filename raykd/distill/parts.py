@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -300,7 +301,7 @@ def _make_reduced(
     temperature: float,
 ) -> Made:
     # Its function with a gradient of its own is a class of torch's; a configuration is read without torch.
-    from raykd.distill.support import gather_columns, gather_support
+    from raykd.distill.support import gather_columns, gather_support, sum_columns
 
     if isinstance(answer, SparseSignal):
         _check_vocabulary(answer.vocab, logits_NC.shape[1], teacher)
@@ -309,13 +310,21 @@ def _make_reduced(
         return student_NK, _make_target(p_NK, logp_NK, weights_1N, temperature), answer.support
     if not isinstance(answer, WholeSignal):
         raise TypeError(f"teacher {teacher} answered with {type(answer).__name__}")
-    if answer.ids is None:
+    if answer.columns is not None:
+        _check_vocabulary(len(answer.columns.student_S), logits_NC.shape[1], teacher)
+        reduce = partial(sum_columns, width=answer.columns.width, temperature=temperature)
+        student_NK = reduce(logits_NC, answer.columns.student_S)
+        with torch.no_grad():
+            reduced_NK = reduce(answer.logits(), answer.columns.teacher_V)
+    elif answer.ids is not None:
+        ids = answer.ids
+        _check_vocabulary(ids.student_vocab, logits_NC.shape[1], teacher)
+        student_NK = gather_columns(logits_NC, ids.student_K, ids.student_rest, temperature)
+        with torch.no_grad():
+            reduced_NK = gather_columns(answer.logits(), ids.teacher_K, ids.teacher_rest, temperature)
+    else:
         return logits_NC, _make_single_target(answer.logits(), weights_1N, temperature), answer.support
-    ids = answer.ids
-    _check_vocabulary(ids.student_vocab, logits_NC.shape[1], teacher)
-    student_NK = gather_columns(logits_NC, ids.student_K, ids.student_rest, temperature)
     with torch.no_grad():
-        reduced_NK = gather_columns(answer.logits(), ids.teacher_K, ids.teacher_rest, temperature)
         logp_NK = (reduced_NK / temperature).log_softmax(dim=-1).clamp_min(LOG_FLOOR)
         target = _make_target(logp_NK.exp(), logp_NK, weights_1N, temperature)
     return student_NK, target, answer.support

@@ -45,6 +45,26 @@ def gather_columns(
     return torch.cat([kept_NK, temperature * tail_N1], dim=1)
 
 
+def sum_columns(
+    logits_NV: torch.Tensor, column_V: torch.Tensor, width: int, temperature: float
+) -> torch.Tensor:
+    """Return ``T logsumexp(s / T)`` of the tokens of each column, float32 ``[N, width + 1]``, the tail in the last.
+
+    Args:
+        logits_NV: Of any floating dtype.
+        column_V: int64, the column of each token; `width` for the tail.
+        width: Number of columns without the tail.
+        temperature: T.
+    """
+    scaled_NV = logits_NV.float() / temperature
+    top_N1 = scaled_NV.detach().amax(dim=-1, keepdim=True)
+    mass_NV = (scaled_NV - top_N1).exp()
+    mass_NW = mass_NV.new_zeros(len(mass_NV), width + 1).index_add(1, column_V, mass_NV)
+    held_NW = mass_NW > 0.0
+    summed_NW = temperature * (torch.where(held_NW, mass_NW, 1.0).log() + top_N1)
+    return torch.where(held_NW, summed_NW, _zero_logit(temperature))
+
+
 def _zero_logit(temperature: float) -> float:
     return MASKED * max(temperature, 1.0)
 

@@ -84,6 +84,21 @@ class IdMap:
         )
 
 
+@dataclass(frozen=True)
+class Columns:
+    """Groups of tokens that a teacher and a student of other tokens are compared over; see `raykd.answers.cuts`.
+
+    Attributes:
+        teacher_V: int64, the column of each of the teacher's tokens, `width` for the tail.
+        student_S: int64, likewise of the student's.
+        width: Number of groups.
+    """
+
+    teacher_V: torch.Tensor
+    student_S: torch.Tensor
+    width: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class WholeSignal(VocabularySignal):
     """Logits of the teacher's whole vocabulary: as they came, or from hidden states chunk by chunk.
@@ -93,7 +108,8 @@ class WholeSignal(VocabularySignal):
         weight_VD: The teacher's output head, cut to its true vocabulary.
         bias_V: Of that head.
         after: What the teacher does to the product of both.
-        ids: For a teacher of another vocabulary, what it shares with the student; compared over these and a tail.
+        ids: For a teacher whose tokens are all the student's, which they are; compared over these and a tail.
+        columns: For a teacher of other tokens, the groups that are compared, and a tail.
         own_vocabulary: Whether the vocabulary is another one and nothing is matched, for losses by rank.
     """
 
@@ -104,13 +120,14 @@ class WholeSignal(VocabularySignal):
     bias_V: torch.Tensor | None = None
     after: LogitMap = PLAIN
     ids: IdMap | None = None
+    columns: Columns | None = None
     own_vocabulary: bool = False
 
     @property
     def support(self) -> Support:
         if self.own_vocabulary:
             return "own"
-        return "whole" if self.ids is None else "tail"
+        return "whole" if self.ids is None and self.columns is None else "tail"
 
     def logits(self) -> torch.Tensor:
         with torch.no_grad():
@@ -206,6 +223,9 @@ class CutSignal(SparseSignal):
             p_NK = torch.where(self.column_NK >= 0, p_NK, 0.0)
             p_NW = p_NK.new_zeros(len(p_NK), self.width).scatter_add(1, self.column_NK.clamp_min(0), p_NK)
             tail_N1 = (1.0 - p_NW.sum(dim=-1, keepdim=True)).clamp_min(TAIL_FLOOR)
+            if self.ids_NK.shape[1] >= self.vocab:  # where the student has no other token its tail is 0
+                held_N1 = (self.ids_NK >= 0).sum(dim=-1, keepdim=True)
+                tail_N1 = torch.where(held_N1 >= self.vocab, 0.0, tail_N1)
             return _append_tail(p_NW.log().clamp_min(LOG_FLOOR), tail_N1)
 
     def merge(self, student_NK: torch.Tensor, temperature: float) -> torch.Tensor:

@@ -17,8 +17,6 @@ from numpy.typing import NDArray
 NOWHERE = -1
 """The offset of a token that begins no position of its own, and the index of a unit that is not covered."""
 
-_LAST = -2
-"""Stands for the unit behind a row's last one."""
 # U+3000, the ideographic space, is the last character that `str.isspace` counts; one place more stands for all others.
 _IS_BLANK = np.asarray([chr(i).isspace() for i in range(0x3001)] + [False])
 
@@ -71,8 +69,6 @@ def align_units(
     teacher_units_B: NDArray[np.int64],
     student_M: NDArray[np.int64],
     student_units_B: NDArray[np.int64],
-    *,
-    whole: bool = False,
 ) -> NDArray[np.int64]:
     """Return ``[M]``: the index of the teacher's unit at the offset of each of the student's units, or -1.
 
@@ -82,9 +78,6 @@ def align_units(
         teacher_units_B: The teacher's units per row.
         student_M: Offsets of the student's units, likewise.
         student_units_B: The student's units per row.
-        whole: Ask also that the tokens of the text itself end at the same place, that is, that the row's next
-            units have the same offset too. Where they do not, the teacher's own next token is a part of the
-            student's or the other way round, and the teacher's mass lies on another piece of the same word.
 
     Raises:
         ValueError: The counts do not fit the offsets, or the numbers of rows differ.
@@ -105,10 +98,6 @@ def align_units(
     place_M = np.minimum(np.searchsorted(keys, wanted_M), len(keys) - 1)
     index_M = units[place_M]
     same_M = (keys[place_M] == wanted_M) & (student_M > NOWHERE)
-    if whole:
-        same_M &= _list_following_offsets(teacher_N, teacher_units_B)[index_M] == _list_following_offsets(
-            student_M, student_units_B
-        )
     return np.where(same_M, index_M, NOWHERE)
 
 
@@ -152,11 +141,3 @@ def align_inside(
     inside_M &= (row_M[begin_M] == row_M) & (holder_M[begin_M] == holder_M) & goes_on_N[holder_M]
     index_M = np.where(inside_M, index_M[begin_M], index_M)
     return index_M, np.where(inside_M, m - begin_M, 0)
-
-
-def _list_following_offsets(offsets_N: NDArray[np.int64], units_B: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the offset of the row's following unit."""
-    following_N = np.append(offsets_N[1:], _LAST)
-    lasts = np.cumsum(units_B)[np.asarray(units_B) > 0] - 1
-    following_N[lasts] = _LAST
-    return following_N

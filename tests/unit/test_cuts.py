@@ -12,14 +12,17 @@ import torch
 from hypothesis import given, settings
 from numpy.typing import NDArray
 
-from raykd.answers.answer import TopKAnswer
+from raykd.answers.answer import DenseAnswer, TopKAnswer
 from raykd.answers.cuts import CutMap, build_cut_map, cut_answer
-from raykd.answers.tensors import to_cut_signal
+from raykd.answers.tensors import to_cut_signal, to_vocabulary_signal
 from raykd.answers.vocabularies import VocabularyMatch
+from raykd.distill.losses import ForwardKL, ReverseKL
+from raykd.distill.parts import make_parts, sum_over_parts
+from raykd.distill.signals import Signals
 from raykd.distill.support import gather_support
 from raykd.distill.vocabulary_signals import CutSignal
 from raykd.models.vocabulary import compute_overlap
-from raykd.student.matching.cuts import map_cuts
+from raykd.student.matching.cuts import make_columns, map_cuts
 from raykd.text.alignment import align_inside, align_units
 from raykd.tokenizers.canonical import list_canonical_tokens
 from raykd.tokenizers.cutting import make_cut
@@ -186,14 +189,53 @@ def test_the_students_own_tokenizer_gives_what_a_teacher_of_it_gives() -> None:
     torch.testing.assert_close(losses[0][begins], losses[1][begins], atol=2e-5, rtol=1e-4)
 
 
-def test_more_of_the_text_is_covered_than_where_tokens_end_alike() -> None:
+def test_more_of_the_text_is_covered_than_where_tokens_begin_alike() -> None:
+    _, own, _ = made("causal_lm", OTHERS)
+    _, other, _ = made("causal_lm")
+    cuts = map_cuts(other, own, compute_overlap(other, own).ids_T)
+    starts, _, _ = laid("causal_lm", (*TEXTS, *TARGETS), VocabularyMatch("overlap"), OTHERS)
+    found, _, _ = laid("causal_lm", (*TEXTS, *TARGETS), VocabularyMatch("overlap", cuts=cuts), OTHERS, k=600)
+    assert (found.covered_MN | ~starts.covered_MN).all()
+    assert found.covered_MN.sum() > starts.covered_MN.sum() > 0
+
+
+@pytest.mark.parametrize("divergence", [ForwardKL(), ReverseKL()], ids=lambda d: d.kind)
+def test_all_logits_say_what_the_largest_of_all_of_them_say(divergence: Any) -> None:
     _, own, _ = made("causal_lm")
     _, other, _ = made("causal_lm", OTHERS)
     cuts = map_cuts(other, own, compute_overlap(other, own).ids_T)
-    whole, _, _ = laid("causal_lm", OTHERS, VocabularyMatch("overlap"))
-    found, _, _ = laid("causal_lm", OTHERS, VocabularyMatch("overlap", cuts=cuts))
-    assert (found.covered_MN | ~whole.covered_MN).all()
-    assert found.covered_MN.sum() > whole.covered_MN.sum()
+    # Numbers that float16, as which logits travel, holds exactly.
+    logits_NV = (
+        -torch.randint(0, 512, (7, len(cuts.pieces_VL)), generator=torch.Generator().manual_seed(3)) / 64
+    )
+    logits_NV[:, 9] = 0.0
+    student = torch.randn(7, len(cuts.group_S), generator=torch.Generator().manual_seed(4)).requires_grad_()
+    columns = make_columns(cuts, torch.device("cpu"))
+    dense = DenseAnswer(logits_NC=logits_NV.numpy(), covered_N=np.ones(7, bool))
+    every = keep_top_k(logits_NV, len(cuts.pieces_VL), (1.0, 2.0))
+    assert isinstance(every, TopKAnswer)
+    found = cut_answer(every, cuts, np.zeros(7, np.int64), np.zeros(7, np.int64))
+    got = []
+    for signal in (
+        to_vocabulary_signal(dense, columns=columns),
+        to_cut_signal(found, len(cuts.group_S)),
+    ):
+        assert signal.support == "tail"
+        told = Signals(
+            teachers=("t",),
+            teacher_languages=(None,),
+            logits_MNC=torch.zeros(1, 7, 0),
+            covered_MN=torch.ones(1, 7, dtype=torch.bool),
+            labels_N=torch.zeros(7, dtype=torch.long),
+            languages=("en",) * 7,
+            vocabulary_M=(signal,),
+        )
+        parts = make_parts(student, told, torch.ones(1, 7), 2.0, "arithmetic")
+        loss_N, covered_N = sum_over_parts(divergence, parts, 2.0, told.labels_N)
+        assert covered_N.all()
+        got.append((loss_N, *torch.autograd.grad(loss_N.sum(), student)))
+    torch.testing.assert_close(got[0][0], got[1][0], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(got[0][1], got[1][1], atol=1e-5, rtol=1e-4)
 
 
 @given(rows, rows)

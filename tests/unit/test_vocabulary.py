@@ -54,11 +54,9 @@ def _flat(rows: Sequence[NDArray[np.int64]]) -> tuple[NDArray[np.int64], NDArray
 def align(
     teacher_rows: Sequence[NDArray[np.int64]],
     student_rows: Sequence[NDArray[np.int64]],
-    *,
-    whole: bool = False,
 ) -> NDArray[np.int64]:
     """`align_units` of one array of offsets a row."""
-    return align_units(*_flat(teacher_rows), *_flat(student_rows), whole=whole)
+    return align_units(*_flat(teacher_rows), *_flat(student_rows))
 
 
 def wrapped(backend: Tokenizer, **names: str) -> PreTrainedTokenizerFast:
@@ -320,37 +318,19 @@ def test_offsets_increase_and_never_name_a_blank(text: str) -> None:
 rows = st.lists(st.lists(st.integers(-1, 12), max_size=8).map(lambda r: [o for i, o in enumerate(r) if o < 0 or o not in r[:i]]), min_size=1, max_size=5)  # fmt: skip
 
 
-@given(rows, rows, st.booleans())
+@given(rows, rows)
 @settings(max_examples=150, deadline=None)
-def test_alignment_is_that_of_a_dictionary(
-    teacher: list[list[int]], student: list[list[int]], whole: bool
-) -> None:
+def test_alignment_is_that_of_a_dictionary(teacher: list[list[int]], student: list[list[int]]) -> None:
     teacher, student = teacher[: len(student)], student[: len(teacher)]
     base, wanted = 0, []
     for a, b in zip(teacher, student, strict=True):
         place = {offset: i for i, offset in enumerate(a) if offset >= 0}
-        for j, offset in enumerate(b):
+        for offset in b:
             i = place.get(offset, -1) if offset >= 0 else -1
-            if whole and i >= 0 and (a[i + 1 :] or [-2])[0] != (b[j + 1 :] or [-2])[0]:
-                i = -1
             wanted.append(i + base if i >= 0 else -1)
         base += len(a)
     arrays = ([np.asarray(r, dtype=np.int64) for r in side] for side in (teacher, student))
-    assert align(*arrays, whole=whole).tolist() == wanted
-
-
-@pytest.mark.parametrize("other", KINDS)
-def test_whole_units_are_the_same_piece_of_text(other: str) -> None:
-    a, b = byte_level(), KINDS[other]()
-    for text in SENTENCES:
-        one, two = target(a, text), target(b, text)
-        index = align([one], [two], whole=True)
-        pieces = {i: text[o:n] for i, (o, n) in enumerate(zip(one, [*one[1:], len(text)], strict=True))}
-        for j, i in enumerate(index[:-1]):
-            if i >= 0:
-                assert pieces[int(i)] == text[two[j] : two[j + 1]]
-        assert (index >= 0).sum() > 0 and index[-1] == len(one) - 1
-    assert align([one], [one], whole=True).tolist() == [i if o >= 0 else -1 for i, o in enumerate(one)]
+    assert align(*arrays).tolist() == wanted
 
 
 def test_misfitting_counts_are_refused() -> None:

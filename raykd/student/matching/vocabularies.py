@@ -22,7 +22,7 @@ from raykd.config import RunConfig
 from raykd.distill.vocabulary_signals import IdMap
 from raykd.errors import ConfigError, prefix_errors
 from raykd.models.vocabulary import check_padding, compute_overlap, count_token_ids, is_same_tokenizer
-from raykd.student.matching.cuts import map_cuts
+from raykd.student.matching.cuts import make_columns, map_cuts
 from raykd.tasks import MaskedLM, Tokenizer
 from raykd.tasks.kinds.language import LanguageTask
 from raykd.tokenizers.canonical import detect_marking, find_comparable_offsets
@@ -99,11 +99,11 @@ def _match(
             name,
             100 * found.teacher_share,
         )
-    cuts = map_cuts(teacher.tokenizer, tokenizer, found.ids_T) if task.answers.kind == "top_k" else None
+    cuts = map_cuts(teacher.tokenizer, tokenizer, found.ids_T)
     return replace(
         match,
         cuts=cuts,
-        ids=IdMap.of(found.ids_T, count_token_ids(tokenizer), device),
+        columns=None if task.answers.kind == "top_k" else make_columns(cuts, device),
         find_comparable=partial(
             find_comparable_offsets,
             teacher=detect_marking(teacher.tokenizer),
