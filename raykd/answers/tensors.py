@@ -13,7 +13,14 @@ from raykd.answers.cuts import CutAnswer
 from raykd.devices import copy_to_device
 from raykd.distill.logitmap import PLAIN, LogitMap
 from raykd.distill.signals import VocabularySignal
-from raykd.distill.vocabulary_signals import Columns, CutSignal, IdMap, SampledSignal, TopKSignal, WholeSignal
+from raykd.distill.vocabulary_signals import (
+    TokenColumns,
+    CutSignal,
+    IdMap,
+    SampledSignal,
+    TopKSignal,
+    WholeSignal,
+)
 
 
 def to_vocabulary_signal(
@@ -24,7 +31,7 @@ def to_vocabulary_signal(
     bias_V: torch.Tensor | None = None,
     after: LogitMap = PLAIN,
     ids: IdMap | None = None,
-    columns: Columns | None = None,
+    columns: TokenColumns | None = None,
     own_vocabulary: bool = False,
 ) -> VocabularySignal:
     """Return an answer as the objective reads it.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from raykd.answers.cuts import CutMap
 from raykd.distill.logitmap import PLAIN, LogitMap
-from raykd.distill.vocabulary_signals import Columns, IdMap
+from raykd.distill.vocabulary_signals import TokenColumns, IdMap
 from raykd.text.tokens import Tokenizer
 
 VocabularyKind = Literal["same", "inside", "overlap", "own"]
@@ -52,7 +52,7 @@ class VocabularyMatch:
     after: LogitMap = PLAIN
     numbered: bool = False
     cuts: CutMap | None = None
-    columns: Columns | None = None
+    columns: TokenColumns | None = None
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,7 @@ class IdMap:
 
 
 @dataclass(frozen=True)
-class Columns:
+class TokenColumns:
     """Groups of tokens that a teacher and a student of other tokens are compared over; see `raykd.answers.cuts`.
 
     Attributes:
@@ -120,7 +120,7 @@ class WholeSignal(VocabularySignal):
     bias_V: torch.Tensor | None = None
     after: LogitMap = PLAIN
     ids: IdMap | None = None
-    columns: Columns | None = None
+    columns: TokenColumns | None = None
     own_vocabulary: bool = False
 
     @property

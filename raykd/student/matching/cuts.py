@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from raykd.answers.cuts import NONE, CutMap, build_cut_map
-from raykd.distill.vocabulary_signals import Columns
+from raykd.distill.vocabulary_signals import TokenColumns
 from raykd.models.vocabulary import count_token_ids
 from raykd.tasks import Tokenizer
 from raykd.tokenizers.canonical import BEGINS, WITHIN, list_canonical_tokens
@@ -35,7 +35,7 @@ def map_cuts(teacher: Tokenizer, student: Tokenizer, ids_T: NDArray[np.int32]) -
     )
 
 
-def make_columns(cuts: CutMap, device: torch.device) -> Columns:
+def make_columns(cuts: CutMap, device: torch.device) -> TokenColumns:
     """Return the columns over which all logits are compared: the groups in which a token of the teacher begins."""
     first_V = cuts.pieces_VL[:, 0].astype(np.int64)
     group_V = np.where(first_V >= 0, cuts.group_S[np.maximum(first_V, 0)], NONE)
@@ -43,7 +43,7 @@ def make_columns(cuts: CutMap, device: torch.device) -> Columns:
     column_S = np.full(len(cuts.group_S) + 1, len(names), dtype=np.int64)  # the last one is that of `NONE`
     column_S[names] = np.arange(len(names))
     teacher_V, student_S = (torch.from_numpy(column_S[group]).to(device) for group in (group_V, cuts.group_S))
-    return Columns(teacher_V, student_S, len(names))
+    return TokenColumns(teacher_V, student_S, len(names))
 
 
 def _cut_all(teacher: Tokenizer, cut: Cut, ids_T: NDArray[np.int32]) -> list[tuple[int, ...]]:
