@@ -14,10 +14,10 @@ from raykd.devices import copy_to_device
 from raykd.distill.logitmap import PLAIN, LogitMap
 from raykd.distill.signals import VocabularySignal
 from raykd.distill.vocabulary_signals import (
-    TokenColumns,
     CutSignal,
     IdMap,
     SampledSignal,
+    TokenColumns,
     TopKSignal,
     WholeSignal,
 )

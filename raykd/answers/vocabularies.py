@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from raykd.answers.cuts import CutMap
 from raykd.distill.logitmap import PLAIN, LogitMap
-from raykd.distill.vocabulary_signals import TokenColumns, IdMap
+from raykd.distill.vocabulary_signals import IdMap, TokenColumns
 from raykd.text.tokens import Tokenizer
 
 VocabularyKind = Literal["same", "inside", "overlap", "own"]
