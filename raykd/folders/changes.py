@@ -25,7 +25,7 @@ ABSENT = "not there"
 """Shown for a key that one of the two settings lacks."""
 _LONGEST = 100
 """Characters of a value that a message shows."""
-_TEACHER = r"teachers\.[^.]+\."
+_TEACHER = r"(pretraining\.)?teachers\.[^.]+\."
 _TRAIN = rf"({_TEACHER}training\.)?train\."
 ALWAYS_FREE = (
     r"(ray|tracking|report|workers)(\.|$)|serving\.(?!dtype$)"
