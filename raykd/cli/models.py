@@ -295,6 +295,12 @@ def predict_command(
     from raykd.scoring.inputs import read_inputs
 
     _check_file_options(texts, file, output, probabilities=probabilities)
+    if file is None and (column is not None or pair is not None):
+        raise ConfigError(
+            f"--{'column' if pair is None else 'pair'} names a key of the rows of a file",
+            got="no --file",
+            wanted="--file FILE, or - for JSON lines on standard input",
+        )
     rows = read_inputs(
         [recover_text(text) for text in texts or ()], file, column, pair, sys.stdin, decode_lines
     )

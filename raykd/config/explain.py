@@ -190,7 +190,8 @@ def _describe_wanted(problem: ErrorDetails, kinds: Sequence[str]) -> str:
     if kind == "string_type" and problem["input"] is None:
         return f'{wanted}; the word null is one in quotes: "null"'
     if kinds and kind in ("model_attributes_type", "union_tag_not_found"):
-        return f"keys with values, among them kind: {' | '.join(kinds)}"
+        number = "a number, or " if "constant" in kinds else ""  # a schedule
+        return f"{number}keys with values, among them kind: {' | '.join(kinds)}"
     if kind in _BOUNDS:
         word, name = _BOUNDS[kind]
         return f"a number {word} {problem['ctx'][name]:g}"

@@ -241,6 +241,8 @@ def _advise_on_nesting(missing: dict[str, str], found: list[Record]) -> str:
 
 
 def _advise_on_names(missing: dict[str, str], form: RowForm, there: dict[str, None], flat: bool) -> str:
+    if flat and next(iter(there), "").lstrip().startswith("{"):
+        return "the lines are JSON: give the file the ending .jsonl"
     for key, column in missing.items():
         same = [name for name in there if _normalize_name(name) == _normalize_name(column)]
         if same:

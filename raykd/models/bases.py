@@ -137,7 +137,7 @@ def _inspect_base(
     settings = build_label_settings(labels, head) | _set_dropout(folder, student.dropout, trust_remote_code)
     with raise_as_model_error(f"the model {folder} cannot be loaded"):
         model = build_empty(folder, head, trust_remote_code=trust_remote_code, **settings)
-        missing, _ = find_missing_weights(model, stored)
+        missing, *_ = find_missing_weights(model, stored)
         if find_known_labels(folder, labels, head):
             carried = find_label_weights(folder, labels, head, trust_remote_code=trust_remote_code)
             missing = [name for name in missing if name not in carried]

@@ -12,7 +12,7 @@ asked. A model that may run code of its own is inspected each time, because that
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -144,7 +144,15 @@ def _inspect(folder: Path, head: Head, trust_remote_code: bool) -> Inspection:
         pairs=info.pairs,
         settings=info.settings,
         rowless=rowless,
-        notes=tuple(filter(None, [describe_contradiction(config)])) if head in LABELLED else (),
+        notes=tuple(
+            filter(
+                None,
+                [
+                    describe_contradiction(config) if head in LABELLED else "",
+                    _describe_unread(structure.unread),
+                ],
+            )
+        ),
     )
 
 
@@ -212,10 +220,32 @@ def drop_unread_weights(missing: Sequence[str], head: Head) -> list[str]:
 
 def missing_weights_error(folder: Path, head: Head, missing: Sequence[str]) -> ModelError:
     """Return the error of a checkpoint that lacks weights."""
+    advice = "fine-tune it (a student of kind pretrained), or name a checkpoint that was fine-tuned"
+    if prefix := _find_prefix(files.read_stored_weights(folder), missing):
+        advice = f"save the model that its wrapper holds (names in the file begin with {prefix}, as a wrapper of the "
+        advice += "training writes them: torch.compile's _orig_mod, DataParallel's module), not the wrapper"
     return ModelError(
         f"{folder} is not a complete {head} model; these weights are not in it",
         got=", ".join(missing[:8]),
-        next_step="fine-tune it (a student of kind pretrained), or name a checkpoint that was fine-tuned",
+        next_step=advice,
+    )
+
+
+def _find_prefix(stored: Collection[str], missing: Sequence[str]) -> str:
+    """Return what stands before the names of the missing weights in a checkpoint; "" where they are not there."""
+    longer = next((name for name in stored if name.endswith(f".{missing[0]}")), "")
+    prefix = longer.removesuffix(missing[0])
+    return prefix if all(f"{prefix}{name}" in stored for name in missing) else ""
+
+
+def _describe_unread(unread: Sequence[str]) -> str:
+    """Describe weights of a checkpoint's layers that its class has no place for; "" if there are none."""
+    if not unread:
+        return ""
+    more = f" and {len(unread) - 3} more" if len(unread) > 3 else ""
+    return (
+        f"its class has no place for {len(unread)} weights of its layers, which are left out ({', '.join(unread[:3])}"
+        f"{more}); does its config.json belong to these weights?"
     )
 
 

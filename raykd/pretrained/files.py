@@ -342,7 +342,9 @@ def list_weight_files(folder: Path) -> list[Path]:
         f"{folder} holds no weights",
         got=_list_names(folder),
         wanted=f"{WEIGHTS}, or shards that {INDEX} names",
-        next_step="copy or download the directory again, with its weights",
+        next_step=f"give {variants[0].name} the name {WEIGHTS}"
+        if len(variants := sorted(folder.glob("model.*.safetensors"))) == 1
+        else "copy or download the directory again, with its weights",
     )
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 Shape = tuple[int, ...]
+_LAYER = re.compile(r"\.\d+\.")
+"""In the name of a weight of a numbered layer."""
+_COMPUTED = ("attn.bias", "attn.masked_bias", "inv_freq", "position_ids", "relative_position_index")
+"""How names end of what old checkpoints hold and transformers computes."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,7 @@ class Structure:
     Attributes:
         missing: Weights that the checkpoint lacks or has in another shape, in order.
         reshaped: The ones in another shape: name, stored shape, wanted shape.
+        unread: Stored weights of the encoder's layers that the class has no place for, in order.
         encoder: The missing ones that belong to the encoder and not to the head.
         names: Number of weights of the class.
         labels: Outputs of a classifying head, by its configuration; None for another head.
@@ -46,6 +52,7 @@ class Structure:
 
     missing: tuple[str, ...]
     reshaped: tuple[tuple[str, Shape, Shape], ...]
+    unread: tuple[str, ...]
     encoder: tuple[str, ...]
     names: int
     labels: int | None
@@ -75,10 +82,11 @@ def compare_structure(
         Exception: Whatever building the class raises, which loading would raise too.
     """
     model = build_empty(folder, head, trust_remote_code=trust_remote_code, **settings)
-    missing, reshaped = find_missing_weights(model, stored)
+    missing, reshaped, unexpected = find_missing_weights(model, stored)
     return Structure(
         missing=tuple(missing),
         reshaped=tuple(reshaped),
+        unread=tuple(name for name in unexpected if _LAYER.search(name) and not name.endswith(_COMPUTED)),
         encoder=tuple(name for name in missing if is_in_encoder(model, name)),
         names=len(model.state_dict()),
         labels=getattr(model.config, "num_labels", None),
@@ -139,8 +147,8 @@ def silence_transformers() -> Iterator[None]:
 
 def find_missing_weights(
     model: PreTrainedModel, stored: Mapping[str, StoredTensor]
-) -> tuple[list[str], list[tuple[str, Shape, Shape]]]:
-    """Find the weights that transformers would miss in a checkpoint with these tensors.
+) -> tuple[list[str], list[tuple[str, Shape, Shape]], list[str]]:
+    """Find the weights that transformers would miss in a checkpoint with these tensors, or leave unread.
 
     Args:
         model: The model that would load them, on the meta device.
@@ -148,6 +156,7 @@ def find_missing_weights(
 
     Returns:
         Sorted names of weights that are missing or have another shape. Then the latter with stored and wanted shape.
+        Then sorted names of stored weights for which there is no place.
     """
     import torch
     from transformers.conversion_mapping import get_model_conversion_mapping
@@ -165,7 +174,8 @@ def find_missing_weights(
         model.tie_weights(missing_keys=found.missing_keys, recompute_mapping=False)
         drop_ignorable_keys(model, found)
     reshaped = sorted((name, tuple(has), tuple(wants)) for name, has, wants in found.mismatched_keys)
-    return sorted({*found.missing_keys, *(name for name, _, _ in reshaped)}), reshaped
+    missing = sorted({*found.missing_keys, *(name for name, _, _ in reshaped)})
+    return missing, reshaped, sorted(found.unexpected_keys)
 
 
 def _vocabulary(model: PreTrainedModel) -> int | None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from raykd.data.cells import BadRowError, parse_list, parse_texts
 from raykd.data.files.records import PARQUET, read_file_records, read_parquet_table
-from raykd.data.files.textfiles import UnreadValue, require_file
+from raykd.data.files.textfiles import UnreadValue, require_file, shorten_text
 from raykd.data.forms import mark_entities
 from raykd.errors import DataError
 from raykd.parse import refuse_duplicate_keys
@@ -166,6 +166,9 @@ class _Row:
         """Return the string under a key."""
         value = self.values.get(key)
         if not isinstance(value, str):
+            if key in self.values:
+                got = shorten_text(json.dumps(value, default=str))
+                raise DataError(f"{self.where}: {key!r} is no text", got=got, wanted="a text")
             raise self._lacks(f"text {key!r}", f"a string under {key!r}")
         return _replace_surrogates(value)
 

@@ -9,10 +9,11 @@ from typing import Any
 
 from raykd import models
 from raykd.config.home import find_student
+from raykd.errors import ModelError
 from raykd.prediction.predictor import Predictor, RequestedLengths
 from raykd.prediction.triples import MOST_PAIRS, check_chain, relate_entities
 from raykd.scoring.inputs import InputRows, make_input_rows
-from raykd.text.tokens import list_adapters
+from raykd.text.tokens import has_languages, list_adapters
 
 
 class Model:
@@ -129,8 +130,16 @@ class Model:
         if rows.candidates is not None:
             predictor = predictor.as_ranker()
         batch = rows.batch(predictor.task, no_answer=no_answer)
-        if predictor.task.marks_languages or list_adapters(self._loaded.tokenizer):
+        tokenizer = self._loaded.tokenizer
+        if predictor.task.marks_languages or list_adapters(tokenizer) or has_languages(tokenizer):
             batch = rows.in_languages(batch, source_language, language)
+        elif language or source_language:
+            raise ModelError(
+                "this model reads all texts alike, whatever their language",
+                got=f"language {language or source_language}",
+                wanted="a model that writes several languages, or one with an adapter or a tokenizer for each",
+                next_step="leave --language and --source-language out",
+            )
         predictions = predictor.predict(batch, probabilities=probabilities)
         if self._relations is not None:
             predictions = relate_entities(predictions, self._relations, self._most_pairs)

@@ -9,6 +9,8 @@ over the labels that it knows, and the student's is conditioned on them.
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -134,15 +136,26 @@ def _check_gaps(
             f"{key}.missing names labels that the teacher has: {', '.join(known)}",
             got=got,
             wanted=f"those of {list(wanted)} that no label of the teacher leads to",
-            next_step=f"take them out of missing, or drop what leads to them: {key}.label_map: {{{leads}: null}}",
+            next_step="take them out of missing, or drop what leads to them: "
+            f"{key}.label_map: {{{_quote(leads)}: null}}",
         )
+
+
+def _quote(label: str) -> str:
+    """Return a label as a line of YAML has to hold it: quoted where it would be read as another one."""
+    plain = label == label.strip() and not re.search(
+        r"[^\w .-]|^-|^(?:true|false|null|yes|no|on|off|~|)$", label, re.I
+    )
+    return label if plain or label == "..." else json.dumps(label, ensure_ascii=False)
 
 
 def _advise(key: str, lost: Sequence[str], absent: Sequence[str]) -> str:
     """Return what to write for labels of the teacher and labels of the run that have no counterpart."""
     if lost:
         alike = {label.strip().casefold(): label for label in absent}
-        shown = ", ".join(f"{label}: {alike.get(label.strip().casefold(), '...')}" for label in lost)
+        shown = ", ".join(
+            f"{_quote(label)}: {_quote(alike.get(label.strip().casefold(), '...'))}" for label in lost
+        )
         return (
             f"say what each of the teacher's labels is in the run, several may lead to one, and null drops one: "
             f"{key}.label_map: {{{shown}}}"

@@ -182,6 +182,29 @@ def test_directory(tmp_path: Path) -> None:
     assert f"{tmp_path}: is a directory" in message and "inside.jsonl" in message
 
 
+def test_a_link_that_leads_nowhere_is_not_proposed_in_its_own_place(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").symlink_to(tmp_path / "trian.jsonl")
+    assert "did you mean" not in error_of(tmp_path / "train.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("ending", "content", "advice"),
+    [
+        (".csv", '{"text": "a", "label": "positive", "lang": "en"}\n', "give the file the ending .jsonl"),
+        (".jsonl", "text,label,lang\na,positive,en\n", "a table has the ending .csv or .tsv"),
+        (".conll", "EU B-ORG\n", "write a row a sentence"),
+        (".xlsx", "PK", "save the sheet as CSV UTF-8"),
+        (".csv.zip", "PK", "unpack it"),
+    ],
+)
+def test_a_file_of_another_form_than_its_ending_says_is_refused_with_what_to_do(
+    ending: str, content: str, advice: str, tmp_path: Path
+) -> None:
+    path = tmp_path / f"set{ending}"
+    path.write_text(content, encoding="utf-8")
+    assert advice in error_of(path)
+
+
 def test_unknown_ending(tmp_path: Path) -> None:
     message = error_of(write(tmp_path / "set.docx", GOOD))
     assert "got:    .docx" in message and ".jsonl" in message

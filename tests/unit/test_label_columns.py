@@ -23,6 +23,7 @@ from raykd.distill.weightings.routing import ByLanguage
 from raykd.ensemble.mixing import mix_coalition
 from raykd.ensemble.units import WORST_NLL, LabelledUnits
 from raykd.errors import LabelMismatchError
+from raykd.parse import parse_yaml
 from raykd.preflight.model_check import describe_columns
 from raykd.preflight.teacher_check import check_teacher
 from raykd.scoring.teacher_scores import compare_with_one_label
@@ -83,6 +84,16 @@ def test_any_other_gap_is_refused_with_both_lists(
         map_label_columns(STARS, RUN, label_map, "t", missing)
     assert str(list(STARS)) in str(caught.value) and str(list(RUN)) in str(caught.value)
     assert caught.value.exit_code == 3
+
+
+def test_a_map_that_is_advised_is_one_that_yaml_reads_as_it_is_meant() -> None:
+    own = ["sad ", "a: b", "no", "0", "été", "-"]
+    with pytest.raises(LabelMismatchError) as caught:
+        map_label_columns(own, ("sad", "glad"), {}, "t")
+    written = str(caught.value.next_step).partition(".label_map: ")[2]
+    read = parse_yaml(written, "advice")
+    assert isinstance(read, dict) and list(map(str, read)) == own
+    assert [read[label] for label in own[:2]] == ["sad", "..."]
 
 
 def test_tags_and_types_are_dropped_by_null() -> None:

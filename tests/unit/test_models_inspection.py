@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from raykd import models
@@ -141,6 +142,44 @@ def test_an_encoder_without_its_head_is_refused_at_check(teacher: Path, tmp_path
         and "classifier.weight" in said
         and "fine-tune it" in said
     )
+
+
+def test_weights_that_a_wrapper_saved_are_refused_with_what_to_save(teacher: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    whole = load_file(teacher / "model.safetensors")
+    for prefix in ("module.", "_orig_mod."):
+        wrapped = {f"{prefix}{name}": weight for name, weight in whole.items()}
+        save_file(wrapped, teacher / "model.safetensors", metadata={"format": "pt"})
+        said = refused(findings(tmp_path, teacher)["teacher t"])
+        assert f"names in the file begin with {prefix}," in said and "fine-tune it" not in said
+
+
+def test_layers_that_the_configuration_leaves_out_are_said(teacher: Path, tmp_path: Path) -> None:
+    """Transformers loads such a checkpoint without its last layers. What it computes anew is no weight."""
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(teacher / "model.safetensors")
+    weights["bert.encoder.layer.0.attention.self.inv_freq"] = torch.zeros(2)
+    weights["cls.seq_relationship.bias"] = torch.zeros(2)
+    save_file(weights, teacher / "model.safetensors", metadata={"format": "pt"})
+    assert "no place" not in findings(tmp_path, teacher)["teacher t"].detail
+    first = "bert.encoder.layer.0."
+    second = {
+        name.replace(first, "bert.encoder.layer.1."): weight.clone()
+        for name, weight in weights.items()
+        if name.startswith(first)
+    }
+    save_file(weights | second, teacher / "model.safetensors", metadata={"format": "pt"})
+    detail = findings(tmp_path, teacher)["teacher t"].detail
+    assert "no place for 16 weights of its layers" in detail
+    assert "bert.encoder.layer.1.attention.output.LayerNorm.bias" in detail
+
+
+def test_weights_of_another_name_are_refused_with_theirs(teacher: Path, tmp_path: Path) -> None:
+    (teacher / "model.safetensors").rename(teacher / "model.fp16.safetensors")
+    said = refused(findings(tmp_path, teacher)["teacher t"])
+    assert "give model.fp16.safetensors the name model.safetensors" in said
 
 
 def test_a_file_that_is_cut_short_is_refused_at_check(teacher: Path, tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def rewrite_weights(folder: Path, change: Any) -> None:
 
 def by_header(folder: Path, head: Any) -> tuple[list[str], list[str]]:
     stored = read_headers(files.list_weight_files(folder))
-    missing, reshaped = find_missing_weights(build_empty(folder, head), stored)
+    missing, reshaped, _ = find_missing_weights(build_empty(folder, head), stored)
     return missing, [name for name, _, _ in reshaped]
 
 

@@ -172,12 +172,20 @@ def test_for_people_a_line_a_text(predict: Any) -> None:
         (("--file", "-"), '{"text": "a"}\n{"text": ', "standard input:2 is not JSON"),
         (("--file", "-"), '{"body": "a"}\n', "standard input:1 has no text 'text'"),
         (("--file", "-", "--pair", "other"), '{"text": "a"}\n', "standard input:1 has no text 'other'"),
+        (("--file", "-"), '{"text": null}\n', "standard input:1: 'text' is no text"),
         (("--file", "nothing.jsonl"), "", "nothing.jsonl"),
+        (("a text", "--language", "fr"), "", "this model reads all texts alike"),
     ],
 )
 def test_bad_input(predict: Any, arguments: tuple[str, ...], stdin: str, wanted: str) -> None:
     code, _, err = predict(*arguments, stdin=stdin)
     assert code == 3 and wanted in err and "Traceback" not in err
+
+
+@pytest.mark.parametrize("option", ["--pair", "--column"])
+def test_a_key_of_rows_without_a_file_is_refused_and_not_passed_over(predict: Any, option: str) -> None:
+    code, _, err = predict("a text", option, "other")
+    assert code == 2 and f"{option} names a key of the rows of a file" in err
 
 
 def test_a_folder_without_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

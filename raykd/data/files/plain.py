@@ -19,8 +19,10 @@ from raykd.data.files.textfiles import Record, shorten_text
 from raykd.errors import DataError
 
 TEXT_KEY = "text"
+WRITE_WORDS = 'write a row a sentence: {"tokens": [...], "tags": [...]} in a .jsonl file'
+"""What to do with tagged words that stand one a line."""
 _LOOKED_AT = 20
-_TAG = re.compile(r"(O|[BIESLU]-\S+)$")
+_TAG = re.compile(r"(O|[BIESLUMW]-\S+)$")
 
 
 def read_plain_lines(path: AnyFile) -> Iterator[Block]:
@@ -53,7 +55,7 @@ def _refuse_other_kind(path: AnyFile, filled: Sequence[str]) -> None:
     elif len(filled) > 1 and all(_TAG.match(line.split()[-1]) and len(line.split()) > 1 for line in filled):
         found = (
             "tagged words (CoNLL)",
-            'write a row a sentence: {"tokens": [...], "tags": [...]} in a .jsonl file',
+            WRITE_WORDS,
         )
     if found is not None:
         raise DataError(

@@ -18,7 +18,7 @@ from raykd.config import Files, Hub
 from raykd.data.files.blocks import ROWS, ArrowRows, Block, as_plain_array, read_json_blocks
 from raykd.data.files.delimited import Tell, read_delimited
 from raykd.data.files.opening import PACKED
-from raykd.data.files.plain import read_plain_lines
+from raykd.data.files.plain import WRITE_WORDS, read_plain_lines
 from raykd.data.files.remote import AnyFile
 from raykd.data.files.slices import select_split
 from raykd.data.files.textfiles import (
@@ -33,6 +33,11 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from datasets import Dataset
 
+_OTHER_ENDINGS = dict.fromkeys((".conll", ".conllu", ".bio", ".iob"), WRITE_WORDS) | {
+    ".xlsx": "save the sheet as CSV UTF-8", ".xls": "save the sheet as CSV UTF-8", ".zip": "unpack it",
+    ".arrow": "name the folder that save_to_disk wrote: {kind: hub, name: FOLDER, split: ...}",
+}  # fmt: skip
+"""What to do with files that are often named."""
 JSON_LINES = (".jsonl", ".ndjson", ".json")
 DELIMITED = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 PARQUET = (".parquet",)
@@ -85,7 +90,7 @@ def read_file_blocks(
         got=path.suffix or "no ending",
         wanted=", ".join([*JSON_LINES, *DELIMITED, *PARQUET, *PLAIN])
         + f"; all but Parquet also with {', '.join(PACKED)}",
-        next_step="rename or convert the file",
+        next_step=_OTHER_ENDINGS.get(ending, "rename or convert the file"),
     )
 
 

@@ -62,7 +62,8 @@ def require_file(path: AnyFile) -> None:
         while not near.exists():
             near = near.parent
         problem, got = "there is no such file", f"nothing at {path} (the folder {near} is there)"
-        beside = [p.name for p in path.parent.iterdir()] if near == path.parent else []
+        # A link that leads nowhere is no proposal: it is what was named.
+        beside = [p.name for p in path.parent.iterdir() if p.exists()] if near == path.parent else []
         if meant := difflib.get_close_matches(path.name, beside, n=1, cutoff=0.6):
             advice = f"did you mean {meant[0]}, which lies in the same folder?"
     elif path.is_dir():
@@ -112,7 +113,9 @@ def _parse_json_line(line: str, place: str) -> dict[str, object]:
             wanted="one JSON object a line",
             next_step="the file ends in the middle of a line: was it cut off while it was written or copied?"
             if cut
-            else "correct the line; a file that is one JSON list or object has to be written one object a line",
+            else "correct the line; a file that is one JSON list or object has to be written one object a line"
+            if line.lstrip()[:1] in "[{"
+            else "correct the line; a table has the ending .csv or .tsv",
         ) from None
     if not isinstance(value, dict):
         raise DataError(

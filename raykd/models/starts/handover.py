@@ -39,7 +39,7 @@ def describe_handover(
     model = build_empty(
         folder, head, trust_remote_code=trust_remote_code, **build_label_settings(labels, head)
     )
-    drawn, _ = find_missing_weights(model, stored)
+    drawn, *_ = find_missing_weights(model, stored)
     gone = sorted(set(stored) - set(model.state_dict()))
     return (
         f"tokenizer and {len(stored) - len(gone)} tensors of the encoder are carried over from {before}; its head is "
