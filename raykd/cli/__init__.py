@@ -7,6 +7,7 @@ is imported, because a signal may come at any moment.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -36,6 +37,7 @@ def _say_interrupted() -> None:
     sys.stdout.flush()
 
 
+_DISK_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _OWNS_PROCESS = _is_the_program()
 """Decided once: a test that calls `main` must not end with it."""
 if _OWNS_PROCESS:
@@ -116,6 +118,9 @@ def _main() -> None:
         code = 0
     except Exception as error:
         interrupt.end_if_told()
+        if isinstance(error, OSError) and error.errno in _DISK_REFUSALS:
+            _say(_make_disk_error(error))
+            raise SystemExit(2) from None
         show = getattr(error, "show", None)
         if show is None and (files := surroundings.find_shadowing_files()):
             _say(_shadowed(files, error))
@@ -147,6 +152,17 @@ def _say(error: Exception) -> None:
 
     errors.print(f"[bold red]error[/bold red] ({type(error).__name__})", highlight=False)
     errors.print(redact(str(error)), markup=False, highlight=False, soft_wrap=True)
+
+
+def _make_disk_error(error: OSError) -> Exception:
+    from raykd.errors import ResourceError
+
+    return ResourceError(
+        "a file cannot be written",
+        got=f"{error.strerror}: {error.filename or 'a file without a name'}",
+        wanted="a disk with room that may be written",
+        next_step="free space, or name another folder, and start the command again",
+    )
 
 
 def _shadowed(files: Sequence[Path], error: Exception) -> Exception:

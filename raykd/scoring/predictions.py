@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from raykd.data.files.records import DELIMITED, JSON_LINES, PARQUET
 from raykd.errors import ConfigError, DataError
+from raykd.folders.places import try_folder
 from raykd.scoring.inputs import InputRows
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ def check_output(output: Path, source: Path | None) -> None:
     """Refuse an output that cannot be written, before a model is asked.
 
     Raises:
-        ConfigError: Its ending says no kind, its folder is not there, or it is the file that is read.
+        ConfigError: Its ending says no kind, its folder is not there or cannot be written, or it is the file that is
+            read.
     """
     known = (*JSON_LINES, *DELIMITED, *PARQUET)
     if output.suffix.lower() not in known:
@@ -48,6 +50,7 @@ def check_output(output: Path, source: Path | None) -> None:
             got="a folder" if output.is_dir() else f"no folder {output.parent}",
             wanted="a file in a folder that is there",
         )
+    try_folder(output.parent, "the folder of --output")
     if source is not None and output.exists() and source.exists() and output.samefile(source):
         raise ConfigError(
             f"--output {output} is the file that is read", got=str(source), wanted="another file"

@@ -162,7 +162,7 @@ predict.labels = ["negative", "positive"]
 @pytest.mark.parametrize(
     ("function", "keys", "error", "said"),
     [
-        ("raykd.nowhere:predict", {}, ModelError, "No module named"),
+        ("raykd.nowhere:predict", {}, ModelError, r"No module named[\s\S]*raykd.nowhere.py:FUNCTION"),
         ("math:square", {"version": "1"}, ModelError, r"no function square[\s\S]*one of \['acos'"),
         ("math:sqrt", {"version": "1"}, ModelError, r"does not say its labels[\s\S]*teachers\.t\.labels"),
         ("sys:exit", {"labels": LABELS}, ModelError, "no file of source"),

@@ -90,6 +90,12 @@ def test_keys_are_named_as_they_are_written(change: dict[str, Any], said: str) -
     assert said in message(data=change)
 
 
+def test_where_a_schedule_may_stand_a_number_is_what_is_wanted_first() -> None:
+    assert "wanted:  a number, or keys with values, among them kind: constant" in message(
+        objective={"alpha": ".5"}
+    )
+
+
 def test_a_list_of_wrong_items_is_not_told_to_be_short() -> None:
     text = message(objective={"terms": [{"divergence": {"kind": "forwardkl"}}]})
     assert "1 key is wrong" in text and "objective.terms.0.divergence" in text and "forward_kl |" in text

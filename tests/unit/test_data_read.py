@@ -190,7 +190,7 @@ def test_a_link_that_leads_nowhere_is_not_proposed_in_its_own_place(tmp_path: Pa
 @pytest.mark.parametrize(
     ("ending", "content", "advice"),
     [
-        (".csv", '{"text": "a", "label": "positive", "lang": "en"}\n', "give the file the ending .jsonl"),
+        (".csv", '{"text": "a", "label": "positive", "lang": "en"}\n' * 2, "give the file the ending .jsonl"),
         (".jsonl", "text,label,lang\na,positive,en\n", "a table has the ending .csv or .tsv"),
         (".conll", "EU B-ORG\n", "write a row a sentence"),
         (".xlsx", "PK", "save the sheet as CSV UTF-8"),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ from typer.main import get_command
 
 from raykd import models
 from raykd.cli import app, main
+from raykd.scoring import predictions
 from tests.fakes import LABELS, texts_and_labels
 
 TEXTS = ["the room was good", "the food was awful [really]"]
@@ -186,6 +190,31 @@ def test_bad_input(predict: Any, arguments: tuple[str, ...], stdin: str, wanted:
 def test_a_key_of_rows_without_a_file_is_refused_and_not_passed_over(predict: Any, option: str) -> None:
     code, _, err = predict("a text", option, "other")
     assert code == 2 and f"{option} names a key of the rows of a file" in err
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_the_model_is_asked(
+    predict: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The probe is refused at first; then the disk fills while rows are written."""
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n', encoding="utf-8")
+    arguments = ("--file", str(tmp_path / "a.jsonl"), "--output", str(tmp_path / "out.jsonl"))
+
+    def refuse(number: int) -> Any:
+        def act(*_: Any, **__: Any) -> Any:
+            raise OSError(number, os.strerror(number), "out.jsonl")
+
+        return act
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tempfile, "TemporaryFile", refuse(errno.EROFS))
+        patch.setattr("raykd.saved_models.load", refuse(errno.EIO))
+        code, _, err = predict(*arguments)
+        assert code == 2 and "the folder of --output cannot be written: its file system is read-only" in err
+    with monkeypatch.context() as patch:
+        patch.setattr(predictions, "format_row", refuse(errno.ENOSPC))
+        code, _, err = predict(*arguments)
+    assert code == 2 and "No space left on device: out.jsonl" in err and "Traceback" not in err
+    assert [path.name for path in tmp_path.glob("*out*")] == []
 
 
 def test_a_folder_without_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

@@ -258,5 +258,6 @@ class CallableBackend(BackendBase[CallableTeacher]):
             else "a file NAME.py beside the run file, or a module that is installed on every node",
             next_step=f"see line {inside[0]} of it"
             if inside
-            else f"correct teachers.{self.spec.name}.function, or the module",
+            else f"correct teachers.{self.spec.name}.function, or the module; a file has its ending there: "
+            f"{place.removesuffix('.py')}.py:FUNCTION",
         )
