@@ -133,12 +133,18 @@ def test_labels_in_the_run_file_need_no_import(tmp_path: Path) -> None:
         ("return 1 / 0", r"ZeroDivisionError: division by zero \(.*own.py, line"),
         ("return good(texts)[::-1] if len(texts) > 1 else good(texts)", "another order"),
         ("return normal(len(texts))", "draws at random"),
+        ("raise SystemExit(3)", r"SystemExit: 3 \(.*own.py, line"),
+        (
+            "return pandas.DataFrame(good(texts), columns=['bad', 'good'])",
+            "columns bad, good[\\s\\S]*negative, positive",
+        ),
         ("return good(texts) * 0 + np.asarray([[1 / len(texts), 1 - 1 / len(texts)]])", "beside other texts"),
     ],
 )
 def test_what_it_returns_is_refused_by_name(tmp_path: Path, body: str, said: str) -> None:
     source = f"""
 import numpy as np
+import pandas
 random = np.random.default_rng(0)
 
 def normal(n):
@@ -157,6 +163,25 @@ predict.labels = ["negative", "positive"]
     with pytest.raises(ModelError, match=said) as caught:
         teacher_of(tmp_path, source).answer(text_batch(TEXTS))
     assert "teacher t" in str(caught.value) and caught.value.exit_code == 3
+
+
+def test_columns_of_a_data_frame_are_its_labels_in_whatever_order(tmp_path: Path) -> None:
+    """As an array, the frame would teach each label as the other one."""
+    source = """
+import pandas
+
+def predict(texts):
+    p = [0.1 + len(text) / 100 for text in texts]
+    return pandas.DataFrame({"positive": [1 - x for x in p], "negative": p})
+"""
+    teacher = teacher_of(tmp_path, source, labels=["negative", "positive"])
+    answers = np.exp(logits_of(teacher.answer(text_batch(TEXTS))))
+    np.testing.assert_allclose(answers[:, 0], [0.1 + len(text) / 100 for text in TEXTS], rtol=1e-5)
+
+
+def test_a_module_that_ends_the_program_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"cannot be imported[\s\S]*SystemExit: 3[\s\S]*see line 1 of it"):
+        teacher_of(tmp_path, "raise SystemExit(3)", labels=LABELS).load()
 
 
 @pytest.mark.parametrize(

@@ -134,14 +134,14 @@ class CallableBackend(BackendBase[CallableTeacher]):
         try:
             given = function(asked) if batch.pairs is None else function(asked, list(batch.pairs))
             if batch.words is None:
-                values = np.asarray(given, dtype=np.float64)
+                values = np.asarray(self._order_columns(given), dtype=np.float64)
                 if task.has_scale and values.ndim == 1:
                     values = values[:, None]
                 return self._check_shape(values, len(batch), "text")
-            rows = [np.asarray(row, dtype=np.float64) for row in given]
+            rows = [np.asarray(self._order_columns(row), dtype=np.float64) for row in given]
         except RaykdError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise self._build_call_error(error) from error
         if len(rows) != len(batch):
             raise self._build_shape_error(
@@ -151,6 +151,19 @@ class CallableBackend(BackendBase[CallableTeacher]):
         return np.concatenate(
             [self._check_shape(row, count, "word") for row, count in zip(rows, counts, strict=True) if count]
         )
+
+    def _order_columns(self, given: Any) -> Any:
+        """Put the columns of a data frame into the order of the labels, whose names they have; returns others as is.
+
+        Raises:
+            ModelError: The columns have names, and those are not the labels.
+        """
+        names, labels = list(getattr(given, "columns", ())), list(self.describe().labels)
+        if not names or not labels or not all(isinstance(name, str) for name in names):
+            return given
+        if sorted(names) != sorted(labels):
+            raise self._build_shape_error(f"columns {', '.join(names)}", f"columns {', '.join(labels)}")
+        return given[labels]
 
     def _score_candidates(
         self, queries: Sequence[str], candidates: Sequence[Sequence[str]]
@@ -162,7 +175,7 @@ class CallableBackend(BackendBase[CallableTeacher]):
             given = np.asarray(self.load()(repeated, list(chain(*candidates))), dtype=np.float64)
         except RaykdError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise self._build_call_error(error) from error
         if given.shape != (len(repeated),):
             shape = f"({len(repeated)},): a score for each query and candidate"
@@ -189,7 +202,7 @@ class CallableBackend(BackendBase[CallableTeacher]):
             next_step="return one row for each, in the order in which they came",
         )
 
-    def _build_call_error(self, error: Exception) -> ModelError:
+    def _build_call_error(self, error: BaseException) -> ModelError:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         return ModelError(
             f"{self._who} failed",
@@ -243,10 +256,10 @@ class CallableBackend(BackendBase[CallableTeacher]):
             source = file.read_bytes() if self.spec.source is None else self.spec.source
             exec(compile(source, str(file), "exec"), vars(module))
             return module
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise self._build_import_error(place, error) from error
 
-    def _build_import_error(self, place: str, error: Exception) -> ModelError:
+    def _build_import_error(self, place: str, error: BaseException) -> ModelError:
         inside = [
             frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == place
         ]
