@@ -249,4 +249,4 @@ def test_a_run_from_before_the_key_has_the_fingerprint_that_it_had() -> None:
 def test_the_next_step_names_labels_that_differ_in_case_alone() -> None:
     with pytest.raises(LabelMismatchError) as error:
         map_label_columns(("Negative", "POSITIVE ", "mixed"), ("positive", "negative", "odd"), {}, "t", ())
-    assert "teachers.t.label_map: {Negative: negative, "POSITIVE ": positive, mixed: ...}" in str(error.value)
+    assert 'label_map: {Negative: negative, "POSITIVE ": positive, mixed: ...}' in str(error.value)
