@@ -92,7 +92,7 @@ def test_an_answer_stands_in_its_context(
     [
         ("question_answering", ("Where?",), "", "answers questions about a context"),
         ("question_answering", ("--file", "-"), '{"tokens": ["a"]}\n', "this model reads texts, not words"),
-        ("question_answering", ("--file", "-"), '{"question": "a", "context": 1}\n', "no text 'context'"),
+        ("question_answering", ("--file", "-"), '{"question": "a", "context": 1}\n', "'context' is no text"),
         ("token_classification", ("--file", "-"), '{"tokens": ["a", ""]}\n', "no words 'tokens'"),
     ],
 )
