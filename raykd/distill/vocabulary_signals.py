@@ -187,31 +187,23 @@ class TopKSignal(SparseSignal):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CutSignal(SparseSignal):
+class CutSignal(TopKSignal):
     """The k largest logits of a teacher that cuts texts otherwise, over the student's tokens; see `raykd.answers.cuts`.
 
+    Logits are of the teacher's tokens, and ids, ``[N, J]``, of the student's.
+
     Attributes:
-        logits_NK: Of the teacher's tokens.
         column_NK: int64, to which of W columns the probability of each goes; -1 for the tail, -2 where the token is
             impossible.
         inside_N: Whether the probability of what is possible is made to sum to 1.
         group_NJ: int64, to which of the W columns each of the ids belongs.
         width: W.
-        lse_NG: As of `TopKSignal`.
-        temperatures: As of `TopKSignal`.
     """
 
-    logits_NK: torch.Tensor
     column_NK: torch.Tensor
     inside_N: torch.Tensor
     group_NJ: torch.Tensor
     width: int
-    lse_NG: torch.Tensor
-    temperatures: tuple[float, ...]
-
-    @property
-    def support(self) -> Support:
-        return "tail"
 
     def target(self, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
         with torch.no_grad():
