@@ -132,7 +132,7 @@ def targets() -> list[Target]:
     points = (json.dumps(point) + "\n").encode() * 2
     manifest = _manifest()
     text = b"name: a\nlist: [1, 2.5e-3, null, true]\nmap: {a: {b: 'c'}}\ntext: |\n  x\n"
-    spool = ("tracking/delivery/outbox.py", "tracking/delivery/files.py")
+    spool = ("tracking/delivery/outbox.py", "tracking/delivery/files.py", "parse/json_lines.py")
     return [
         Target(
             "bodies of answers",
@@ -155,8 +155,18 @@ def targets() -> list[Target]:
             ("store/values.py",),
         ),
         Target("request of a group", _asked, (b"\3\1\0\1",), ("wire.py", "batch.py"), (ValueError,)),
-        Target("journal of a sweep", _file("trials.jsonl", Journal), (journal,), ("tuning/journal.py",)),
-        Target("curves", _file("curves.jsonl", Curves), (points,), ("checkpoint/curves.py",)),
+        Target(
+            "journal of a sweep",
+            _file("trials.jsonl", Journal),
+            (journal,),
+            ("tuning/journal.py", "parse/json_lines.py"),
+        ),
+        Target(
+            "curves",
+            _file("curves.jsonl", Curves),
+            (points,),
+            ("checkpoint/curves.py", "parse/json_lines.py"),
+        ),
         Target("spool", _file("spool.jsonl", lambda p: list(read_spool_lines(p))), (points,), spool),
         Target(
             "manifest",
@@ -165,7 +175,7 @@ def targets() -> list[Target]:
             ("checkpoint/manifest.py",),
         ),
         Target(
-            "YAML", _text(parse_yaml), (text,), ("raykd/parse.py", "scanner.py", "parser.py"), (RaykdError,)
+            "YAML", _text(parse_yaml), (text,), ("parse/bounded.py", "scanner.py", "parser.py"), (RaykdError,)
         ),
-        Target("JSON", _text(parse_json), (manifest, points), ("raykd/parse.py",), (RaykdError,)),
+        Target("JSON", _text(parse_json), (manifest, points), ("parse/bounded.py",), (RaykdError,)),
     ]

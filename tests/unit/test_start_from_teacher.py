@@ -47,7 +47,7 @@ def test_a_teacher_that_is_trained_first_gives_its_folder_once_the_jobs_are_know
     begun = start_from_jobs(config, [job]).student
     assert isinstance(begun, PretrainedStudent) and begun.path == str(job.output) and begun.is_awaited
     plain = run_config()
-    assert start_from_jobs(plain, [job]) is plain
+    assert start_from_jobs(plain, [job]) == plain
 
 
 def test_a_name_that_is_no_model_of_the_run_is_refused_with_those_that_are() -> None:
