@@ -62,6 +62,12 @@ class SentenceEncoder(PreTrainedModel):
             vectors_SD = F.normalize(vectors_SD.float(), dim=-1)
         return SequenceClassifierOutput(logits=vectors_SD)
 
+    @property
+    def width(self) -> int:
+        """Numbers of a vector."""
+        dense = self.modules_behind.dense
+        return dense[-1].outputs if dense else int(self.encoder.config.hidden_size)
+
     def get_input_embeddings(self) -> nn.Module:
         """Return the encoder's table of tokens."""
         return self.encoder.get_input_embeddings()

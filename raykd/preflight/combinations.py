@@ -133,13 +133,17 @@ def _check_adversarial(config: RunConfig) -> None:
 
 
 def _check_alignment(config: RunConfig, name: str, kind: str, train: TrainConfig) -> None:
-    """Refuse what has no features of whole texts, and what splits the discriminator.
+    """Refuse what has no features that a discriminator can read, and what splits the discriminator.
 
     Raises:
         ConfigError: Names the key.
     """
     reasons = {
-        f"task {config.task.kind}": config.form not in ("text", "marked", "labels", "value"),
+        "a language model": config.task.language,
+        "texts in another language than their row's (task.teachers_read: first)": config.task.vectors
+        and train.alignment is not None
+        and train.alignment.column == "language"
+        and getattr(config.task, "teachers_read", "both") == "first",
         "a linear model, whose features are counts": kind == "linear",
         "ZeRO stage 3": _find_zero_stage(train) == 3,
         "objective.features as well": bool(config.objective.features),
@@ -149,7 +153,7 @@ def _check_alignment(config: RunConfig, name: str, kind: str, train: TrainConfig
         raise ConfigError(
             f"train.alignment cannot align the {name}",
             got=got[0],
-            wanted="a task over whole texts, an encoder with a linear head, ZeRO 0 to 2, no feature terms",
+            wanted="a model with a linear head or sentence vectors, ZeRO 0 to 2, no feature terms",
             next_step="leave train.alignment out",
         )
 

@@ -193,6 +193,16 @@ class TaskBase(Spec):
         """Return a student's logits as `gather` does, and those that the gold term reads where it reads others."""
         return self.gather(outputs, encoded), None
 
+    def locate_features(
+        self, encoded: EncodedBatch
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Return where `train.alignment` reads the F vectors of a batch, ``[F]`` each: row, sequence and token.
+
+        The token is None where a sequence has one vector, or one token by which it is answered.
+        """
+        row_B = torch.arange(len(encoded.counts_B), device=encoded.labels_N.device)
+        return row_B, row_B, None
+
     def scale_answers(self, logits_NC: torch.Tensor) -> torch.Tensor:
         """Return answers as numbers by which two answers of a model are compared: probabilities."""
         return torch.asinh(logits_NC) if self.has_scale else logits_NC.softmax(dim=-1)

@@ -186,6 +186,11 @@ class EncodedBatch:
             extra={name: copy_to_device(value, device) for name, value in self.extra.items()},
         )
 
+    def find_rows(self) -> torch.Tensor:
+        """Return ``[N]``: the row of each unit, on the device."""
+        row_N = np.repeat(np.arange(len(self.counts_B)), self.counts_B)
+        return copy_to_device(torch.from_numpy(row_N), self.labels_N.device)
+
     def find_seen(self) -> NDArray[np.bool_]:
         """Return ``[N]``: whether the model saw each unit."""
         return np.ones(len(self.labels_N), dtype=bool) if self.seen_N is None else self.seen_N.cpu().numpy()

@@ -73,9 +73,9 @@ def test_rows_without_a_value_are_not_told_apart() -> None:
     micro = loop.trainer.make_micro_batch(bare_rows[:3], None)
     aligner: Any = loop.trainer.aligner
     with aligner.recording():
-        loop.student.model(**micro.encoded.inputs)
+        outputs = micro.encoded.run(loop.student.model)
     bare = ObjectiveResult(torch.zeros(()), {}, None, micro.counts)
-    assert aligner.add(bare, micro.rows, 0.0, torch.device("cpu")).loss.item() == 0.0
+    assert aligner.add(bare, micro, outputs, 0.0).loss.item() == 0.0
 
 
 def test_a_step_has_the_gradients_of_the_formula() -> None:

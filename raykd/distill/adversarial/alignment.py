@@ -3,6 +3,13 @@
 Decision record: domain-adversarial training (Ganin et al., arXiv:1505.07818). The discriminator learns at the full rate
 whatever the weight, so that what the student hears from it is worth something from the start of a ramp. It is told the
 language or domain of each row and no gold label, so rows without labels take part as all others.
+
+What it reads is what the student's head reads, where a task reads the head: a tagger's words each, not their mean. Of
+work on names across languages Keung et al. (arXiv:1909.00153) average a text's tokens, and AdvPicker (arXiv:2106.02300)
+reads each token, as is done here: the head decides word by word, a mean can be alike where no word is, and a word's
+vector does not change with what it is averaged with. Begins and ends of answers are read at the context's words,
+rankings at each pair of query and candidate, and sentence vectors are compared themselves. Each row counts as much as
+any other, whatever number of words it has.
 """
 
 from __future__ import annotations

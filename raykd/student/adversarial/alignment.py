@@ -1,8 +1,9 @@
 """`Aligner`: trains a discriminator over languages or domains with the student, on what the student's head reads.
 
 Decision record: the features are the inputs of the student's last layer, found by a hook, so every architecture with a
-linear head has them. The discriminator is a part of the model that the engine trains, and of no student, as the
-projections of feature terms.
+linear head has them, read where the task reads its outputs (`TaskBase.locate_features`). Sentence vectors are what a
+student of them gives, so they are features themselves. The discriminator is a part of the model that the engine trains,
+and of no student, as the projections of feature terms.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from raykd.networks.heads import use_seed
 from raykd.pretrained.structure import is_in_encoder
 
 if TYPE_CHECKING:
+    from raykd.student.adversarial.passes import MicroBatch
+    from raykd.text.encoding import ModelOutputs
     from raykd.text.padding import Padding
 
 SUM = "alignment"
@@ -61,12 +64,13 @@ class Aligner:
                 wanted="a model that answers alike beside longer texts",
             )
         self._alignment, self._batch = alignment, config.train.batch_size
-        self._codes_B = codes_B
-        self._head = find_head(student.model)
+        self._codes_B, self._task = codes_B, config.task
+        self._head = None if config.task.vectors else find_head(student.model)
         self._features: torch.Tensor | None = None
+        width = getattr(student.model, "width", 0) if self._head is None else self._head.in_features
         with use_seed(config.seed):
             self._discriminator = nn.Sequential(
-                nn.Linear(self._head.in_features, alignment.hidden),
+                nn.Linear(width, alignment.hidden),
                 nn.ReLU(),
                 nn.Linear(alignment.hidden, len(names)),
             )
@@ -79,40 +83,43 @@ class Aligner:
         def keep(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
             self._features = inputs[0]
 
-        hook = self._head.register_forward_pre_hook(keep)
+        hook = None if self._head is None else self._head.register_forward_pre_hook(keep)
         try:
             yield
         finally:
-            hook.remove()
+            if hook is not None:
+                hook.remove()
 
     def add(
-        self,
-        result: ObjectiveResult,
-        rows: NDArray[np.int64],
-        progress: float,
-        device: torch.device,
-        mask_SL: torch.Tensor | None = None,
+        self, result: ObjectiveResult, micro: MicroBatch, outputs: ModelOutputs, progress: float
     ) -> ObjectiveResult:
         """Return the result of the last forward pass with its share of the discriminator's loss.
 
+        The loss is the mean over the rows of a step, and of a row the mean over its words, pairs or texts.
+
         Args:
             result: Of the objective.
-            rows: Which of the training rows it is of.
+            micro: What it is of.
+            outputs: Of the student.
             progress: Step / total steps, in [0, 1].
-            device: Of the model.
-            mask_SL: Which tokens of the micro-batch are no padding; None where nothing is padded.
         """
-        assert self._features is not None
-        first: Any = self._discriminator[0]
-        features_BD = self._features if self._features.ndim == 2 else pick_last(self._features, mask_SL)
-        features_BD = features_BD[: len(rows)].to(first.weight.dtype)  # without copies that fill a batch
+        encoded, features = micro.encoded, outputs.logits if self._head is None else self._features
+        assert features is not None
         self._features = None
-        logits_BK = self._discriminator(
-            reverse_gradient(features_BD, self._alignment.weight.value_at(progress))
+        row_F, sequence_F, token_F = self._task.locate_features(encoded)
+        if token_F is None and features.ndim == 3:
+            features = pick_last(features, encoded.inputs.get("attention_mask"))
+        features_FD = features[sequence_F] if token_F is None else features[sequence_F, token_F]
+        first: Any = self._discriminator[0]
+        logits_FK = self._discriminator(
+            reverse_gradient(features_FD.to(first.weight.dtype), self._alignment.weight.value_at(progress))
         )
-        codes_B = copy_to_device(torch.from_numpy(self._codes_B[rows]), device)
-        losses = nn.functional.cross_entropy(logits_BK.float(), codes_B, ignore_index=-1, reduction="sum")
-        loss = losses / self._batch
+        codes_B = copy_to_device(torch.from_numpy(self._codes_B[micro.rows]), row_F.device)
+        losses_F = nn.functional.cross_entropy(
+            logits_FK.float(), codes_B[row_F], ignore_index=-1, reduction="none"
+        )
+        counts_B = torch.zeros_like(codes_B).index_add_(0, row_F, torch.ones_like(row_F))
+        loss = (losses_F / counts_B[row_F]).sum() / self._batch
         return replace(result, loss=result.loss + loss, sums=result.sums | {SUM: loss.detach()})
 
 

@@ -181,7 +181,7 @@ def train_micro_batch(
         with step_part("objective"):
             result = trainer.evaluate(engine, outputs, micro, progress, totals, features)
             if trainer.aligner is not None:
-                result = trainer.aligner.add(result, micro.rows, progress, trainer.device, mask)
+                result = trainer.aligner.add(result, micro, outputs, progress)
             results.append(result)
         with step_part("backward"):
             loss = guard_loss(results[-1])

@@ -139,6 +139,12 @@ class Embedding(TaskBase):
         """Return the ``[N, D]`` vectors."""
         return outputs.logits
 
+    def locate_features(
+        self, encoded: EncodedBatch
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """See `TaskBase`; the texts' vectors."""
+        return encoded.find_rows(), torch.arange(len(encoded.labels_N), device=encoded.labels_N.device), None
+
     def scale_answers(self, logits_NC: torch.Tensor) -> torch.Tensor:
         """Return vectors of length 1."""
         return torch.nn.functional.normalize(logits_NC, dim=-1)

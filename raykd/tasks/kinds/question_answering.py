@@ -206,6 +206,13 @@ class QuestionAnswering(TaskBase):
             wide_NC = wide_NC.index_put((row_S, null_S4[:, 3]), both_S2[:, side])
         return wide_NC[:units]
 
+    def locate_features(
+        self, encoded: EncodedBatch
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """See `TaskBase`; the words of the context, at the tokens where begins and ends are read."""
+        read_X4 = encoded.extra["read_X4"]
+        return read_X4[:, 2] // 2, read_X4[:, 0], read_X4[:, 1]
+
     def start_answers(
         self, model: Network, encoded: EncodedBatch, columns: Sequence[Sequence[int]]
     ) -> PendingRows:

@@ -137,6 +137,13 @@ class Ranking(TaskBase):
         masked_NC = logits.new_full((len(encoded.counts_B), encoded.choices or 1), MASKED).float()
         return masked_NC.index_put((row_S, place_S), logits.float().squeeze(1))
 
+    def locate_features(
+        self, encoded: EncodedBatch
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """See `TaskBase`; each pair of query and candidate."""
+        row_S = encoded.extra["row_S"]
+        return row_S, torch.arange(len(row_S), device=row_S.device), None
+
     def evaluate_batch(self, model: Network, encoded: EncodedBatch) -> SystemAnswers:
         """See `TaskBase`; in passes of at most `PASS_TOKENS`."""
         return super().evaluate_batch(model, _limit_passes(encoded))

@@ -126,6 +126,16 @@ class TokenClassification(TaskBase):
             return emissions_NC, None
         return condition_on_gold(emissions_NC, encoded.counts_B, scores_XC, encoded.labels_N)
 
+    def locate_features(
+        self, encoded: EncodedBatch
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """See `TaskBase`; the words that the model saw, at the tokens where they are tagged."""
+        assert encoded.places_N2 is not None
+        row_F, places_F2 = encoded.find_rows(), encoded.places_N2
+        if encoded.seen_N is not None:
+            row_F, places_F2 = row_F[encoded.seen_N], places_F2[encoded.seen_N]
+        return row_F, places_F2[:, 0], places_F2[:, 1]
+
     def _read(self, outputs: ModelOutputs, encoded: EncodedBatch) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return each word's logits, and the scores of a chain, where there is one; it sees nothing of cut words."""
         logits = outputs.logits
