@@ -1,6 +1,13 @@
 """Language detectors and students on whole sentences and on fragments: macro F1, and texts a second of CPU time on one thread.
 
 Usage: python -m benchmarks.langid STUDENT_DIR [--data ../shared/data/langid] [--timed 1000]
+       python -m benchmarks.langid runs/langid --unseen [--data ../shared/data/langid]
+
+The second form reads all students of a comparison, on fragments that no choice has seen: one of each test sentence, cut
+by the rule of `data.augment` out of what the fragment of `test_short.jsonl` leaves of it. Left out are fragments that are
+also a row of `test_short.jsonl` or one of the twelve that students learnt from. It shows the mean over seeds, and its
+difference from the best detector with two intervals: Student's t over the seeds, and percentiles where seeds and
+sentences (with all their translations) are drawn anew.
 
 STUDENT_DIR is a saved student of examples/langid.yaml. The detectors are those of examples/langid.py, with the libraries that
 it names. All read the same texts in batches of 500; a student's time holds its tokenizer. They give the probability of every
@@ -17,17 +24,25 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 import raykd
 from benchmarks.measure import show
+from raykd.config.augmentation import Fragments
+from raykd.report.comparisons.statistics import compute_t_interval
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "langid.py"
 BATCH = 500
 ROUNDS = 3
+COPIES = 12
+"""Fragments of each sentence that students of the example learn from."""
+DRAWS = 2000
+"""Resamples of sentences and seeds."""
 Answer = Callable[[Sequence[str]], list[str]]
 
 
@@ -54,7 +69,7 @@ def measure_file(systems: dict[str, Answer], file: Path, timed: int) -> list[lis
     """Return a line for each system: macro F1 on all rows of the file, and texts a second of CPU time on `timed` of them."""
     from sklearn.metrics import f1_score
 
-    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    rows = read_rows(file)
     texts, gold = [row["text"] for row in rows], [row["label"] for row in rows]
     some = texts[:: max(1, len(texts) // timed)]
     seconds: dict[str, list[float]] = {name: [] for name in systems}
@@ -66,10 +81,121 @@ def measure_file(systems: dict[str, Answer], file: Path, timed: int) -> list[lis
             seconds[name].append(time.process_time() - begun)
     lines = []
     for name, answer in systems.items():
-        found = [label for at in range(0, len(texts), BATCH) for label in answer(texts[at : at + BATCH])]
+        found = answer_all(answer, texts)
         score = 100 * f1_score(gold, found, average="macro", labels=sorted(set(gold)))
         speed = len(some) / float(np.median(seconds[name]))
         lines.append([f"{name}, {file.stem}", f"{score:.2f}", f"{speed:,.0f}"])
+    return lines
+
+
+def read_rows(file: Path) -> list[dict[str, Any]]:
+    """Return the rows of a file of JSON lines."""
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def answer_all(answer: Answer, texts: Sequence[str]) -> list[str]:
+    """Return a label for each text, asked in batches."""
+    return [label for at in range(0, len(texts), BATCH) for label in answer(texts[at : at + BATCH])]
+
+
+def cut_unseen(sentence: str, earlier: str, name: str) -> str:
+    """Return a fragment of what an earlier fragment leaves of a sentence; empty where nothing is left.
+
+    Args:
+        sentence: The text.
+        earlier: Taken out wherever it stands.
+        name: Of the sentence; draws depend on it.
+    """
+    random = Random(f"unseen {name}")
+    left = [part for part in sentence.split(earlier) if part.strip()] if earlier else [sentence]
+    if not left:
+        return ""
+    (part,) = random.choices(left, weights=[len(one) for one in left])
+    return Fragments().change(part, random)
+
+
+def make_unseen(data: Path) -> list[dict[str, str]]:
+    """Return rows of fragments that no choice of a student has seen."""
+    earlier = {row["id"]: row["text"] for row in read_rows(data / "test_short.jsonl")}
+    learnt = Fragments(copies=COPIES)
+    known = {
+        learnt.make_copy(row["text"], n) for row in read_rows(data / "train.jsonl") for n in range(COPIES)
+    }
+    known |= set(earlier.values())
+    cut = [
+        {**row, "text": cut_unseen(row["text"], earlier.get(row["id"], ""), row["id"])}
+        for row in read_rows(data / "test.jsonl")
+    ]
+    return [row for row in cut if row["text"] and row["text"] not in known]
+
+
+def count_answers(rows: Sequence[dict[str, str]], found: Sequence[str]) -> NDArray[np.float64]:
+    """Return how often each label was given for each, by sentence: ``[sentences, gold, found]``."""
+    labels = sorted({row["label"] for row in rows})
+    sentences = sorted({row["id"].split("-")[0] for row in rows})
+    counts = np.zeros((len(sentences), len(labels), len(labels)))
+    for row, label in zip(rows, found, strict=True):
+        at = sentences.index(row["id"].split("-")[0])
+        counts[at, labels.index(row["label"]), labels.index(label)] += 1
+    return counts
+
+
+def score_counts(counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the macro F1 of ``[..., gold, found]`` counts, in %."""
+    hits = np.diagonal(counts, axis1=-2, axis2=-1)
+    both = counts.sum(axis=-1) + counts.sum(axis=-2)
+    score: NDArray[np.float64] = 100 * (2 * hits / np.maximum(both, 1)).mean(axis=-1)
+    return score
+
+
+def list_students(run: Path) -> dict[str, list[Path]]:
+    """Return the students of each arm of a comparison."""
+    found: dict[str, list[Path]] = {}
+    for event in read_rows(run / "trials.jsonl"):
+        folder = run / "students" / event.get("tune_id", "")
+        if event["event"] == "begin" and folder.is_dir():
+            found.setdefault(dict(event["sample"])["arm"], []).append(folder)
+    return found
+
+
+def measure_unseen(run: Path, data: Path) -> list[list[str]]:
+    """Return a line for each detector and arm: macro F1, and the difference from the best detector."""
+    rows = make_unseen(data)
+    texts = [row["text"] for row in rows]
+    detectors = {name: answer for name, answer in load_detectors().items() if "alone" not in name}
+    theirs = {name: count_answers(rows, answer_all(answer, texts)) for name, answer in detectors.items()}
+    best = max(theirs, key=lambda name: float(score_counts(theirs[name].sum(axis=0))))
+    lines = [[name, f"{score_counts(counts.sum(axis=0)):.2f}", "", "", ""] for name, counts in theirs.items()]
+    rng, sentences = np.random.default_rng(0), len(theirs[best])
+    drawn = rng.multinomial(sentences, np.full(sentences, 1 / sentences), size=DRAWS).astype(np.float64)
+
+    def resample(counts: NDArray[np.float64]) -> NDArray[np.float64]:
+        return score_counts((drawn @ counts.reshape(sentences, -1)).reshape(DRAWS, *counts.shape[1:]))
+
+    against, against_drawn = float(score_counts(theirs[best].sum(axis=0))), resample(theirs[best])
+    for arm, folders in list_students(run).items():
+        own = []
+        for folder in folders:
+            student = raykd.load(folder)
+            answers = student.predict(texts, probabilities=False)
+            own.append(count_answers(rows, [answer["label"] for answer in answers]))
+        differences = [float(score_counts(counts.sum(axis=0))) - against for counts in own]
+        seeds = rng.integers(len(own), size=(DRAWS, len(own)))
+        moved = np.take_along_axis(np.stack([resample(counts) for counts in own], axis=1), seeds, axis=1)
+        low, high = np.quantile(moved.mean(axis=1) - against_drawn, [0.025, 0.975])
+        over = compute_t_interval(differences) or (float("nan"), float("nan"))
+        lines.append(
+            [
+                f"{arm}, {len(own)} seeds",
+                f"{against + np.mean(differences):.2f}",
+                f"{np.mean(differences):+.2f}",
+                f"{over[0]:+.2f} to {over[1]:+.2f}",
+                f"{low:+.2f} to {high:+.2f}",
+            ]
+        )
+    print(
+        f"{len(rows)} fragments of {sentences} sentences in {len({row['label'] for row in rows})} languages"
+    )
     return lines
 
 
@@ -78,11 +204,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("student", type=Path)
+    parser.add_argument(
+        "student", type=Path, help="a saved student; with --unseen the folder of a comparison"
+    )
+    parser.add_argument("--unseen", action="store_true")
     parser.add_argument("--data", type=Path, default=EXAMPLE.parents[2] / "shared" / "data" / "langid")
     parser.add_argument("--timed", type=int, default=1000)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if options.unseen:
+        heads = ["system", "macro F1", "- best detector", "t over seeds", "seeds and sentences"]
+        show(f"{options.student}", heads, measure_unseen(options.student, options.data))
+        return
     student = raykd.load(options.student)
     systems = load_detectors() | {
         "student": lambda texts: [answer["label"] for answer in student.predict(list(texts))],
