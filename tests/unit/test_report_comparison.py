@@ -313,6 +313,22 @@ def test_students_that_no_teacher_taught_have_sizes_and_speeds_and_no_ratio() ->
     assert "x smaller" not in heads and {line[4] for line in lines} == {"500,000"}, "one model has one speed"
 
 
+@pytest.mark.parametrize(("other", "said"), [(4000, True), (1000, False)])
+def test_the_caption_speaks_of_the_teachers_where_the_chart_shows_them(other: int, said: bool) -> None:
+    def arm(name: str, parameters: int) -> ArmResult:
+        one = {
+            s: TrainedStudent({"test/macro/accuracy": 0.8 + s / 100}, None, parameters, 1.0, 2.0, 3.0)
+            for s in (1, 2)
+        }
+        return ArmResult(name, students=one)
+
+    scores = {"test/macro/accuracy": 0.9}
+    teacher = ReferenceSystem("teacher zh", "teacher", scores, parameters=90_000)
+    report = ComparisonReport((arm("base", 1000), arm("large", other)), (1, 2), references=(teacher,))
+    caption, spec = (drawn := draw_comparison_figures(report)["cost"])[1], drawn[0]
+    assert ("Diamonds are the teachers" in caption) is said is ("90000" in json.dumps(spec))
+
+
 @pytest.mark.parametrize(
     ("zh", "noted"), [(0.88, "teacher zh (+2.0)"), (0.89, None), (0.70, "teacher zh (−16.0)")]
 )

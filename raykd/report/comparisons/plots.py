@@ -48,7 +48,7 @@ CAPTIONS = {
     "arms": "Left: each arm's score, a dot for each seed. Right: the difference to the arm's partner, seed by seed. "
     "The dark mark is the mean with Student's t 95 % interval.",
     "cost": "Quality against what a student costs, means over the seeds with 95 % intervals. The line joins the arms "
-    "that no other arm beats in both; these and the baseline are named. Diamonds are the teachers.",
+    "that no other arm beats in both; these and the baseline are named.",
     "confusions": "Arm {}, the one with the best mean, over all its seeds: which class of gold (down) is taken for "
     "which (across). Colours are shares of each row.",
     "budget": "Quality over the number of labelled rows per language, means over the seeds with 95 % intervals.",
@@ -65,6 +65,8 @@ def draw_comparison_figures(report: ComparisonReport) -> Charts:
         "confusions": None if best is None else draw_confusions(best.sum_classes()),
     }
     captions = {**CAPTIONS, "confusions": CAPTIONS["confusions"].format(best.name if best else "")}
+    if any(references for *_, references in _list_cost_panels(report)):
+        captions["cost"] += " Diamonds are the teachers."
     return add_captions(drawn, captions)
 
 
@@ -159,16 +161,23 @@ def _draw_rows(
 
 def draw_costs(report: ComparisonReport) -> Spec | None:
     """Draw quality against parameters, where they differ, and against the processor seconds of the training."""
+    return join_panels([_draw_front(report, *panel) for panel in _list_cost_panels(report)])
+
+
+def _list_cost_panels(
+    report: ComparisonReport,
+) -> list[tuple[str, list[tuple[ArmResult, float]], list[Spec]]]:
+    """Return title, cost of each arm, and the teachers' points, of each chart of quality against cost."""
     known_costs = summarize_costs(report)
     costs = [(arm, known_costs.get(arm.name)) for arm in report.arms if report.average(arm) is not None]
     known = [(arm, cost) for arm, cost in costs if cost is not None]
-    panels = []
+    panels: list[tuple[str, list[tuple[ArmResult, float]], list[Spec]]] = []
     if len({cost.size.parameters for _, cost in known}) > 1:
         sizes = [(arm, float(cost.size.parameters or 0)) for arm, cost in known]
         panels.append(("parameters", sizes, _list_references(report)))
     if len(known) > 1 and all(cost.cpu_s > 0 for _, cost in known):
         panels.append(("CPU seconds of a training", [(arm, cost.cpu_s) for arm, cost in known], []))
-    return join_panels([_draw_front(report, *panel) for panel in panels])
+    return panels
 
 
 def _list_references(report: ComparisonReport) -> list[Spec]:
