@@ -56,11 +56,13 @@ def read_inputs(
     if texts:
         return InputRows(list(texts))
     if file is None:
-        if stdin is sys.stdin and sys.stdin.isatty():
+        told = not (stdin is sys.stdin and sys.stdin.isatty())
+        lines = [line.rstrip("\r\n") for line in lines_of(stdin) if line.strip()] if told else []
+        if not lines:
             raise DataError(
                 "no text to answer", wanted="texts as arguments, on standard input, or --file FILE"
             )
-        return InputRows([line.rstrip("\r\n") for line in lines_of(stdin) if line.strip()])
+        return InputRows(lines)
     table = None
     if str(file) == "-":
         rows = _parse_json_lines(lines_of(stdin))
@@ -70,6 +72,8 @@ def read_inputs(
     else:
         require_file(file)
         rows = [_Row(dict(record.values), record.place, record.flat) for record in read_file_records(file)]
+    if not rows:
+        raise DataError(f"{file}: no row to answer", got="no rows", wanted="at least one row")
     for row in rows:
         row.check()
     found = _collect_rows(rows, column, pair)

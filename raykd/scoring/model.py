@@ -129,17 +129,30 @@ class Model:
         predictor = self._get_predictor(RequestedLengths(max_length, max_new_tokens))
         if rows.candidates is not None:
             predictor = predictor.as_ranker()
+        if no_answer and predictor.task.form != "answers":
+            raise ModelError(
+                "no_answer is a choice for questions about a context",
+                got=f"a model of task {predictor.task.kind}",
+                wanted="a model of task question_answering",
+                next_step="leave --no-answer out",
+            )
         batch = rows.batch(predictor.task, no_answer=no_answer)
         tokenizer = self._loaded.tokenizer
-        if predictor.task.marks_languages or list_adapters(tokenizer) or has_languages(tokenizer):
-            batch = rows.in_languages(batch, source_language, language)
-        elif language or source_language:
+        writes = predictor.task.marks_languages
+        reads = writes or bool(list_adapters(tokenizer)) or has_languages(tokenizer)
+        if (language and not reads) or (source_language and not writes):
             raise ModelError(
-                "this model reads all texts alike, whatever their language",
-                got=f"language {language or source_language}",
-                wanted="a model that writes several languages, or one with an adapter or a tokenizer for each",
-                next_step="leave --language and --source-language out",
+                "this model translates nothing" if reads else "this model reads all texts alike, whatever their language",
+                got=f"source language {source_language}" if reads else f"language {language or source_language}",
+                wanted="a model that translates"
+                if reads
+                else "a model that writes several languages, or one with an adapter or a tokenizer for each",
+                next_step="leave --source-language out; --language names the texts'"
+                if reads
+                else "leave --language and --source-language out",
             )
+        if reads:
+            batch = rows.in_languages(batch, source_language, language)
         predictions = predictor.predict(batch, probabilities=probabilities)
         if self._relations is not None:
             predictions = relate_entities(predictions, self._relations, self._most_pairs)

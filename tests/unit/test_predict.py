@@ -179,6 +179,10 @@ def test_for_people_a_line_a_text(predict: Any) -> None:
         (("--file", "-"), '{"text": null}\n', "standard input:1: 'text' is no text"),
         (("--file", "nothing.jsonl"), "", "nothing.jsonl"),
         (("a text", "--language", "fr"), "", "this model reads all texts alike"),
+        (("a text", "--source-language", "fr"), "", "this model reads all texts alike"),
+        (("a text", "--no-answer"), "", "no_answer is a choice for questions"),
+        (("--file", "-"), "\n", "-: no row to answer"),
+        ((), "\n", "no text to answer"),
     ],
 )
 def test_bad_input(predict: Any, arguments: tuple[str, ...], stdin: str, wanted: str) -> None:
