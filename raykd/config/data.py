@@ -130,7 +130,8 @@ class Columns(Spec):
     """
 
     text: str = "text"
-    """Text to classify; of unlabelled rows of token classification also raw text, where there are no tokens."""
+    """Text to classify; of unlabelled rows of token classification also raw text, where there are no tokens. A language
+    model of whole texts reads tokens, or the context, where `text` keeps its default and is not there."""
     text_pair: str | None = None
     """Second text of a pair."""
     label: str | None = "label"
@@ -208,7 +209,7 @@ _OF_FORM: dict[RowForm, tuple[ColumnKey, ...]] = {
     "marked": ("text", "head", "tail", "label", "direction"),
     "target": ("source", "target"),
     "source_target": ("source", "target", "source_language"),
-    "plain": ("text",),
+    "plain": ("text", "tokens", "context"),
     "value": ("text", "text_pair", "value"),
     "labels": ("text", "text_pair", "labels"),
     "sentences": ("text", "text_pair", "value"),

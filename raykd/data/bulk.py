@@ -62,7 +62,8 @@ class BulkParser:
         self._wanted, self._config, self._stem = wanted, config, stem
         self._known: dict[object, int | str | None] = {}
         self._kinds = {name: _find_kind(name, samples) for name in wanted.names.values()}
-        fits = wanted.form in ("text", "plain") and None not in self._kinds.values()
+        fits = wanted.form in ("text", "plain") and "tokens" not in wanted.names
+        fits = fits and None not in self._kinds.values()
         self._left = 3 if fits else 0
         """Blocks that may still fail, before no other is tried."""
 

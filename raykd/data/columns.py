@@ -116,6 +116,7 @@ def _select_names(
         names.pop(_GOLD.get(form, ""), None)
         names = {key: column for key, column in names.items() if key != "group" or column in there}
     _find_pairs(names, there, form, labelled)
+    _find_plain_text(names, there, form)
     if form == "words":
         # Tokens where there are any; raw text where not, which has no tags.
         raw = not labelled and (names["tokens"] not in there or "text" in source.columns)
@@ -143,6 +144,21 @@ def _select_names(
         if not labelled and "source" in names and names["target"] not in there:
             names.pop("target")  # sources alone: their targets are still to be written
     return names
+
+
+def _find_plain_text(names: dict[str, str], there: dict[str, None], form: RowForm) -> None:
+    """Keep the column of whole texts; where it has its usual name and is not there, what rows of other tasks hold."""
+    usual = Columns.model_fields["text"].default
+    if form != "plain":
+        return
+    own = {key: names.pop(key) for key in ("tokens", "context")}
+    if names["text"] != usual or usual in there:
+        return
+    if own["tokens"] in there:
+        names["tokens"] = own["tokens"]
+        del names["text"]
+    elif own["context"] in there:
+        names["text"] = own["context"]
 
 
 def _find_pairs(names: dict[str, str], there: dict[str, None], form: RowForm, labelled: bool) -> None:

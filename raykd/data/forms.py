@@ -303,8 +303,13 @@ def _parse_candidates_row(record: Record, wanted: WantedColumns, config: DataCon
 
 
 def _parse_plain_row(record: Record, wanted: WantedColumns, config: DataConfig) -> RowParts:
-    column = wanted.names["text"]
-    return RowParts(cells.parse_text(record.values.get(column), column), label=0)
+    column = wanted.names.get("text")
+    if column is not None:
+        return RowParts(cells.parse_text(record.values.get(column), column), label=0)
+    column = wanted.names["tokens"]
+    return RowParts(
+        join_tokens(cells.parse_tokens(record.values.get(column), column, record.flat))[0], label=0
+    )
 
 
 _READ: dict[RowForm, Callable[[Record, WantedColumns, DataConfig], RowParts]] = {

@@ -142,8 +142,12 @@ class Model:
         reads = writes or bool(list_adapters(tokenizer)) or has_languages(tokenizer)
         if (language and not reads) or (source_language and not writes):
             raise ModelError(
-                "this model translates nothing" if reads else "this model reads all texts alike, whatever their language",
-                got=f"source language {source_language}" if reads else f"language {language or source_language}",
+                "this model translates nothing"
+                if reads
+                else "this model reads all texts alike, whatever their language",
+                got=f"source language {source_language}"
+                if reads
+                else f"language {language or source_language}",
                 wanted="a model that translates"
                 if reads
                 else "a model that writes several languages, or one with an adapter or a tokenizer for each",

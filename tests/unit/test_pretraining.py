@@ -18,7 +18,14 @@ from raykd.config import RunConfig, TrainedTeacher
 from raykd.config.loading import validate_run
 from raykd.config.smoke import shorten_run
 from raykd.distill.masking import replace_tokens
-from raykd.driver.jobs import Job, make_pretraining_run, make_teacher_job, make_teacher_jobs, make_teacher_run
+from raykd.driver.jobs import (
+    Job,
+    make_pretraining_job,
+    make_pretraining_run,
+    make_teacher_job,
+    make_teacher_jobs,
+    make_teacher_run,
+)
 from raykd.driver.loop import make_task_model, save_student
 from raykd.errors import ConfigError, ModelError
 from raykd.models.starts.handover import describe_handover
@@ -187,6 +194,41 @@ def test_the_stage_reads_the_texts_that_the_teacher_may_see_and_no_label(tmp_pat
     whole, _ = make_teacher_jobs(run_of(tmp_path, STAGE))
     assert len(whole.data[""].train) == 23, "the test text is left out"
     assert whole.data[""].left_out["unlabeled: also in validation or test"] == 1
+
+
+@pytest.mark.parametrize(
+    ("task", "key"), [("token_classification", "tokens"), ("question_answering", "context")]
+)
+def test_the_stage_reads_the_texts_of_rows_of_any_task(tmp_path: Path, task: str, key: str) -> None:
+    def write(part: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        path = tmp_path / f"{part}.jsonl"
+        path.write_text("".join(json.dumps({**row, "lang": "en"}) + "\n" for row in rows), encoding="utf-8")
+        return {"kind": "files", "paths": [str(path)]}
+
+    texts = [f"Anna met {name} in Paris" for name in ("Bert", "Carla", "Dora", "Emil")]
+    words = [{"tokens": text.split(), "tags": ["B-PER", "O", "B-PER", "O", "O"]} for text in texts]
+    asked = [
+        {"question": "Who?", "context": text, "answers": {"text": ["Anna"], "answer_start": [0]}}
+        for text in texts
+    ]
+    rows = words if key == "tokens" else asked
+    parts = {"train": rows[:3], "validation": rows[3:], "test": rows[:1]}
+    data = {part: write(part, own) for part, own in parts.items()}
+    labels = {"labels": ["O", "B-PER", "I-PER"]} if key == "tokens" else {}
+    tree = {
+        "name": "run", "output": str(tmp_path / "runs"), "task": {"kind": task, "max_length": 24}, "train": SHORT,
+        "data": {**data, **labels, "languages": ["en"]}, "student": SMALL, "objective": {"alpha": 1.0},
+        "pretraining": {**STAGE, "texts": "train"},
+    }  # fmt: skip
+    tree["task"] |= {"stride": 4} if key == "context" else {}
+    job = make_pretraining_job(validate_run(tree, "run"))
+    assert list(job.data[""].train.texts) == texts[1:3], "a test text is left out"
+    renamed = {part: write(part, [{"words" if k == key else k: v for k, v in row.items()} for row in own])
+               for part, own in parts.items()}  # fmt: skip
+    named = {"data": {**tree["data"], **renamed, "columns": {key: "words"}}}
+    assert (
+        list(make_pretraining_job(validate_run({**tree, **named}, "run")).data[""].train.texts) == texts[1:3]
+    )
 
 
 def test_the_stage_has_a_folder_of_its_own_that_its_content_names(tmp_path: Path) -> None:

@@ -72,9 +72,9 @@ class Pretraining(Spec):
         Args:
             data: The tree, with this stage's own `train` and `validation`.
         """
-        named = data["columns"]
-        shared: JsonObject = {key: named[key] for key in ("language", "group", "id")}
-        target = self.objective == "causal_lm"
+        named, target = data["columns"], self.objective == "causal_lm"
+        kept = ("language", "group", "id", *(() if target else ("tokens", "context")))
+        shared: JsonObject = {key: named[key] for key in kept}
         columns = shared | ({"source": None, "target": named["text"]} if target else {"text": named["text"]})
         chosen: JsonObject = {key: data[key] for key in _SHARED} | {"columns": columns}
         for part in ("train", "validation", "test"):
