@@ -9,8 +9,8 @@ Decision record:
   made of, or about the copy. The first lets a teacher that is right about sentences teach fragments of them: it
   answered the sentence, the student learns that answer on the fragment, and its student can be better on fragments
   than it is itself. It also costs no further answer.
-- Kinds that replace words keep their number and order, so in tagging the answer to a word of the text is that to the
-  word in its place.
+- Kinds that change word by word keep their number and order, so in tagging the answer to a word of the text is that to
+  the word in its place; so it is in the context of a question, whose answers are words too (`raykd.data.copies`).
 """
 
 from __future__ import annotations
@@ -80,11 +80,28 @@ class Fragments(TextChange):
 class Spelling(TextChange):
     """Typing errors: letters left out, doubled, swapped with the next, or replaced by another letter of the text."""
 
+    keeps_words: ClassVar[bool] = True
     kind: Literal["spelling"] = "spelling"
     rate: float = Field(0.1, gt=0.0, le=1.0)
     """Expected share of letters with an error."""
 
     _errors: ClassVar[tuple[str, ...]] = ("drop", "double", "swap", "replace")
+
+    def make_all(self, passages: Sequence[Passage]) -> list[list[Passage]]:
+        """See `AugmentationBase`; where words have to stay, each is changed by itself."""
+        plain = super().make_all([one for one in passages if one.words is None])
+        rest = iter(plain)
+        return [
+            next(rest) if one.words is None else [self._change_words(one, n) for n in range(self.copies)]
+            for one in passages
+        ]
+
+    def _change_words(self, passage: Passage, number: int) -> Passage:
+        random, text = self.draw(passage.text, number), passage.text
+        found = {
+            n: self.change(text[begin:end], random) for n, (begin, end) in enumerate(passage.find_words())
+        }
+        return passage.replace_words(found)
 
     def change(self, text: str, random: Random) -> str:
         """See `TextChange`."""
@@ -120,16 +137,29 @@ def check_augmentations(changes: Sequence[Augmentation], form: RowForm, language
     Raises:
         ValueError: Names a kind that cannot, or a language that no row is in.
     """
-    readable = form in ("text", "value", "labels")
-    wrong = [c.kind for c in changes if not (readable or (form == "words" and c.keeps_words))]
-    if wrong:
-        wanted = "lexicon or masked_lm, which keep words in their places" if form == "words" else "none here"
-        raise ValueError(
-            f"data.augment: {wrong[0]} changes texts that have labels or a number; wanted {wanted}"
-        )
+    for change in changes:
+        if reason := _find_reason(change, form):
+            raise ValueError(f"data.augment: {change.kind} {reason}")
     for change in changes:
         spoken = change.languages if isinstance(change, Lexicon | BackTranslation) else None
         if unknown := set(spoken or ()) - set(languages):
             raise ValueError(
                 f"data.augment: {change.kind}.languages {sorted(unknown)} are not in data.languages {list(languages)}"
             )
+
+
+def _find_reason(change: Augmentation, form: RowForm) -> str:
+    """Return why a kind cannot change rows of this form; "" where it can."""
+    if form in ("target", "source_target", "plain"):
+        return "changes texts whose answers are no text to be written; leave it out of a language model's run"
+    if form == "words" and not change.keeps_words:
+        return "does not keep tagged words in their places; wanted spelling, lexicon or masked_lm"
+    if form == "marked" and not isinstance(change, Spelling | Lexicon):
+        return "does not keep the markers of entities, or reads them as text; wanted spelling or lexicon"
+    if change.parts == "first":
+        return ""
+    if form in ("answers", "candidates") and not change.reads_pairs:
+        return "changes single texts; set parts: first to change the question or query alone"
+    if form == "answers" and not change.keeps_words and change.targets == "of_the_text":
+        return "does not keep the context's words in their places; set targets: of_the_copy, or parts: first"
+    return ""

@@ -62,6 +62,7 @@ def remove_unused_run_keys(run: JsonObject, columns: Mapping[str, object]) -> No
     for change in run["data"].get("augment", ()):
         for key in ("path", "back"):  # what they make is among the rows
             change.pop(key, None)
+        _remove(change, {"parts": "all"})
     _remove(run, {"peer": None, "pretraining": None})
     if peer := run.get("peer"):
         _remove(peer, _PEER)

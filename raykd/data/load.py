@@ -19,10 +19,11 @@ from pathlib import Path
 import numpy as np
 
 from raykd.config import DataConfig, Replay, Source
+from raykd.data.copies import make_copies
 from raykd.data.files.candidates import limit_candidates
 from raykd.data.overlap import WITH_TARGETS, HeldOut
 from raykd.data.read import Tally, read_rows
-from raykd.data.rows import Rows, draw_share, make_copies
+from raykd.data.rows import Rows, draw_share
 from raykd.data.selection.groups import GroupSelection
 from raykd.data.selection.labelled import draw_labelled, keep_labelled, limit_rows, may_lack_answers
 from raykd.data.selection.languages import select_languages
@@ -227,7 +228,7 @@ def _add_copies(
     rows: Rows, config: DataConfig, held_out: HeldOut, left_out: dict[str, int], notes: list[str]
 ) -> Rows:
     """Return the changed copies of rows; what changed none is noted, since it would do nothing, unseen."""
-    copies = _remove_held_out(make_copies(rows, config.augment, left_out), held_out, left_out)
+    copies = _remove_held_out(make_copies(rows, config.augment, left_out, held_out.form), held_out, left_out)
     left_out["train: copies that data.augment made, which teachers alone teach"] = len(copies)
     made = {row_id.rsplit(" ", 2)[-2] for row_id in copies.ids}
     idle = [change.kind for change in config.augment if change.kind not in made]

@@ -29,13 +29,13 @@ class HeldOut:
         if form == "sentences":  # a text is known as a first or as a second one
             seconds = [replace(rows, texts=tuple(rows.pairs)) for rows in parts if rows.pairs is not None]
             parts = [*parts, *seconds]
-        self._parts, self._form = parts, form
+        self._parts, self.form = parts, form
         self._hashes = [_hash_rows(rows, form) for rows in parts]
         self._sorted = np.unique(np.concatenate(self._hashes))
 
     def find(self, rows: Rows) -> NDArray[np.bool_]:
         """Return ``[B]``: whether each row is a held-out one to a reader."""
-        hashes_B = _hash_rows(rows, self._form)
+        hashes_B = _hash_rows(rows, self.form)
         place_B = np.minimum(np.searchsorted(self._sorted, hashes_B), len(self._sorted) - 1)
         found_B: NDArray[np.bool_] = self._sorted[place_B] == hashes_B
         at = np.flatnonzero(found_B)
@@ -44,8 +44,8 @@ class HeldOut:
                 part.select(np.isin(h, hashes_B[at]))
                 for part, h in zip(self._parts, self._hashes, strict=True)
             )
-            texts = {key for part in own for key in _list_keys(part, self._form)}
-            found_B[at] = [key in texts for key in _list_keys(rows.select(at), self._form)]
+            texts = {key for part in own for key in _list_keys(part, self.form)}
+            found_B[at] = [key in texts for key in _list_keys(rows.select(at), self.form)]
         return found_B
 
 

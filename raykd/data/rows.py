@@ -15,17 +15,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raykd.cache import compute_key, read_entry, write_entry
-from raykd.config.augmentation import Augmentation
-from raykd.config.kinds.copies import Passage
 from raykd.data.arrow.tables import RowColumn, Selection, Table, build_table, repeat_value
 from raykd.distill.signals import UNLABELLED
-from raykd.errors import ConfigError
 from raykd.text.batch import SAYS_NOTHING, Mode, TextBatch
 
 _ALL_OR_NONE = {"pairs": "a second text"} | {
@@ -237,6 +234,7 @@ class Rows(TextBatch):
             "asked_pairs",
             "asked_words",
             "candidates",
+            "asked_candidates",
         ):
             # Rows without the column keep the fingerprint of older versions.
             coded = name in ("source_languages", "groups")
@@ -298,79 +296,3 @@ def stratified_order(labels_B: NDArray[np.int64], generator: np.random.Generator
         place_B[members] = (np.arange(len(members)) + generator.uniform(0.25, 0.75)) / len(members)
     order: NDArray[np.int64] = np.argsort(place_B, kind="stable")
     return order
-
-
-class _Copy(NamedTuple):
-    """A changed copy: of which row, by what name, its texts, and whether teachers are asked about the row."""
-
-    at: int
-    row_id: str
-    first: Passage
-    second: Passage
-    of_text: bool
-
-
-def make_copies(rows: Rows, changes: Sequence[Augmentation], left_out: dict[str, int] | None = None) -> Rows:
-    """Return the changed copies of all texts (`data.augment`), without gold labels, and what teachers are asked about.
-
-    Args:
-        rows: Texts, or pairs of texts.
-        changes: How copies are made; each kind of all texts.
-        left_out: How many copies of each kind are left out is added to it.
-
-    Raises:
-        ConfigError: Rows have two texts, and a kind changes one.
-    """
-    found = _list_copies(rows, changes, {} if left_out is None else left_out)
-    parents = rows.select([copy.at for copy in found])
-
-    def ask(column: Sequence[Any] | None, nothing: object) -> list[Any] | None:
-        if column is None:
-            return None
-        return [own if copy.of_text else nothing for own, copy in zip(column, found, strict=True)]
-
-    return replace(
-        parents,
-        ids=[copy.row_id for copy in found],
-        texts=[copy.first.text for copy in found],
-        pairs=None if rows.pairs is None else [copy.second.text for copy in found],
-        words=None if rows.words is None else [copy.first.words or () for copy in found],
-        labels_B=np.full(len(found), UNLABELLED, dtype=np.int64),
-        golds=None if rows.golds is None else [()] * len(found),
-        values=None if rows.values is None else [()] * len(found),
-        asked=ask(parents.texts, ""),
-        asked_pairs=ask(parents.pairs, ""),
-        asked_words=ask(parents.words, ()),
-    )
-
-
-def _list_copies(rows: Rows, changes: Sequence[Augmentation], left_out: dict[str, int]) -> list[_Copy]:
-    """Return the copies that are not empty and equal neither their row nor one another, row by row of each kind."""
-    words: Sequence[Any] = rows.words or [None] * len(rows)
-    firsts = [Passage(*one) for one in zip(rows.texts, rows.languages, words, strict=True)]
-    seconds = [Passage(*one) for one in zip(rows.pairs or [""] * len(rows), rows.languages, strict=True)]
-    found: list[_Copy] = []
-    seen = {(at, one.text, two.text) for at, (one, two) in enumerate(zip(firsts, seconds, strict=True))}
-    for change in changes:
-        if rows.pairs is not None and not change.reads_pairs:
-            raise ConfigError(
-                f"data.augment: {change.kind} changes single texts, and these rows have two",
-                got=f"rows with a second text, such as {rows.ids[0]}",
-                wanted="spelling, lexicon, masked_lm or back_translation",
-                next_step="leave it out",
-            )
-        own = change.make_all(firsts)
-        others = change.make_all(seconds) if rows.pairs is not None else None
-        dropped = f"train: copies by {change.kind} that are empty, or equal their text or another copy"
-        left_out.setdefault(dropped, 0)
-        for at, copies in enumerate(own):
-            pairs = [seconds[at]] * len(copies) if others is None else others[at]
-            for number, (one, two) in enumerate(zip(copies, pairs, strict=True)):
-                blank = not one.text.strip() or (others is not None and not two.text.strip())
-                if blank or (at, one.text, two.text) in seen:
-                    left_out[dropped] += 1
-                    continue
-                seen.add((at, one.text, two.text))
-                row_id = f"{rows.ids[at]} {change.kind} {number}"
-                found.append(_Copy(at, row_id, one, two, change.targets == "of_the_text"))
-    return found

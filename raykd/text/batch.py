@@ -26,7 +26,7 @@ answer the question is a choice. "": neither."""
 
 SAYS_NOTHING: Mapping[str, object] = {
     **dict.fromkeys(("modes", "source_languages", "groups", "asked", "asked_pairs"), ""),
-    "asked_words": (),
+    **dict.fromkeys(("asked_words", "asked_candidates"), ()),
 }
 """Columns that a part of the rows may lack, and what stands there in its place."""
 
@@ -57,6 +57,7 @@ class TextBatch:
         asked_pairs: The second text of what they are asked about, where `asked` is given; None where there is none.
         asked_words: The same of its words.
         candidates: The texts that are ranked for each query; None for the other tasks.
+        asked_candidates: Those of what teachers are asked about, as `asked_words`.
     """
 
     ids: Sequence[str]
@@ -74,6 +75,7 @@ class TextBatch:
     asked_pairs: Sequence[str] | None = None
     asked_words: Sequence[Spans] | None = None
     candidates: Sequence[tuple[str, ...]] | None = None
+    asked_candidates: Sequence[tuple[str, ...]] | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -134,8 +136,9 @@ class TextBatch:
         """Return the rows that teachers are asked about in place of these."""
         if self.asked is None:
             return self
-        changes: dict[str, Any] = dict.fromkeys(("asked", "asked_pairs", "asked_words"))
-        for name in ("texts", "pairs", "words"):
+        parts = ("pairs", "words", "candidates")
+        changes: dict[str, Any] = dict.fromkeys(("asked", *(f"asked_{name}" for name in parts)))
+        for name in ("texts", *parts):
             other = self.asked if name == "texts" else getattr(self, f"asked_{name}")
             if other is not None:
                 rows = zip(self.asked, other, getattr(self, name), strict=True)

@@ -15,8 +15,9 @@ from raykd.config import DataConfig
 from raykd.config.kinds.back_translation import BackTranslation
 from raykd.config.kinds.copies import Passage
 from raykd.config.loading import load_run
+from raykd.data.copies import make_copies
 from raykd.data.load import load_data
-from raykd.data.rows import Rows, make_copies
+from raykd.data.rows import Rows
 from raykd.errors import ModelError
 from raykd.models.loading import load_model
 from raykd.prediction import back_translation
@@ -206,7 +207,7 @@ def test_another_kind_of_model_is_refused_by_name(tmp_path: Path) -> None:
     [
         ({"copies": 5}, "text", "4 beams cannot give 5 copies"),
         ({"languages": ["eng"]}, "text", r"back_translation\.languages \['eng'\] are not in data\.languages"),
-        ({}, "words", "back_translation changes texts that have labels(.|\n)*keep words in their places"),
+        ({}, "words", "back_translation does not keep tagged words in their places"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(more: dict[str, Any], form: Any, message: str) -> None:

@@ -16,8 +16,9 @@ from raykd.config.augmentation import Fragments, Lexicon, MaskedWords, Spelling
 from raykd.config.kinds.copies import Passage
 from raykd.config.kinds.word_replacement import read_lexicon
 from raykd.config.loading import load_run
+from raykd.data.copies import make_copies
 from raykd.data.load import load_data
-from raykd.data.rows import Rows, make_copies
+from raykd.data.rows import Rows
 from raykd.distill.signals import UNLABELLED
 from raykd.errors import ConfigError, DataError, ModelError
 from raykd.prediction.masked_words import _WordNames, predict_words
@@ -144,8 +145,8 @@ def test_a_run_of_tags_reads_copies_and_refuses_kinds_that_move_words(tmp_path: 
     data.check("words")
     train = load_data(data, tmp_path, "words").train
     assert list(train.texts) == ["Anna lives in Rome", "Anna lives in roma"]
-    with pytest.raises(ValueError, match="lexicon or masked_lm, which keep words"):
-        DataConfig.model_validate({**tree, "augment": [{"kind": "spelling"}]}).check("words")
+    with pytest.raises(ValueError, match="fragments does not keep tagged words"):
+        DataConfig.model_validate({**tree, "augment": [{"kind": "fragments"}]}).check("words")
 
 
 # a masked language model -------------------------------------------------------------------------------------------

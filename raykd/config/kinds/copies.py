@@ -22,7 +22,7 @@ class Passage:
     Attributes:
         text: Not empty.
         language: Of the row.
-        words: Begin and end of each word; None where words are not tagged.
+        words: Begin and end of each word that may be changed; None where a copy may have other words.
     """
 
     text: str
@@ -64,6 +64,9 @@ class AugmentationBase(Spec, ABC):
     targets: Literal["of_the_text", "of_the_copy"] = "of_the_text"
     """What teachers are asked about where the student sees a copy: the text that it was made of, whose answers are
     there already, or the copy."""
+    parts: Literal["all", "first"] = "all"
+    """Which texts of a row are changed: all (question and context, query and candidates, both of a pair), or the first
+    alone (the question, the query)."""
     seed: int = 0
     """Of the draws."""
 
