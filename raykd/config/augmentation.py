@@ -10,7 +10,7 @@ Decision record:
   answered the sentence, the student learns that answer on the fragment, and its student can be better on fragments
   than it is itself. It also costs no further answer.
 - Kinds that change word by word keep their number and order, so in tagging the answer to a word of the text is that to
-  the word in its place; so it is in the context of a question, whose answers are words too (`raykd.data.copies`).
+  the word in its place; so it is in the context of a question, whose answers are words (`raykd.data.selection.copies`).
 """
 
 from __future__ import annotations

@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy as np
 
 from raykd.config import DataConfig, Replay, Source
-from raykd.data.copies import make_copies
 from raykd.data.files.candidates import limit_candidates
 from raykd.data.overlap import WITH_TARGETS, HeldOut
 from raykd.data.read import Tally, read_rows
 from raykd.data.rows import Rows, draw_share
+from raykd.data.selection.copies import make_copies
 from raykd.data.selection.groups import GroupSelection
 from raykd.data.selection.labelled import draw_labelled, keep_labelled, limit_rows, may_lack_answers
 from raykd.data.selection.languages import select_languages

@@ -13,9 +13,9 @@ import pytest
 from raykd.config import DataConfig, RunConfig
 from raykd.config.augmentation import Fragments, Spelling
 from raykd.data.columns import lacks_gold_column
-from raykd.data.copies import make_copies
 from raykd.data.load import Dataset, load_data
 from raykd.data.rows import Rows
+from raykd.data.selection.copies import make_copies
 from raykd.distill.signals import UNLABELLED
 from raykd.driver.loop import make_task_model
 from raykd.student.loop import TrainingLoop

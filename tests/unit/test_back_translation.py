@@ -15,9 +15,9 @@ from raykd.config import DataConfig
 from raykd.config.kinds.back_translation import BackTranslation
 from raykd.config.kinds.copies import Passage
 from raykd.config.loading import load_run
-from raykd.data.copies import make_copies
 from raykd.data.load import load_data
 from raykd.data.rows import Rows
+from raykd.data.selection.copies import make_copies
 from raykd.errors import ModelError
 from raykd.models.loading import load_model
 from raykd.prediction import back_translation

@@ -13,9 +13,9 @@ import pytest
 from raykd.config import DataConfig, RunConfig
 from raykd.config.augmentation import Fragments, Spelling
 from raykd.config.kinds.word_replacement import Lexicon
-from raykd.data.copies import find_words_between_markers, make_copies
 from raykd.data.load import load_data
 from raykd.data.rows import Rows
+from raykd.data.selection.copies import find_words_between_markers, make_copies
 from raykd.distill.signals import UNLABELLED
 from raykd.tasks import QuestionAnswering
 from raykd.tasks.markers import MARKERS, is_marked, mark_spans

@@ -16,9 +16,9 @@ from raykd.config.augmentation import Fragments, Lexicon, MaskedWords, Spelling
 from raykd.config.kinds.copies import Passage
 from raykd.config.kinds.word_replacement import read_lexicon
 from raykd.config.loading import load_run
-from raykd.data.copies import make_copies
 from raykd.data.load import load_data
 from raykd.data.rows import Rows
+from raykd.data.selection.copies import make_copies
 from raykd.distill.signals import UNLABELLED
 from raykd.errors import ConfigError, DataError, ModelError
 from raykd.prediction.masked_words import _WordNames, predict_words

@@ -1,1 +1,1 @@
-"""Choose among the rows of a run: what is learnt from, and what is left out."""
+"""Choose among the rows of a run what is learnt from and what is left out, and add changed copies."""
