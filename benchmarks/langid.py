@@ -3,10 +3,10 @@
 Usage: python -m benchmarks.langid STUDENT_DIR [--data ../shared/data/langid] [--timed 1000]
        python -m benchmarks.langid runs/langid --unseen [--data ../shared/data/langid]
 
-The second form reads all students of a comparison, on fragments that no choice has seen: one of each test sentence, cut
-by the rule of `data.augment` out of what the fragment of `test_short.jsonl` leaves of it. Left out are fragments that are
-also a row of `test_short.jsonl` or one of the twelve that students learnt from. It shows the mean over seeds, and its
-difference from the best detector with two intervals: Student's t over the seeds, and percentiles where seeds and
+The second form reads all students of a comparison, on `test_short.jsonl` and on fragments that no choice has seen: one of
+each test sentence, cut by the rule of `data.augment` out of what the fragment of `test_short.jsonl` leaves of it. Left out
+are fragments that are also a row of `test_short.jsonl` or one of the twelve that students learnt from. It shows the mean
+over seeds, and its difference from the best detector with two intervals: Student's t over the seeds, and percentiles where seeds and
 sentences (with all their translations) are drawn anew.
 
 STUDENT_DIR is a saved student of examples/langid.yaml. The detectors are those of examples/langid.py, with the libraries that
@@ -114,7 +114,7 @@ def cut_unseen(sentence: str, earlier: str, name: str) -> str:
     return Fragments().change(part, random)
 
 
-def make_unseen(data: Path) -> list[dict[str, str]]:
+def make_unseen(data: Path) -> list[dict[str, Any]]:
     """Return rows of fragments that no choice of a student has seen."""
     earlier = {row["id"]: row["text"] for row in read_rows(data / "test_short.jsonl")}
     learnt = Fragments(copies=COPIES)
@@ -129,7 +129,7 @@ def make_unseen(data: Path) -> list[dict[str, str]]:
     return [row for row in cut if row["text"] and row["text"] not in known]
 
 
-def count_answers(rows: Sequence[dict[str, str]], found: Sequence[str]) -> NDArray[np.float64]:
+def count_answers(rows: Sequence[dict[str, Any]], found: Sequence[str]) -> NDArray[np.float64]:
     """Return how often each label was given for each, by sentence: ``[sentences, gold, found]``."""
     labels = sorted({row["label"] for row in rows})
     sentences = sorted({row["id"].split("-")[0] for row in rows})
@@ -158,44 +158,45 @@ def list_students(run: Path) -> dict[str, list[Path]]:
     return found
 
 
-def measure_unseen(run: Path, data: Path) -> list[list[str]]:
+def ask_students(run: Path, rows: Sequence[dict[str, Any]]) -> dict[str, list[NDArray[np.float64]]]:
+    """Return what each student of each arm said of the rows, as counts."""
+    texts = [row["text"] for row in rows]
+
+    def ask(folder: Path) -> NDArray[np.float64]:
+        answers = raykd.load(folder).predict(texts, probabilities=False)
+        return count_answers(rows, [answer["label"] for answer in answers])
+
+    return {arm: [ask(folder) for folder in folders] for arm, folders in list_students(run).items()}
+
+
+def resample(counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the macro F1 for each of `DRAWS` samples of sentences, the same ones at each call."""
+    size = len(counts)
+    drawn = np.random.default_rng(0).multinomial(size, np.full(size, 1 / size), size=DRAWS)
+    return score_counts((drawn.astype(np.float64) @ counts.reshape(size, -1)).reshape(-1, *counts.shape[1:]))
+
+
+def measure_students(run: Path, rows: Sequence[dict[str, Any]]) -> list[list[str]]:
     """Return a line for each detector and arm: macro F1, and the difference from the best detector."""
-    rows = make_unseen(data)
     texts = [row["text"] for row in rows]
     detectors = {name: answer for name, answer in load_detectors().items() if "alone" not in name}
     theirs = {name: count_answers(rows, answer_all(answer, texts)) for name, answer in detectors.items()}
-    best = max(theirs, key=lambda name: float(score_counts(theirs[name].sum(axis=0))))
-    lines = [[name, f"{score_counts(counts.sum(axis=0)):.2f}", "", "", ""] for name, counts in theirs.items()]
-    rng, sentences = np.random.default_rng(0), len(theirs[best])
-    drawn = rng.multinomial(sentences, np.full(sentences, 1 / sentences), size=DRAWS).astype(np.float64)
-
-    def resample(counts: NDArray[np.float64]) -> NDArray[np.float64]:
-        return score_counts((drawn @ counts.reshape(sentences, -1)).reshape(DRAWS, *counts.shape[1:]))
-
-    against, against_drawn = float(score_counts(theirs[best].sum(axis=0))), resample(theirs[best])
-    for arm, folders in list_students(run).items():
-        own = []
-        for folder in folders:
-            student = raykd.load(folder)
-            answers = student.predict(texts, probabilities=False)
-            own.append(count_answers(rows, [answer["label"] for answer in answers]))
-        differences = [float(score_counts(counts.sum(axis=0))) - against for counts in own]
+    scores = {name: float(score_counts(counts.sum(axis=0))) for name, counts in theirs.items()}
+    lines = [[name, f"{score:.2f}", "", "", ""] for name, score in scores.items()]
+    best = max(scores, key=lambda name: scores[name])
+    rng, against_D = np.random.default_rng(1), resample(theirs[best])
+    for arm, counts in ask_students(run, rows).items():
+        own = np.asarray([float(score_counts(one.sum(axis=0))) for one in counts])
         seeds = rng.integers(len(own), size=(DRAWS, len(own)))
-        moved = np.take_along_axis(np.stack([resample(counts) for counts in own], axis=1), seeds, axis=1)
-        low, high = np.quantile(moved.mean(axis=1) - against_drawn, [0.025, 0.975])
-        over = compute_t_interval(differences) or (float("nan"), float("nan"))
+        moved_DS = np.take_along_axis(np.stack([resample(one) for one in counts], axis=1), seeds, axis=1)
+        low, high = np.quantile(moved_DS.mean(axis=1) - against_D, [0.025, 0.975])
+        over = compute_t_interval(own - scores[best])
+        shown = "" if over is None else f"{over[0]:+.2f} to {over[1]:+.2f}"
+        mean = float(own.mean())
+        difference = f"{mean - scores[best]:+.2f}"
         lines.append(
-            [
-                f"{arm}, {len(own)} seeds",
-                f"{against + np.mean(differences):.2f}",
-                f"{np.mean(differences):+.2f}",
-                f"{over[0]:+.2f} to {over[1]:+.2f}",
-                f"{low:+.2f} to {high:+.2f}",
-            ]
+            [f"{arm}, {len(own)} seeds", f"{mean:.2f}", difference, shown, f"{low:+.2f} to {high:+.2f}"]
         )
-    print(
-        f"{len(rows)} fragments of {sentences} sentences in {len({row['label'] for row in rows})} languages"
-    )
     return lines
 
 
@@ -214,7 +215,14 @@ def main() -> None:
     torch.set_num_threads(1)
     if options.unseen:
         heads = ["system", "macro F1", "- best detector", "t over seeds", "seeds and sentences"]
-        show(f"{options.student}", heads, measure_unseen(options.student, options.data))
+        sets = {
+            "test_short": read_rows(options.data / "test_short.jsonl"),
+            "unseen": make_unseen(options.data),
+        }
+        for name, rows in sets.items():
+            length = np.mean([len(row["text"]) for row in rows])
+            title = f"{name}: {len(rows):,} fragments of {length:.1f} characters on average"
+            show(title, heads, measure_students(options.student, rows))
         return
     student = raykd.load(options.student)
     systems = load_detectors() | {

@@ -26,6 +26,7 @@ from raykd.config.kinds.back_translation import BackTranslation
 from raykd.config.kinds.copies import AugmentationBase, Passage
 from raykd.config.kinds.word_replacement import Lexicon, MaskedWords
 from raykd.tasks.forms import RowForm
+from raykd.text.words import find_word_spans
 
 
 class TextChange(AugmentationBase):
@@ -97,10 +98,14 @@ class Spelling(TextChange):
         ]
 
     def _change_words(self, passage: Passage, number: int) -> Passage:
-        random, text = self.draw(passage.text, number), passage.text
-        found = {
-            n: self.change(text[begin:end], random) for n, (begin, end) in enumerate(passage.find_words())
-        }
+        random, found = self.draw(passage.text, number), {}
+        for place, (begin, end) in enumerate(passage.find_words()):
+            word = passage.text[begin:end]
+            changed = self.change(word, random)
+            if len(find_word_spans(changed)) == len(
+                find_word_spans(word)
+            ):  # a doubled sign of Chinese is two words
+                found[place] = changed
         return passage.replace_words(found)
 
     def change(self, text: str, random: Random) -> str:

@@ -82,6 +82,17 @@ def test_a_copy_whose_context_has_other_words_is_left_out_unless_teachers_read_i
     assert list(zip(first.texts, first.pairs or (), strict=True)) == [("qui", "we are")]
 
 
+def test_a_chinese_context_keeps_its_characters_and_the_question_changes() -> None:
+    rows = rows_of(
+        ["what is in 上海 today?"], pairs=["上海很大，有 many houses"], golds=[(0, 2)], languages=("zh",)
+    )
+    left_out: dict[str, int] = {}
+    copies = make_copies(rows, [Spelling(copies=20, rate=0.5)], left_out, "answers")
+    assert len(copies) > 15 and not any("other words" in reason for reason in left_out)
+    assert all(context.startswith("上海很大，有 ") for context in copies.pairs or ())
+    assert len(set(copies.texts)) > 15 and len(set(copies.pairs or ())) > 15
+
+
 def test_markers_stay_and_only_words_change(tmp_path: Path) -> None:
     assert [MARKED[begin:end] for begin, end in find_words_between_markers(MARKED)] == [
         "The", "old", "pump", "feeds", "the", "well", "in", "summer"
