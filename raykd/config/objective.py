@@ -11,6 +11,7 @@ from raykd.distill.divergences.transformed import AnnealedLogitMSE
 from raykd.distill.features.states import Position
 from raykd.distill.objective import Objective
 from raykd.distill.weighting import Weighting
+from raykd.distill.weightings.base import LearnedWeighting
 from raykd.errors import ConfigError
 from raykd.models import Student
 from raykd.tasks import TaskBase
@@ -44,7 +45,7 @@ def check_objective(
             f"objective.{key} compares what teachers say by labels, which this task has none of; leave it out"
         )
     inner = objective.weighting.inner
-    if not labels and inner.count_needed(1):
+    if not labels and isinstance(inner, LearnedWeighting):
         raise ValueError(
             f"objective.weighting {inner.kind} judges teachers by labels, which this task has none of; write "
             "weighting: {kind: by_language}, uniform or fixed"
@@ -139,9 +140,9 @@ def check_weighting(weighting: Weighting, teachers: Sequence[TeacherBase], data:
 def asks_others(objective: Objective, other: Objective) -> bool:
     """Return whether other teachers may be asked for a row, or teach it, than under another objective.
 
-    What a gate or a bandit has learned holds for its own settings.
+    What a gate, a bandit or a policy has learned holds for its own settings.
     """
-    routing = ("fixed", "by_column", "language_similarity", "gate", "bandit")
+    routing = ("fixed", "by_column", "language_similarity", "gate", "bandit", "policy")
     own, others = objective.weighting, other.weighting
     kinds, other_kinds = (own.kind, own.inner.kind), (others.kind, others.inner.kind)
     differs = kinds != other_kinds or objective.drop_surpassed != other.drop_surpassed

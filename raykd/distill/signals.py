@@ -90,6 +90,8 @@ class Signals:
         columns_M: The columns that each teacher knows, or None for all; () where all know all.
         vocabulary_M: Each teacher's signal over a vocabulary, or None where its logits are in `logits_MNC`.
         groups: Value of `data.columns.group` of each unit; () where no weighting reads it.
+        numbers_N: int64 on the host, the same for a unit whenever it is read, by which something is drawn for it; None
+            outside of training.
         eligible_MN: Among whom a unit's weight is spread (`Weighting.eligible`), once `Objective.prepare` has found
             out.
         host: The same on the host, where these are on another device; its logits are not read.
@@ -104,6 +106,7 @@ class Signals:
     columns_M: tuple[tuple[int, ...] | None, ...] = ()
     vocabulary_M: tuple[VocabularySignal | None, ...] = ()
     groups: tuple[str, ...] = ()
+    numbers_N: torch.Tensor | None = None
     eligible_MN: torch.Tensor | None = None
     host: Signals | None = None
 
@@ -163,6 +166,7 @@ class Signals:
             labels_N=self.labels_N[begin:end],
             languages=self.languages[begin:end],
             groups=self.groups[begin:end],
+            numbers_N=None if self.numbers_N is None else self.numbers_N[begin:end],
             vocabulary_M=tuple(None if a is None else a.units(begin, end) for a in self.vocabulary_M),
             eligible_MN=None if self.eligible_MN is None else self.eligible_MN[:, begin:end],
             host=None if self.host is None else self.host.units(begin, end),

@@ -7,7 +7,7 @@ not trust confidence. What a weighting is stands in `raykd.distill.weightings.ba
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, ClassVar, Literal, TypeAlias
 
@@ -21,6 +21,7 @@ from raykd.distill.weightings.base import Languages, States, WeightingBase, norm
 from raykd.distill.weightings.confidence import Confidence, Entropy, InverseLoss, LossSoftmax
 from raykd.distill.weightings.gate import Gate
 from raykd.distill.weightings.gradients import GradientAgreement
+from raykd.distill.weightings.policy import Policy
 from raykd.distill.weightings.reliability import HeldOutReliability
 from raykd.distill.weightings.routing import ByColumn, ByLanguage, LanguageSimilarity
 from raykd.errors import ConfigError
@@ -99,6 +100,7 @@ _Plain: TypeAlias = (
     | HeldOutReliability
     | Gate
     | Bandit
+    | Policy
 )
 PlainWeighting = Annotated[_Plain, Field(discriminator="kind")]
 """Any weighting that holds no other."""
@@ -153,6 +155,15 @@ class Anchored(WeightingBase):
 
     def fit(self, held_out: Signals) -> States:
         return self.among.fit(held_out.of_teachers(self._list_others(held_out.teachers)))
+
+    def begin(self, seed: int, teachers: Sequence[str], languages: Sequence[str]) -> States:
+        return self.among.begin(seed, [name for name in teachers if name != self.teacher], languages)
+
+    def measure(self, signals: Signals, loss_N: torch.Tensor) -> dict[str, torch.Tensor]:
+        return self.among.measure(signals.of_teachers(self._list_others(signals.teachers)), loss_N)
+
+    def learn(self, sums: Mapping[str, float], progress: float) -> tuple[States, bool]:
+        return self.among.learn(sums, progress)
 
     def with_states(self, states: States) -> WeightingBase:
         return self.model_copy(update={"among": self.among.with_states(states)})

@@ -15,6 +15,7 @@ from raykd.config import RunConfig
 from raykd.config.multi import SCORE
 from raykd.data.load import Dataset
 from raykd.distill.weightings.bandit import Bandit
+from raykd.distill.weightings.policy import Policy
 from raykd.errors import ConfigError, DataError
 from raykd.models.tuning import is_by_language
 from raykd.point import Point
@@ -51,6 +52,7 @@ def check_gold_labels(config: RunConfig, data: Dataset, *, judged_elsewhere: boo
         return
     _check_held_out(config, data)
     _check_rounds(config)
+    _check_episodes(config, data)
     if data.train.labelled.any():
         return
     phases = [config.at_progress(at) for at in (0.0, *(phase.at for phase in config.phases))]
@@ -129,6 +131,25 @@ def _check_rounds(config: RunConfig) -> None:
             got=f"train.evaluations {config.train.evaluations}",
             wanted=f"{needed} or more for {len(config.active_teachers)} teachers, and several times that to learn from",
             next_step=f"set train.evaluations={5 * needed}, or objective.weighting=by_language",
+        )
+
+
+def _check_episodes(config: RunConfig, data: Dataset) -> None:
+    """Refuse a policy whose episodes are shorter than it takes to read the labelled rows once."""
+    policy, labelled = config.objective.weighting.inner, int(data.train.labelled.sum())
+    if not isinstance(policy, Policy) or config.smoke is not None or not labelled:
+        return
+    size, share = config.train.batch_size, config.data.labelled_share
+    share = labelled / len(data.train) if share is None or labelled == len(data.train) else share
+    times = config.train.total_steps(max(1, len(data.train) // size)) * size * share / labelled
+    if times < policy.episodes:
+        raise ConfigError(
+            "objective.weighting policy is rewarded in each episode, at the labelled training rows that it draws for",
+            got=f"{policy.episodes} episodes in a run that reads each of {labelled} labelled rows {times:.1f} times",
+            wanted="each read once an episode or more",
+            next_step=f"set objective.weighting.episodes={int(times)}"
+            if times >= 3.0
+            else "train for longer, or set objective.weighting=by_language",
         )
 
 

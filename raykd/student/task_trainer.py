@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -35,7 +35,12 @@ from raykd.student.adversarial.passes import MicroBatch, Perturbation
 from raykd.student.engine import Engine
 from raykd.student.evaluate import answer_rows, compute_language_scores, gather_ranks, join_system_answers
 from raykd.student.matching.features import FeatureMatcher, States
-from raykd.student.matching.held_out import draw_teachers, learn_from_held_out
+from raykd.student.matching.held_out import (
+    ask_held_out,
+    draw_teachers,
+    learn_from_held_out,
+    measure_weights,
+)
 from raykd.student.matching.surpassed import SurpassedTeachers
 from raykd.student.matching.vocabularies import match_vocabularies
 from raykd.student.meter import Meter, reduce_sum
@@ -115,10 +120,13 @@ class TaskTrainer:
         if aligned is not None:
             self.aligner = Aligner(aligned, config, student, self.rows, self.padding)
         self._total_steps = 1
-        names = () if self.source is None else self.source.teachers
+        teachers = () if self.source is None else self.source.teachers
         kinds = list(self.objective.values_at(0.0).lambdas) if self.source is not None else []
-        self.meter = Meter(kinds, names, self.measured if aligned is None else (*self.measured, "alignment"))
-        self.adaptation = Adaptation()
+        self.meter = Meter(
+            kinds, teachers, self.measured if aligned is None else (*self.measured, "alignment")
+        )
+        begun = self.objective.weighting.begin(config.seed, teachers, names) if teachers else {}
+        self.adaptation = Adaptation(begun)
         self.surpassed: SurpassedTeachers | None = None
         margin = self.objective.drop_surpassed
         if margin is not None and self.source is not None:
@@ -221,6 +229,8 @@ class TaskTrainer:
             place=self.task.place_answers if self.task.vectors else None,
         )
         found = lay_out_answers(answers, self.source.teacher_languages, units, self._matches, self.device)
+        if self.objective.weighting.inner.reads_losses:
+            found = replace(found, numbers_N=torch.from_numpy(self.tokens.find_units(rows)))
         return replace(found, logits_MNC=found.logits_MNC / self._unit)
 
     def evaluate(
@@ -289,7 +299,8 @@ class TaskTrainer:
 
     def learn(self, sums: Sequence[Mapping[str, float]], totals: Counts, progress: float) -> None:
         """Update the learned values after a step, by the sums of this rank's micro-batches; all ranks must call."""
-        self.adaptation.update(self.objective, sums, totals, progress, reduce_sum)
+        if self.adaptation.update(self.objective, sums, totals, progress, reduce_sum):
+            self._facts = self._facts | measure_weights(self.adaptation.states, self.config, self._held_out)
 
     def compare_with_teachers(self, history: Sequence[Mapping[str, float]]) -> None:
         """Leave teachers out, or draw them, by the scores of all evaluations and tasks; all ranks must call."""
@@ -297,6 +308,11 @@ class TaskTrainer:
         self._facts = self._facts | draw_teachers(self.adaptation.states, self.config, own, self.source)
         if self.surpassed is not None:
             self.surpassed.update(own[-1] if own else {})
+
+    @cached_property
+    def _held_out(self) -> Signals:
+        assert self.source is not None
+        return ask_held_out(self.config, self.prepared.validation, self.source)[1]
 
     def plan_phases(self, total_steps: int) -> None:
         """Lay the run's phases, which begin at shares of it, out over its steps."""

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 
 from raykd.distill.adapting.learned import LearnedBase, State, StepMeans
 from raykd.distill.adapting.softening import make_softened_parts
+from raykd.distill.losses import compute_gold_losses
 from raykd.distill.objective import Objective
 from raykd.distill.parts import sum_over_parts
 from raykd.distill.schedules import Constant, ScheduleBase
 from raykd.distill.shares import Counts, ObjectiveResult
 from raykd.distill.signals import Signals
 
+V = TypeVar("V")
 _WEIGHTING = "weighting/"
 _STEP = 0.01
 """Of the difference by the temperature, as a share of it: float32 rounds a loss to 1e-7, so the slope to 1e-5."""
@@ -42,7 +45,7 @@ def name_weighting(states: Mapping[str, State]) -> dict[str, State]:
     return {f"{_WEIGHTING}{name}": state for name, state in states.items()}
 
 
-def read_weighting(states: Mapping[str, State]) -> dict[str, State]:
+def read_weighting(states: Mapping[str, V]) -> dict[str, V]:
     """Return what a weighting has learned, under its own names."""
     return {name[len(_WEIGHTING) :]: own for name, own in states.items() if name.startswith(_WEIGHTING)}
 
@@ -181,11 +184,14 @@ class Adaptation:
     """Keeps the states of an objective's learned values; does nothing where it has none.
 
     Attributes:
-        states: By the value's name, kept in checkpoints; empty before the first step.
+        states: By the value's name, kept in checkpoints.
+
+    Args:
+        begun: What the weighting begins with.
     """
 
-    def __init__(self) -> None:
-        self.states: dict[str, tuple[float, ...]] = {}
+    def __init__(self, begun: Mapping[str, State]) -> None:
+        self.states: dict[str, State] = name_weighting(begun)
 
     def fix(self, objective: Objective) -> Objective:
         """Return the objective with the values that were learned so far."""
@@ -210,10 +216,16 @@ class Adaptation:
             signals: The teachers' answers; None in plain training.
             progress: Step / total steps, in [0, 1].
         """
-        learned = list_learned(objective)
-        if not learned or signals is None:
+        learned, fixed = list_learned(objective), self.fix(objective)
+        if signals is None:
             return result
-        sums = measure_step(self.fix(objective), learned, student_NC, labels_N, signals, progress)
+        sums: dict[str, torch.Tensor] = {}
+        if learned:
+            sums = measure_step(fixed, learned, student_NC, labels_N, signals, progress)
+        if fixed.weighting.inner.reads_losses:
+            loss_N = compute_gold_losses(student_NC.detach().float(), labels_N)
+            found = fixed.weighting.measure(signals, loss_N)
+            sums |= {f"{_WEIGHTING}{name}": value for name, value in found.items()}
         return replace(result, sums=result.sums | sums)
 
     def update(
@@ -223,8 +235,8 @@ class Adaptation:
         totals: Counts,
         progress: float,
         reduce: Callable[[list[float]], list[float]],
-    ) -> None:
-        """Learn from a step; all ranks must call.
+    ) -> bool:
+        """Learn from a step and return whether the weighting is another one now; all ranks must call.
 
         Args:
             objective: The run's.
@@ -233,8 +245,24 @@ class Adaptation:
             progress: Step / total steps, in [0, 1].
             reduce: Adds up numbers over all ranks.
         """
-        if not list_learned(objective) or not totals.soft:
-            return
-        names = list_measured(objective)
-        sums = reduce([sum(one.get(name, 0.0) for one in found) for name in names])
-        self.states = update_states(objective, self.states, sums, totals, progress)
+        if not totals.soft:
+            return False
+        if list_learned(objective):
+            sums = _add_up(list_measured(objective), found, reduce)
+            self.states = update_states(objective, self.states, list(sums.values()), totals, progress)
+        if not objective.weighting.inner.reads_losses:
+            return False
+        names = [name for name in found[0] if name.startswith(_WEIGHTING)]
+        sums = read_weighting(_add_up(names, found, reduce))
+        states, is_other = self.fix(objective).weighting.learn(sums, progress)
+        self.states |= name_weighting(states)
+        return is_other
+
+
+def _add_up(
+    names: Sequence[str],
+    found: Sequence[Mapping[str, float]],
+    reduce: Callable[[list[float]], list[float]],
+) -> dict[str, float]:
+    sums = reduce([sum(one.get(name, 0.0) for one in found) for name in names])
+    return dict(zip(names, sums, strict=True))

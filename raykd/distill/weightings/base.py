@@ -38,6 +38,8 @@ class WeightingBase(Spec):
     """Whether it reads gold labels, so that it has nothing to go by where no row has one."""
     reads_student: ClassVar[bool] = False
     """Whether it reads the student's logits of all units of a micro-batch at once. Without a student it is uniform."""
+    reads_losses: ClassVar[bool] = False
+    """Whether it learns from the student's losses of labelled training units (`begin`, `measure`, `learn`)."""
     reads_groups: ClassVar[bool] = False
     """Whether it reads the column `data.columns.group`."""
     has_preferences: ClassVar[bool] = False
@@ -110,6 +112,23 @@ class WeightingBase(Spec):
         """Learn from the teachers' answers to the validation rows, which carry gold labels."""
         return {}
 
+    def begin(self, seed: int, teachers: Sequence[str], languages: Sequence[str]) -> States:
+        """Return what one that learns while the student does begins with."""
+        return {}
+
+    def measure(self, signals: Signals, loss_N: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return what it learns from of a micro-batch, as sums over the units."""
+        return {}
+
+    def learn(self, sums: Mapping[str, float], progress: float) -> tuple[States, bool]:
+        """Return what it has learned after a step, and whether weights are others from there on.
+
+        Args:
+            sums: Of `measure`, over all ranks and micro-batches of the step.
+            progress: u in [0, 1].
+        """
+        return {}, False
+
     def with_states(self, states: States) -> WeightingBase:
         """Return the weighting with what it has learned."""
         return self
@@ -161,14 +180,14 @@ class WeightingBase(Spec):
 
 
 class LearnedWeighting(WeightingBase):
-    """Base of weightings that learn from held-out rows; without what they learn they are uniform.
+    """Base of weightings that learn from gold labels; without what they learn they are uniform.
 
     They are so where teachers are scored together, because what chose the weights must not judge them.
     """
 
     needs_probabilities: ClassVar[bool] = True
     learns_from_answers: ClassVar[bool] = True
-    """Whether it learns from the teachers' answers to validation rows (`fit`), or from the student's losses there."""
+    """Whether it learns from the teachers' answers to validation rows (`fit`), or from the student's losses."""
     _states: States = PrivateAttr(default_factory=dict)
 
     @property

@@ -1,34 +1,27 @@
 """A gate over features of a row, learned on held-out rows.
 
-Decision record: the gate has a handful of coefficients, because there are hundreds of held-out rows and not millions.
-They begin at 0, which is uniform, and a Gaussian prior draws them there, so a feature that says nothing changes
-nothing. All rows are one batch of L-BFGS in float64: the same rows give the same coefficients.
+Decision record: coefficients of 0 are uniform, and a Gaussian prior draws them there. All rows are one batch of L-BFGS
+in float64: the same rows give the same coefficients.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Literal
 
 import torch
 from pydantic import Field
 
 from raykd.distill.signals import Signals
-from raykd.distill.weightings.base import (
-    LearnedWeighting,
-    States,
-    find_judged,
-    lay_out_table,
-    softmax_over_teachers,
-)
+from raykd.distill.weightings.base import States, find_judged, softmax_over_teachers
+from raykd.distill.weightings.scored import ScoredWeighting
 
 log = logging.getLogger("raykd.distill")
 _MOST_ITERATIONS = 200
 
 
-class Gate(LearnedWeighting):
+class Gate(ScoredWeighting):
     """``w_m ~ exp(b_m + b_{m, language} + sum_j theta_j f_j(m))`` with the least NLL of the mixture on held-out rows.
 
     The NLL is that of ``sum_m w_m p_m(y)`` at T = 1, a mixture of experts (Jacobs et al. 1991) whose experts stay as
@@ -54,7 +47,6 @@ class Gate(LearnedWeighting):
         return 20 * (teachers + len(self.features))
 
     def fit(self, held_out: Signals) -> States:
-        """Return the coefficients: ``teacher//<name>``, ``language/<language>/<name>`` and ``<feature>``."""
         judged_MN = find_judged(held_out)
         known_N = judged_MN.any(dim=0)
         gold_MN = (-held_out.gold_ce().double()).masked_fill(~judged_MN, -torch.inf)[:, known_N]
@@ -90,36 +82,8 @@ class Gate(LearnedWeighting):
     def _penalise(self, made: Mapping[str, torch.Tensor], units: int) -> torch.Tensor:
         return self.penalty / (2.0 * units) * torch.stack([b.square().sum() for b in made.values()]).sum()
 
-    def _list_kinds(self, signals: Signals) -> dict[str, tuple[str, ...]]:
-        """Return the value of each unit by what it is told apart by; a teacher's own number has one value."""
-        nothing = ("",) * len(signals.languages)
-        kinds = {"teacher": nothing, "language": signals.languages, "group": signals.groups or nothing}
-        return {kind: own for kind, own in kinds.items() if kind == "teacher" or kind in self.features}
-
-    def _measure(self, signals: Signals) -> dict[str, torch.Tensor]:
-        """Return each feature that is a number, ``[M, N]`` in [0, 1]."""
-        known_MNC, covered_MN = signals.known_logits(), signals.covered_MN
-        p_MN, told_MN = known_MNC.softmax(dim=-1).max(dim=-1)
-        largest = torch.log(torch.tensor(float(known_MNC.shape[-1]))).clamp_min(1e-6)
-        same_MMN = (told_MN[:, None] == told_MN[None]) & covered_MN[None] & covered_MN[:, None]
-        others_MN = (covered_MN.sum(dim=0) - 1).clamp_min(1)
-        numbers = {
-            "entropy": signals.entropy() / largest,
-            "confidence": p_MN,
-            "agreement": (same_MMN.sum(dim=1) - 1).clamp_min(0) / others_MN,
-        }
-        return {name: number.double() for name, number in numbers.items() if name in self.features}
-
     def _spread_as_learned(self, signals: Signals, eligible_MN: torch.Tensor) -> torch.Tensor:
-        def look_up(kind: str, value: str) -> list[float]:
-            return [self.states.get(f"{kind}/{value}/{name}", (0.0,))[0] for name in signals.teachers]
-
-        score_MN = torch.zeros_like(eligible_MN, dtype=torch.float64)
-        for kind, values in self._list_kinds(signals).items():
-            score_MN = score_MN + lay_out_table(values, partial(look_up, kind), signals)
-        for name, number_MN in self._measure(signals).items():
-            score_MN = score_MN + self.states.get(name, (0.0,))[0] * number_MN
-        return softmax_over_teachers(score_MN, eligible_MN).float()
+        return softmax_over_teachers(self._score(signals), eligible_MN).float()
 
 
 def _minimise(parameters: list[torch.Tensor], measure: Callable[[], torch.Tensor]) -> None:

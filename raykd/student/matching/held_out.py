@@ -17,11 +17,12 @@ from raykd.answers.layout import StudentUnits, lay_out_answers
 from raykd.answers.source import AnswerSlots, SignalSource
 from raykd.config import RunConfig
 from raykd.data.rows import Rows
-from raykd.distill.adapting.adaptation import name_weighting
+from raykd.distill.adapting.adaptation import name_weighting, read_weighting
 from raykd.distill.adapting.softening import TargetEntropy
 from raykd.distill.signals import UNLABELLED, Signals
 from raykd.distill.weightings.bandit import Bandit
 from raykd.distill.weightings.base import LearnedWeighting, speaks
+from raykd.distill.weightings.scored import ScoredWeighting
 from raykd.keys import make_key_part
 
 log = logging.getLogger("raykd.student")
@@ -77,21 +78,32 @@ def learn_from_held_out(
     _, signals = ask_held_out(config, rows, source)
     found = weighting.fit(signals)
     states |= name_weighting(found) | {_SEEN: (1.0,)}
-    weights_MN = weighting.with_states(found).weights(signals)
-    means: dict[str, Mapping[str, float]] = {}
-    if learns:
-        values = {name: own[0] for name, own in found.items() if "/" not in name}
-        for name, weights_N in zip(signals.teachers, weights_MN, strict=True):
-            means[f"teacher/{name}/weight"] = _average(weights_N, weights_MN, signals, config)
-    else:
-        values = {}
+    values = measure_weights(states, config, signals, logging.INFO) if learns else {}
     if isinstance(temperature, TargetEntropy):
-        means["temperature"] = _average(temperature.find(signals, weights_MN), weights_MN, signals, config)
-    for name, by_part in means.items():
-        log.info("%s on the validation rows: %s", name, ", ".join(f"{k} {v:.3g}" for k, v in by_part.items()))
-    return {f"weighting/{name}": value for name, value in values.items()} | {
-        f"{name}/{part}": value for name, by_part in means.items() for part, value in by_part.items()
-    }
+        weights_MN = weighting.with_states(found).weights(signals)
+        temperature_N = temperature.find(signals, weights_MN)
+        values |= _average("temperature", temperature_N, weights_MN, signals, config, logging.INFO)
+    return values
+
+
+def measure_weights(
+    states: Mapping[str, tuple[float, ...]], config: RunConfig, held_out: Signals, level: int = logging.DEBUG
+) -> dict[str, float]:
+    """Return what teachers weigh on the validation rows by what a weighting has learned, for the curves.
+
+    Args:
+        states: Of the run's learned values.
+        config: The run of one task.
+        held_out: The teachers' answers to the validation rows.
+        level: At which they are logged.
+    """
+    weighting = config.objective.weighting.with_states(read_weighting(states))
+    weights_MN, values = weighting.weights(held_out), dict[str, float]()
+    if isinstance(weighting.inner, ScoredWeighting):
+        values = {f"weighting/{name}": value for name, value in weighting.inner.list_coefficients().items()}
+    for name, weights_N in zip(held_out.teachers, weights_MN, strict=True):
+        values |= _average(f"teacher/{name}/weight", weights_N, weights_MN, held_out, config, level)
+    return values
 
 
 def draw_teachers(
@@ -134,9 +146,14 @@ def draw_teachers(
 
 
 def _average(
-    number_N: torch.Tensor, weights_MN: torch.Tensor, signals: Signals, config: RunConfig
+    name: str,
+    number_N: torch.Tensor,
+    weights_MN: torch.Tensor,
+    signals: Signals,
+    config: RunConfig,
+    level: int,
 ) -> dict[str, float]:
-    """Return the mean of a number of the covered units in each language and of each gold label."""
+    """Return the mean of a number of the covered units in each language and of each gold label, and log it."""
     covered_N, labels = weights_MN.any(dim=0).tolist(), config.task.name_choices(config.data.labels)
     at: dict[str, list[float]] = defaultdict(list)
     units = zip(number_N.tolist(), covered_N, signals.languages, signals.labels_N.tolist(), strict=True)
@@ -145,4 +162,6 @@ def _average(
             at[make_key_part(language)].append(number)
         if is_covered and label != UNLABELLED:
             at[f"label/{make_key_part(labels[label])}"].append(number)
-    return {name: fmean(at[name]) for name in sorted(at)}
+    means = {part: fmean(at[part]) for part in sorted(at)}
+    log.log(level, "%s on the validation rows: %s", name, ", ".join(f"{k} {v:.3g}" for k, v in means.items()))
+    return {f"{name}/{part}": value for part, value in means.items()}
