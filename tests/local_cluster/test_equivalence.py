@@ -20,10 +20,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights and curves of 1 rank x 4 micro-batches, 1 x 1, and 2 ranks x 2 for ZeRO 0 to 3."""
     out = tmp_path_factory.mktemp("ranks")
     module = "tests.local_cluster.train_ranks"
-    run_ranks(module, 1, str(out), "0:4", "0:1", "0:1:bfloat16", "1:4", "0:4:peer")
-    peers = ("0:2:peer", "2:2:peer", "2:2:peer:resumed")
+    run_ranks(module, 1, str(out), "0:4", "0:1", "0:1:bfloat16", "1:4", "0:4:peer", "0:4:policy")
+    others = ("0:2:peer", "2:2:peer", "2:2:peer:resumed", "0:2:policy")
     run_ranks(
-        module, 2, str(out), "0:2", "1:2", "2:2", "3:2", "1:2:resumed", "3:2:resumed", "2:2:resumed", *peers
+        module, 2, str(out), "0:2", "1:2", "2:2", "3:2", "1:2:resumed", "3:2:resumed", "2:2:resumed", *others
     )
     run_ranks(module, 1, str(out), "2:4:converted")
     return out
@@ -92,8 +92,10 @@ def test_two_networks_beside_each_other_depend_on_neither_split_nor_zero(trained
     assert furthest(torch.load(trained / f"{case}.pt"), torch.load(trained / "1x0_4_peer.pt")) < 1e-5
 
 
-def test_curves_do_not_depend_on_the_split(trained: Path) -> None:
-    one, two = (json.loads((trained / f"{case}.json").read_text()) for case in ("1x0_4", "2x0_2"))
+@pytest.mark.parametrize("how", ["", "_policy"])
+def test_curves_do_not_depend_on_the_split(trained: Path, how: str) -> None:
+    one, two = (json.loads((trained / f"{case}{how}.json").read_text()) for case in ("1x0_4", "2x0_2"))
+    assert any("weighting/gold" in p for p in one) == bool(how)
     assert [p["step"] for p in one] == [p["step"] for p in two]
     for a, b in zip(one, two, strict=True):
         for name in a:

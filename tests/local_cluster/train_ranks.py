@@ -1,6 +1,6 @@
 """One rank of a small distillation, for several splits and ZeRO stages; writes the trained weights of each.
 
-Usage: python -m tests.local_cluster.train_ranks OUT case ...   with case = stage:micro_batches[:bfloat16][:peer][:resumed|:converted]
+Usage: python -m tests.local_cluster.train_ranks OUT case ...   with case = stage:micro_batches[:bfloat16][:peer][:policy][:resumed|:converted]
 
 A resumed case is saved at its first evaluation and continued by a fresh loop.
 """
@@ -16,7 +16,9 @@ from pathlib import Path
 import torch
 
 from raykd.config.kinds.peer import Peer
+from raykd.distill.objective import Objective
 from raykd.distill.schedules import Constant
+from raykd.distill.weightings.policy import Policy
 from raykd.models.students import TransformerStudent
 from raykd.student import evaluate
 from raykd.student.loop import TrainingLoop
@@ -30,6 +32,7 @@ PEER = Peer(
     temperature=Constant(value=2.0),
     learning_rate_factor=0.5,
 )
+POLICY = Objective(alpha=Constant(value=0.1), weighting=Policy(episodes=4, rate=1.0))
 evaluate.EVALUATION_TOKENS = 200  # several passes an evaluation, not the same number on each rank
 
 
@@ -49,6 +52,8 @@ def main(out: Path, cases: list[str]) -> None:
         )
         if "peer" in how:
             config = config.model_copy(update={"peer": PEER})
+        if "policy" in how:
+            config = config.model_copy(update={"objective": POLICY})
         loop = build_loop(config, rank=rank, world=world, publish=points.append)
         if "resumed" in how:
             loop = resumed(loop, kept, rank, world)

@@ -334,7 +334,7 @@ def test_the_report_says_the_weights_that_were_learned_and_not_those_of_nothing_
         Point(2, {"teacher/a/weight/en": 0.9, "teacher/b/weight/en": 0.1, "teacher/a/weight": 0.7}),
     ]
     signals = signals_of([[0, 1], [1, 1]], [0, 1])
-    for kind in ("gate", "bandit", "reliability"):
+    for kind in ("gate", "bandit", "policy", "reliability"):
         config = RunConfig.model_validate({**tree, "objective": {"weighting": {"kind": kind}}})
         assert average_weights(config, signals, ["a", "b"], curve) == [{"en": 0.9}, {"en": 0.1}]
         assert average_weights(config, signals, ["a", "b"], ()) == [{}, {}]

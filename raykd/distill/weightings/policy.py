@@ -69,7 +69,7 @@ class Policy(ScoredWeighting):
         if not any(sum(speaks(own, code) for own in teacher_languages) > 1 for code in languages):
             raise ConfigError(
                 "objective.weighting policy chooses among the teachers of a row",
-                got=f"{len(teachers)} teachers ({', '.join(teachers)}), and no language with two of them",
+                got=f"no language with two of the teachers {', '.join(teachers)}",
                 wanted="two teachers or more for some language of the run",
                 next_step="add teachers, or set objective.weighting=by_language",
             )
