@@ -2,8 +2,8 @@
 
 Decision record: a round is from one evaluation to the next, because a loss on held-out rows is measured there, and all
 units of a language have the round's teacher, so that its reward is its own. What was drawn and learned follows from the
-losses of the evaluations and the seed; these are in the checkpoint, so there is no state beside them. A policy that
-reads each row (RL-KD, arXiv:2012.06048) would need thousands of such rewards, and a run has tens.
+losses of the evaluations and the seed; these are in the checkpoint, so there is no state beside them. A run has tens of
+such rewards, too few for a policy that reads each row: `policy` has others.
 """
 
 from __future__ import annotations

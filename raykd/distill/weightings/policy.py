@@ -116,12 +116,11 @@ class Policy(ScoredWeighting):
         kept = [_describe(*self.states[f"{_BASELINE}{code}"]) for code in signals.languages]
         mean_N, deviation_N = torch.tensor(kept, dtype=torch.float64).reshape(-1, 2).T.to(loss_N.device)
         gain_N = torch.where(judged_N, (mean_N - loss_N) / deviation_N, 0.0)
-        pi_MN, episode = self._score(signals, at=1).sigmoid(), int(self.states[_EPISODE][0])
+        numbers, episode = self._measure(signals), int(self.states[_EPISODE][0])
+        pi_MN = self._score(signals, numbers, at=1).sigmoid()
         slope_MN = gain_N * (self._draw(signals, pi_MN, episode - 1).double() - pi_MN)
         slope_MN = torch.where(eligible_MN & (episode > 0), slope_MN, 0.0)
-        by_feature = {
-            name: (slope_MN * number_MN).sum() for name, number_MN in self._measure(signals).items()
-        }
+        by_feature = {name: (slope_MN * number_MN).sum() for name, number_MN in numbers.items()}
         for m, name in enumerate(signals.teachers):
             found[f"teacher//{name}"] = slope_MN[m].sum()
             if "language" in self.features:

@@ -6,6 +6,7 @@ and not millions. They begin at 0, so a feature that says nothing changes nothin
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 
 import torch
@@ -48,11 +49,14 @@ class ScoredWeighting(LearnedWeighting):
             numbers["gold"] = _compare_gold(signals)
         return {name: number.double() for name, number in numbers.items() if name in self.features}
 
-    def _score(self, signals: Signals, at: int = 0) -> torch.Tensor:
+    def _score(
+        self, signals: Signals, numbers: Mapping[str, torch.Tensor] | None = None, at: int = 0
+    ) -> torch.Tensor:
         """Return the score of each answer, float64 ``[M, N]``.
 
         Args:
             signals: The answers.
+            numbers: Their features, of `_measure`; None measures them.
             at: Where in its state a coefficient stands.
         """
 
@@ -63,7 +67,7 @@ class ScoredWeighting(LearnedWeighting):
         score_MN = torch.zeros_like(signals.covered_MN, dtype=torch.float64)
         for kind, values in self._list_kinds(signals).items():
             score_MN = score_MN + lay_out_table(values, partial(look_up, kind), signals)
-        for name, number_MN in self._measure(signals).items():
+        for name, number_MN in (self._measure(signals) if numbers is None else numbers).items():
             score_MN = score_MN + self.states[name][at] * number_MN
         return score_MN
 
