@@ -135,10 +135,18 @@ def _check_rounds(config: RunConfig) -> None:
 
 
 def _check_episodes(config: RunConfig, data: Dataset) -> None:
-    """Refuse a policy whose episodes are shorter than it takes to read the labelled rows once."""
+    """Refuse a policy of too few labelled rows, or whose episodes are shorter than it takes to read them once."""
     policy, labelled = config.objective.weighting.inner, int(data.train.labelled.sum())
     if not isinstance(policy, Policy) or config.smoke is not None or not labelled:
         return
+    needed = policy.count_labelled(len(config.active_teachers))
+    if labelled < needed:
+        raise ConfigError(
+            "objective.weighting policy is rewarded at the labelled training rows",
+            got=f"{labelled} of them",
+            wanted=f"{needed} or more for {len(config.active_teachers)} teachers",
+            next_step="label more, or set objective.weighting=by_language",
+        )
     size, share = config.train.batch_size, config.data.labelled_share
     share = labelled / len(data.train) if share is None or labelled == len(data.train) else share
     times = config.train.total_steps(max(1, len(data.train) // size)) * size * share / labelled

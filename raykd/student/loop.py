@@ -357,7 +357,7 @@ class TrainingLoop:
         self.state = LoopState.read(directory)
         for name, trainer in self.trainers.items():
             trainer.forget_facts()
-            trainer.adaptation.states = self.state.learned.get(name, {})
+            trainer.adaptation.load(self.state.learned.get(name, {}))
         self._compare_with_teachers()
         patience = self.config.train.patience  # may be more than when the checkpoint was written
         self.state.stopped = patience is not None and self.state.stale >= patience

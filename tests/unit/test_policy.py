@@ -13,6 +13,7 @@ import torch
 from pydantic import ValidationError
 
 from raykd.config import RunConfig
+from raykd.distill.adapting.adaptation import Adaptation
 from raykd.distill.signals import UNLABELLED, Signals
 from raykd.distill.weighting import Anchored
 from raykd.distill.weightings.policy import Policy
@@ -193,8 +194,7 @@ def test_a_run_that_was_cut_or_split_learns_the_same(tmp_path: Path) -> None:
     _, second = train(tmp_path)
     assert second.state.history == whole.state.history
     states = whole.trainer.adaptation.states
-    read = {name: tuple(state) for name, state in second.trainer.adaptation.states.items()}  # JSON has lists
-    assert read == states
+    assert second.trainer.adaptation.states == states
     assert states["weighting/episode"][0] == 3.0
     assert abs(states["weighting/teacher//multi"][0]) > 1e-3
     _, parts = train(gradient_accumulation=4)
@@ -208,6 +208,16 @@ def test_a_run_that_was_cut_or_split_learns_the_same(tmp_path: Path) -> None:
     assert told[2]["weighting/gold"] == pytest.approx(states["weighting/gold"][1], abs=10.0)
 
 
+def test_a_checkpoint_of_another_weighting_begins_anew() -> None:
+    adaptation = Adaptation(Policy().begin(0, ["a"], ["e"]))
+    begun = dict(adaptation.states)
+    adaptation.load({"temperature": [0.5], "weighting/teacher//a": [1.0], "weighting/entropy": [2.0]})
+    assert adaptation.states == {"temperature": (0.5,), **begun}
+    learned = begun | {"weighting/teacher//a": (1.0, 0.5, 0.25)}
+    adaptation.load({name: list(state) for name, state in learned.items()})
+    assert adaptation.states == learned
+
+
 def test_refusals() -> None:
     tree = run_config({"alpha": 0.1, "weighting": POLICY}).model_dump(mode="json")
     with pytest.raises(ConfigError, match="no language with two of the teachers en"):
@@ -218,6 +228,10 @@ def test_refusals() -> None:
     with pytest.raises(ValidationError, match="judges teachers by labels"):
         RunConfig.model_validate(without)
     held = Held(60)
+    few = run_config({"alpha": 0.1, "weighting": {**POLICY, "episodes": 3}})
+    with pytest.raises(ConfigError, match=r"got: +12 of them(.|\n)*60 or more for 3 teachers"):
+        check_gold_labels(few, held)  # type: ignore[arg-type]
+    held.train = rows(80, 1, unlabelled=0.15)
     often = 12 * 24 / len(held.train)  # how often the run reads each row
     enough = run_config({"alpha": 0.1, "weighting": {**POLICY, "episodes": int(often)}})
     check_gold_labels(enough, held)  # type: ignore[arg-type]

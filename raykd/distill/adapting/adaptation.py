@@ -191,7 +191,15 @@ class Adaptation:
     """
 
     def __init__(self, begun: Mapping[str, State]) -> None:
-        self.states: dict[str, State] = name_weighting(begun)
+        self._begun = name_weighting(begun)
+        self.states: dict[str, State] = dict(self._begun)
+
+    def load(self, states: Mapping[str, Sequence[float]]) -> None:
+        """Take the states of a checkpoint; a trial's may be of another weighting, and then its own begins anew."""
+        self.states = {name: tuple(state) for name, state in states.items()}
+        if not self._begun.keys() <= states.keys():
+            others = {name: own for name, own in self.states.items() if not name.startswith(_WEIGHTING)}
+            self.states = others | self._begun
 
     def fix(self, objective: Objective) -> Objective:
         """Return the objective with the values that were learned so far."""

@@ -74,6 +74,10 @@ class Policy(ScoredWeighting):
                 next_step="add teachers, or set objective.weighting=by_language",
             )
 
+    def count_labelled(self, teachers: int) -> int:
+        """Return how many labelled training rows it learns from at least."""
+        return 20 * teachers
+
     def begin(self, seed: int, teachers: Sequence[str], languages: Sequence[str]) -> States:
         """Return coefficients of 0, each as (now, in the episode before, sum of gradients), and what is kept beside.
 
