@@ -34,6 +34,7 @@ ALWAYS_FREE = (
     # What files hold is compared, not where they lie and how they are read.
     r"|(task\.tasks\.[^.]+\.)?data\.(((train|validation|test|unlabeled)\.)?columns"
     r"|(train|validation|test|unlabeled)\.(paths|delimiter|quoting)|on_bad_row|max_bad_rows)(\.|$)"
+    rf"|({_TEACHER}training\.)?pretraining\.(texts|validation)\.(columns|paths|delimiter|quoting)(\.|$)"
     rf"|({_TEACHER}(training\.model\.)?|(peer\.)?student\.)(path|revision)$"
 )
 """Matches keys that may change on a resume because nothing that is learnt depends on them."""

@@ -69,7 +69,9 @@ class DriftWatch:
         for files, trained in read_json_rows(self.first / LOG, _parse_row):
             self.judged |= files
             if trained:
-                self.run, self._trained = Path(trained), self._trained + 1
+                self.run, (_, _, number) = Path(trained), Path(trained).name.rpartition("-")
+                # Its name says which it is: with a line that is torn one would be missing, and be written over.
+                self._trained = int(number) if number.isdecimal() else self._trained + 1
 
     def list_new_files(self) -> list[File]:
         """Return the files that were not judged yet, by name; folders are no files."""

@@ -102,15 +102,12 @@ class Engine:
         self.device, self.world, self.accumulation = device, world, train.gradient_accumulation
         plan, schedule = plan_optimizer(train), plan_schedule(train, total_steps)
         parts = networks or [(model, 1.0)]
-        groups = [
-            {**group, "lr": plan.learning_rate * factor}
-            for network, factor in parts
-            for group in group_by_decay(network, plan.weight_decay)
-        ]
+        named = [(group, by) for part, by in parts for group in group_by_decay(part, plan.weight_decay)]
+        groups = [{**group, "lr": plan.learning_rate * by} for group, by in named]
         fuse_activations(model)
         leave_out_cudnn_attention(device)
         self._decays = [group["params"][0].ndim >= 2 for group in groups]
-        self._factors = [group["lr"] / plan.learning_rate for group in groups]
+        self._factors = [by for _, by in named]
 
         def make_schedule(inner: torch.optim.Optimizer) -> object:
             if schedule is not None:

@@ -50,7 +50,7 @@ class SweepProgress:
         self._counts: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._news = time.monotonic()
-        self._reported = 0
+        self.has_begun = False
         self.best: TrialRow | None = None
 
     @contextlib.contextmanager
@@ -73,7 +73,7 @@ class SweepProgress:
             self._news = time.monotonic()
             what = (
                 "trials are training; the next line comes with an evaluation"
-                if self._reported
+                if self.has_begun
                 else "trials wait for their processes and for the resources that they ask for"
             )
             self._console.print(f"  no news for {SILENCE_S:g} s: {what}", highlight=False)
@@ -92,7 +92,7 @@ class SweepProgress:
     def update_trial(self, row: TrialRow) -> None:
         """Show an evaluation of a trial."""
         with self._lock:
-            self._news, self._reported = time.monotonic(), self._reported + 1
+            self._news, self.has_begun = time.monotonic(), True
             self._update_best(row)
             task = self._tasks.get(row.name)
             if task is not None and row.last is not None:

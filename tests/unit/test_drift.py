@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,25 @@ def test_a_watch_whose_log_was_cut_off_goes_on_from_the_lines_before(
     watch = DriftWatch(tmp_path, {}, "*", {}, lambda run, source: made_report(False))
     assert (watch.judged, watch.run) == ({("1.jsonl", 1, 2)}, Path("runs/a-1"))
     assert f"{LOG}: line 2 is not whole" in caplog.text
+
+
+def test_the_next_run_of_a_watch_never_has_the_name_of_the_one_that_it_goes_on_from(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [
+        json.dumps({"files": [[f"{n}.jsonl", 1, 2]], "trained": str(tmp_path / f"next-{n}")}) for n in (1, 2)
+    ]
+    (run / LOG).write_text(f"{lines[0][:30]}\n{lines[1]}\n", encoding="utf-8")
+    save_transformer(tmp_path / "next-2" / "student", seed=5)
+    shutil.copy(run / "run.yaml", tmp_path / "next-2")
+    (tmp_path / "next-2" / "run.json").write_text('{"status": "finished"}', encoding="utf-8")
+    names: list[str] = []
+    outcome = type("Outcome", (), {"tables": ()})
+    monkeypatch.setattr(watching, "run_training", lambda config, start: names.append(config.name) or outcome)
+    watch = watch_of(run, [True], window=10)
+    assert watch.run == tmp_path / "next-2"
+    watch.look([(str(tmp_path / "new.jsonl"), 1, 1)], Console(file=io.StringIO()))
+    assert names == ["next-3"]
 
 
 def test_a_watch_judges_each_file_once_and_trains_on_what_drifted(

@@ -24,7 +24,7 @@ from raykd.driver.growth import Growth, plan_growth
 from raykd.driver.jobs import make_jobs
 from raykd.driver.teacher_counts import TeacherCounts, sum_counters
 from raykd.errors import ConfigError, ModelError, ResourceError
-from raykd.folders.changes import compare_trees
+from raykd.folders.changes import FREE, compare_trees
 from raykd.folders.contents import digest_folder
 from raykd.folders.folder import RunFolder, check_run_folder, open_run_folder, read_finished_run
 from raykd.preflight.folder_check import describe_folder
@@ -122,6 +122,12 @@ def test_what_changes_nothing_that_is_learnt_may_change(tmp_path: Path, here: An
     earlier = check_run_folder(load_run(run, free), resume=True, overwrite=False)
     assert {c.key for c in earlier.changes.free} == {f.partition("=")[0] for f in free}
     assert "tracking.experiment null -> other" in map(str, earlier.changes.free)
+
+
+@pytest.mark.parametrize("stage", ["pretraining", "teachers.t.training.pretraining"])
+def test_texts_of_a_pretraining_may_lie_elsewhere(stage: str) -> None:
+    assert FREE.match(f"{stage}.texts.paths") and FREE.match(f"{stage}.validation.columns.text")
+    assert not FREE.match(f"{stage}.texts") and not FREE.match(f"{stage}.max_length")
 
 
 def test_secrets_are_not_repeated() -> None:

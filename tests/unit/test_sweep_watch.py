@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import ray
+from rich.console import Console
 
 from raykd.checkpoint.curves import Curves
 from raykd.cluster.mailbox import Mailbox
@@ -17,6 +19,7 @@ from raykd.errors import TrackingError
 from raykd.folders.log_file import log_to_file
 from raykd.point import Point
 from raykd.tuning.journal import Journal
+from raykd.tuning.progress import SweepProgress
 from raykd.tuning.recording.callback import TuneCallback
 from raykd.tuning.trial import TrialHost
 
@@ -82,7 +85,8 @@ def test_what_a_trial_logs_is_in_the_sweeps_log_under_the_trials_name(tmp_path: 
     logger.info("between trials")
 
     curves, nothing = Curves(tmp_path / "curves.jsonl"), SimpleNamespace(state={}, replaced=False)
-    progress: Any = SimpleNamespace(add_trial=print, best=None)
+    out = io.StringIO()
+    progress = SweepProgress(Console(file=out, width=200), "accuracy", 2, {})
     watch = TuneCallback(
         Journal(tmp_path / "j"),
         curves,
@@ -97,7 +101,12 @@ def test_what_a_trial_logs_is_in_the_sweeps_log_under_the_trials_name(tmp_path: 
         watch.on_begin(f"t000{number}", f"abc_{number}")
     with log_to_file(tmp_path / "log.txt"), pytest.MonkeyPatch.context() as patch:
         patch.setattr(ray, "get", lambda value: value)
+        patch.setattr("raykd.tuning.progress.SILENCE_S", 0.0)
+        progress.report_silence()
         watch._drain()
+        progress.report_silence()
+    waiting, training = out.getvalue().splitlines()
+    assert "trials wait for their processes" in waiting and "trials are training" in training
     lines = (tmp_path / "log.txt").read_text(encoding="utf-8").splitlines()
     assert [line.split(" raykd.student: ")[1] for line in lines] == [
         "t0000: class weights of abc_0", "t0000: a step was left out",

@@ -168,6 +168,7 @@ class TuneCallback(Callback):
             ends.append(self._ends.get())
         for event in ray.get(self._mailbox.drain.remote()):
             name = self._names.get(event.job)
+            self._progress.has_begun |= name is not None
             if name is not None and event.kind == "note":
                 log.warning("%s: %s", name, event.text)
                 self._progress.print_note(name, event.text)
