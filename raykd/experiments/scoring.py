@@ -14,10 +14,10 @@ import numpy as np
 from raykd.config import Run, RunConfig
 from raykd.config.multi import SCORE
 from raykd.distill.signals import UNLABELLED
-from raykd.driver.jobs import Job
+from raykd.driver.jobs import Job, name_peer_folder
 from raykd.experiments.arms import ExperimentPlan
 from raykd.keys import make_key_part
-from raykd.report.comparisons.differences import GROUP, MACRO, SPLITS
+from raykd.report.comparisons.differences import GROUP, MACRO, PEER, SPLITS
 from raykd.report.comparisons.results import (
     ArmResult,
     ComparisonReport,
@@ -178,6 +178,11 @@ def _score_training(
             if split in student.data[task].judged:
                 found, metric = name_score(found), name_agreement(metric)
             values |= _name_task_scores(task, split, found)
+            if member.peer is not None:
+                _, beside = score_student(trial.name, "peer", name_peer_folder(folder), member, rows)
+                beside = name_score(beside) if split in student.data[task].judged else beside
+                named = _name_task_scores(task, split, beside)
+                values |= {f"{PEER}/{name}": value for name, value in named.items()}
             if found.macro:
                 rates.append(found.macro[metric])
         if config.metric == SCORE and len(rates) == len(config.members):

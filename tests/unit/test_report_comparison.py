@@ -233,6 +233,16 @@ def test_tables_hold_the_same_numbers() -> None:
     assert float(lines[1][1]) == pytest.approx(100 * report.main_differences[0].means[0], abs=0.006)
 
 
+def test_the_peer_of_a_student_has_a_column_of_its_own_and_is_compared_with_nothing() -> None:
+    plain, report = made(), made()
+    for at, one in enumerate(report.arms[1].students.values()):
+        one.scores["peer/test/macro/accuracy"] = 0.5 + at / 100  # type: ignore[index]
+    heads, lines = ComparisonTables(report).metric_cells()
+    assert heads == ["arm", "NLL nats", "its peer's accuracy %"]
+    assert [line[2] for line in lines] == ["–", "52.00"]
+    assert report.languages == plain.languages and report.all_differences == plain.all_differences
+
+
 @pytest.mark.parametrize("width", [24, 60, 80, 120, 200])
 def test_a_terminal_of_any_width_shows_arms_means_and_differences_whole(width: int) -> None:
     report = made({"base": 0.0, "an-arm-with-a-longer-name": 0.02})

@@ -21,6 +21,8 @@ SPLITS = ("test", "validation")
 MACRO = "macro"
 GROUP = "group"
 """Second part of the name of a score on the rows of a value of `data.columns.group`: ``test/group/hotel/accuracy``."""
+PEER = "peer"
+"""First part of the names of scores of a student's peer: ``peer/test/macro/accuracy``."""
 SIGNIFICANT = 0.05
 """A corrected p-value below this is called a difference."""
 

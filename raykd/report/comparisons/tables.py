@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from raykd.report.comparisons.costs import summarize_costs
-from raykd.report.comparisons.differences import MACRO, PairedDifference, find_scale
+from raykd.report.comparisons.differences import MACRO, PEER, PairedDifference, find_scale
 from raykd.report.comparisons.left_out import (
     LEFT_OUT_TITLE,
     list_left_out_cells,
@@ -116,16 +116,20 @@ class ComparisonTables:
     def metric_cells(self) -> Cells:
         """Return every arm's mean by the other metrics, over languages, with its difference to its partner.
 
-        These differences are not corrected for their number, so none is marked.
+        These differences are not corrected for their number, so none is marked. Behind them the score of peers.
         """
         report, metrics = self.report, self.report.other_metrics
-        heads = [find_metric_title(metric) for metric in metrics]
+        heads, peers = [find_metric_title(metric) for metric in metrics], f"{PEER}/{self.report.main_name}"
         found = {
             (d.arm, find_metric_title(d.metric)): d
             for d in report.all_differences
             if d.split == report.split and d.language == MACRO
         }
-        return self._grid([f"{report.split}/{MACRO}/{metric}" for metric in metrics], heads, found, metrics)
+        names = [f"{report.split}/{MACRO}/{metric}" for metric in metrics]
+        if any(report.average(arm, peers) for arm in report.arms):
+            names, metrics = [*names, peers], [*metrics, report.metric]
+            heads.append(f"its peer's {find_metric_title(report.metric)}")
+        return self._grid(names, heads, found, metrics)
 
     def class_cells(self) -> Cells:
         """Return every arm's F1 of each class, with its difference to its partner."""
