@@ -135,8 +135,9 @@ def align_inside(
     reached_M = np.maximum.accumulate(row_M * width + student_M + 1)
     holder_M = np.searchsorted(keys, reached_M, side="right") - 1
     begin_M = np.maximum.accumulate(np.where(index_M > NOWHERE, m, NOWHERE))
-    # The last token of a row that was cut off may end anywhere, so there must be one behind it.
-    goes_on_N = np.append(row_N[1:] == row_N[:-1], False)
+    # The last token of a row that was cut off may end anywhere, so there must be one behind it; and one without an
+    # offset may be the student's unit itself (bytes of a character, a word behind its blank), which the held ends at.
+    goes_on_N = np.append((row_N[1:] == row_N[:-1]) & (np.diff(units) == 1), False)
     inside_M = (begin_M > NOWHERE) & (holder_M >= 0) & (index_M == NOWHERE)
     inside_M &= (row_M[begin_M] == row_M) & (holder_M[begin_M] == holder_M) & goes_on_N[holder_M]
     index_M = np.where(inside_M, index_M[begin_M], index_M)

@@ -23,7 +23,7 @@ from raykd.distill.support import gather_support
 from raykd.distill.vocabulary_signals import CutSignal
 from raykd.models.vocabulary import compute_overlap
 from raykd.student.matching.cuts import make_columns, map_cuts
-from raykd.text.alignment import align_inside, align_units
+from raykd.text.alignment import align_inside, align_units, find_start_offsets
 from raykd.tokenizers.canonical import list_canonical_tokens
 from raykd.tokenizers.cutting import make_cut
 from tests.kept_answers import keep_top_k
@@ -187,6 +187,32 @@ def test_the_students_own_tokenizer_gives_what_a_teacher_of_it_gives() -> None:
     begins = other.covered_MN[0]
     assert begins.any()
     torch.testing.assert_close(losses[0][begins], losses[1][begins], atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "student", "inside"), [(330, 330, False), (330, 345, False), (400, 345, True)]
+)
+def test_a_teacher_that_is_sure_of_its_token_is_sure_of_the_students(
+    teacher: int, student: int, inside: bool
+) -> None:
+    """Bytes of a character, and a word behind a blank of its own, have no offset, and both may cut there alike."""
+    own, other = byte_level(student), byte_level(teacher)
+    cuts, found = map_cuts(other, own, compute_overlap(other, own).ids_T), 0
+    for text in SENTENCES:
+        (t_N, told_N), (s_M, own_M) = (
+            (np.asarray(e["input_ids"]), find_start_offsets(e["offset_mapping"], text, [0] * len(e["input_ids"]), ends=False))
+            for e in (one(text, return_offsets_mapping=True) for one in (other, own))
+        )  # fmt: skip
+        index_M, depth_M = align_inside(told_N, np.asarray([len(t_N)]), own_M, np.asarray([len(s_M)]))
+        p_NV = np.full((len(t_N), len(cuts.pieces_VL)), 1e-6)
+        p_NV[np.arange(len(t_N)), t_N] = 1.0 - p_NV[0, 1:].sum()
+        laid_out = cut_answer(answer(p_NV, p_NV.shape[1]).take(index_M), cuts, depth_M, s_M)
+        p_MW = to_cut_signal(laid_out, len(cuts.group_S)).target(1.0)[0]
+        gold_MJ = laid_out.ids_NJ == cuts.group_S[s_M][:, None]
+        for m in np.flatnonzero((index_M >= 0) & laid_out.known_N):
+            assert p_MW[m, int(laid_out.group_NJ[m][gold_MJ[m]][0])] > 0.99
+        found += int((depth_M[laid_out.known_N & (index_M >= 0)] > 0).sum())
+    assert (found > 0) == inside
 
 
 def test_more_of_the_text_is_covered_than_where_tokens_begin_alike() -> None:
