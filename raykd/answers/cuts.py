@@ -14,6 +14,8 @@ Decision record:
   so the groups are disjoint.
 - A token that ends where the student reads on, one that cannot be cut, and all tokens that the teacher did not send
   belong to the tail.
+- Where one of the teacher's own tokens has no offset (a byte of a character, a word behind a blank of its own), the
+  text's token may end where the student reads on, so inside the one before it the teacher is silent (`align_inside`).
 - Inside a token only what was sent of the possible ones is known. What was not sent is estimated by spreading it evenly
   over the tokens that were not sent; where less than `LEAST_KNOWN` of the possible ones would be known, the teacher is
   silent; and also where its own token of the text is not among the possible ones that were sent.
