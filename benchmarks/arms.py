@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from benchmarks.measure import show
 from raykd.report.comparisons.differences import MACRO, find_scale
 from raykd.report.comparisons.statistics import compute_t_interval, compute_t_test, correct_p_values
+from raykd.tasks.scores.metrics import is_higher_better, is_rate
 
 Scores = dict[int, float]
 """A score by seed."""
@@ -79,16 +80,18 @@ def pair_sides(sides: Sequence[Scores], factor: float) -> NDArray[np.float64]:
     return factor * np.asarray([[side[seed] for seed in seeds] for side in sides])
 
 
-def compare_sides(first: Scores, second: Scores, factor: float) -> tuple[list[str], float | None]:
+def compare_sides(first: Scores, second: Scores, metric: str) -> tuple[list[str], float | None]:
     """Return the cells of a line (means, difference with its interval, wins), and the uncorrected p-value."""
-    one, two = pair_sides([first, second], factor)
+    one, two = pair_sides([first, second], find_scale(metric))
+    digits = 2 if is_rate(metric) else 3
+    wins = int((one > two).sum() if is_higher_better(metric) else (one < two).sum())
     cells = [
-        f"{one.mean():.2f}",
-        f"{two.mean():.2f}",
-        f"{(one - two).mean():+.2f}",
-        _format_ends(one - two, "+.2f"),
+        f"{one.mean():.{digits}f}",
+        f"{two.mean():.{digits}f}",
+        f"{(one - two).mean():+.{digits}f}",
+        _format_ends(one - two, f"+.{digits}f"),
     ]
-    return [*cells, f"{int((one > two).sum())} of {len(one)}"], compute_t_test(one - two)
+    return [*cells, f"{wins} of {len(one)}"], compute_t_test(one - two)
 
 
 def share_gain(first: Scores, second: Scores, base: Scores) -> list[str]:
@@ -113,7 +116,7 @@ def show_differences(comparison: dict[str, Any], pairs: Sequence[list[str]], met
         for pair in pairs:
             first, second = (read_side(comparison, side, name, factor) for side in pair)
             if first and second:
-                found.append((pair, *compare_sides(first, second, factor)))
+                found.append((pair, *compare_sides(first, second, metric)))
         corrected = correct_p_values([p for *_, p in found])
         lines = [
             [*pair, *cells, "" if p is None else f"{p:.4f}"]

@@ -49,7 +49,7 @@ def measure_accuracy(student: Path, rows: Rows, texts: Sequence[str], labels: Se
     gold = [labels[label] for label in rows.labels_B.tolist()]
     answers = raykd.load(student).predict(list(texts))
     right = np.asarray([a["label"] == g for a, g in zip(answers, gold, strict=True)])
-    return 100 * float(np.mean([right[rows.is_in_language(one)].mean() for one in rows.list_languages()]))
+    return float(np.mean([right[rows.is_in_language(one)].mean() for one in rows.list_languages()]))
 
 
 def main() -> None:
@@ -75,7 +75,7 @@ def main() -> None:
             {seed: measure_accuracy(path, rows, texts, run.data.labels) for seed, path in arm.items()}
             for arm in students
         )
-        cells, p = compare_sides(first, second, 1.0)
+        cells, p = compare_sides(first, second, "accuracy")
         lines.append([f"{100 * rate:.0f} %", *cells, "" if p is None else f"{p:.4f}"])
     first_name, second_name = options.arms
     heads = ["letters with errors", first_name, second_name, "difference", "95 %", "wins", "p"]

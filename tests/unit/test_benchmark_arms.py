@@ -34,11 +34,17 @@ def test_a_side_of_several_arms_is_their_mean_over_the_seeds_that_all_have() -> 
 
 
 def test_a_difference_is_taken_seed_by_seed() -> None:
-    cells, p = compare_sides(side("three"), side("a,b"), 100.0)
+    cells, p = compare_sides(side("three"), side("a,b"), "accuracy")
     # Differences of 20 and 5 points: mean 12.5, standard error 7.5, t 1.667 with one degree of freedom; 12.706 is the
     # 97.5 % quantile, and p = 1 - 2 atan(1.667) / pi.
     assert cells == ["85.00", "72.50", "+12.50", "-82.80 to +107.80", "2 of 2"]
     assert p == pytest.approx(0.3440, abs=1e-4)
+
+
+def test_less_is_better_where_the_metric_says_so() -> None:
+    cells, _ = compare_sides({1: 5.512, 2: 5.531}, {1: 5.532, 2: 5.53}, "nll")
+    # Differences of -0.020 and 0.001: mean -0.0095, standard error 0.0105.
+    assert cells == ["5.521", "5.531", "-0.010", "-0.143 to +0.124", "1 of 2"]
 
 
 def test_an_unknown_arm_is_named_with_those_that_there_are() -> None:
