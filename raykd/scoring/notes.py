@@ -103,10 +103,10 @@ def _average_coverage(curve: Sequence[Point]) -> dict[str, float]:
 
 
 def _describe_shared_tokens(coverage: Mapping[str, float]) -> tuple[str, ...]:
-    """Return a note per teacher with another tokenizer: how many of the student's tokens it has logits for."""
+    """Return a note per teacher with another tokenizer: how many of the student's tokens it teaches."""
     return tuple(
-        f"{who} covers {share:.1%} of the student's tokens: those that its own tokenizer begins and ends at the same "
-        "characters"
+        f"{who} covers {share:.1%} of the student's tokens: where its own tokenizer begins one too, or its answer says "
+        "how its own token goes on"
         for who, share in coverage.items()
         if who != STUDENT and share < 1.0
     )
