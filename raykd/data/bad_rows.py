@@ -79,6 +79,8 @@ def advise_on_bad_rows(
     advice = "correct the rows"
     if unknown:
         advice += f", or set {_propose_label_map(unknown, config, form)}"
+    if share >= 1.0:
+        return advice  # without its bad rows nothing would be left
     needed = f"data.max_bad_rows: {math.ceil(1000 * share) / 1000:g}"
     if config.on_bad_row == "skip":
         advice += f", or set {needed}"

@@ -130,7 +130,8 @@ def test_values_of_texts_and_of_pairs(tmp_path: Path) -> None:
         "en": {"labelled": 4, "rows": 5, "unlabelled": 1, **numbers}
     }
     for wrong in ("high", "3,5", True, [2.5], "inf"):
-        assert "wanted a number, as 3.5" in bad(tmp_path, "value", {**scored[0], "score": wrong})
+        said = bad(tmp_path, "value", {**scored[0], "score": wrong})
+        assert "wanted a number, as 3.5" in said and "skip" not in said, "no row would be left"
     assert "column 'score': got None, wanted a number" in bad(tmp_path, "value", {**scored[0], "score": None})
 
 
