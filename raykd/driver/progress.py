@@ -161,7 +161,8 @@ class JobProgress:
         for job, task in self._tasks.items():
             bar = self._bars.tasks[self._bars.task_ids.index(task)]
             if not bar.finished:
-                self._console.print(f"  {job}: {bar.fields['steps']} {bar.fields['note']}", highlight=False)
+                shown = f"{bar.fields['steps']} {bar.fields['note']}".strip()
+                self._console.print(f"  {job}: {shown}", highlight=False)
 
     def _take(self, event: Event) -> None:
         if event.kind == "error":
