@@ -327,7 +327,13 @@ def test_questions_are_scored_and_calibrated(tmp_path: Path) -> None:
         ("text,label\n", "rows.csv", DataError, "holds no rows"),
         ('{"text": "a"}\n', "rows.jsonl", DataError, "raykd predict answers rows without labels"),
         ('{"text": "a", "label": null}\n', "rows.jsonl", DataError, "1 rows without a label were left out"),
-        ('{"text": " ", "label": "positive"}\n', "rows.jsonl", DataError, "--skip-bad-rows"),
+        ('{"text": " ", "label": "positive"}\n', "rows.jsonl", DataError, "correct the rows"),
+        (
+            '{"text": " ", "label": "positive"}\n{"text": "a", "label": "positive"}\n',
+            "rows.jsonl",
+            DataError,
+            "--skip-bad-rows",
+        ),
         ('{"text": "a", "label": ["positive"]}\n', "rows.jsonl", LabelMismatchError, "does not know: ['positive']"),
     ],
 )  # fmt: skip
