@@ -102,9 +102,8 @@ class Spelling(TextChange):
         for place, (begin, end) in enumerate(passage.find_words()):
             word = passage.text[begin:end]
             changed = self.change(word, random)
-            if len(find_word_spans(changed)) == len(
-                find_word_spans(word)
-            ):  # a doubled sign of Chinese is two words
+            # A doubled sign of Chinese is two words.
+            if len(find_word_spans(changed)) == len(find_word_spans(word)):
                 found[place] = changed
         return passage.replace_words(found)
 
@@ -156,7 +155,7 @@ def check_augmentations(changes: Sequence[Augmentation], form: RowForm, language
 def _find_reason(change: Augmentation, form: RowForm) -> str:
     """Return why a kind cannot change rows of this form; "" where it can."""
     if form in ("target", "source_target", "plain"):
-        return "changes texts whose answers are no text to be written; leave it out of a language model's run"
+        return "changes texts that are to be learnt as they are written; leave it out of a language model's run"
     if form == "words" and not change.keeps_words:
         return "does not keep tagged words in their places; wanted spelling, lexicon or masked_lm"
     if form == "marked" and not isinstance(change, Spelling | Lexicon):

@@ -140,20 +140,19 @@ class Model:
         tokenizer = self._loaded.tokenizer
         writes = predictor.task.marks_languages
         reads = writes or bool(list_adapters(tokenizer)) or has_languages(tokenizer)
-        if (language and not reads) or (source_language and not writes):
+        if not reads and (language or source_language):
             raise ModelError(
-                "this model translates nothing"
-                if reads
-                else "this model reads all texts alike, whatever their language",
-                got=f"source language {source_language}"
-                if reads
-                else f"language {language or source_language}",
-                wanted="a model that translates"
-                if reads
-                else "a model that writes several languages, or one with an adapter or a tokenizer for each",
-                next_step="leave --source-language out; --language names the texts'"
-                if reads
-                else "leave --language and --source-language out",
+                "this model reads all texts alike, whatever their language",
+                got=f"language {language or source_language}",
+                wanted="a model that writes several languages, or one with an adapter or a tokenizer for each",
+                next_step="leave --language and --source-language out",
+            )
+        if source_language and not writes:
+            raise ModelError(
+                "this model translates nothing",
+                got=f"source language {source_language}",
+                wanted="a model that translates",
+                next_step="leave --source-language out; --language names the texts'",
             )
         if reads:
             batch = rows.in_languages(batch, source_language, language)

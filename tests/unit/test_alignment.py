@@ -23,6 +23,7 @@ from raykd.student.adversarial.alignment import find_head, pick_last, reverse_gr
 from raykd.student.loop import TrainingLoop
 from raykd.student.prefetch import StepWork
 from tests.made_models import save_classifier
+from tests.reversed_gradients import assert_reversed
 from tests.worlds import build_loop, rows, run_config
 
 DESCENT = {
@@ -97,15 +98,8 @@ def test_a_step_has_the_gradients_of_the_formula() -> None:
     target = torch.from_numpy(np.asarray(codes_B, dtype=np.int64)[pending.rows[0]])
     loss = functional.cross_entropy(getattr(model, DISCRIMINATOR)(read[0]), target)
     loss.backward()
-    after, plain_after = weights(loop), weights(plain)
-    for name, parameter in model.named_parameters():
-        gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        moved = before[name] - after[name]
-        if name.startswith(DISCRIMINATOR):
-            assert torch.allclose(moved, gradient, atol=1e-6), name
-        else:
-            own = plain_before[name] - plain_after[name]
-            assert torch.allclose(moved - own, -0.5 * gradient, atol=2e-6), name
+    moved, plain_moved = (before, weights(loop)), (plain_before, weights(plain))
+    assert_reversed(model, moved, plain_moved, discriminator_atol=1e-6, atol=2e-6)
 
 
 def test_with_weight_0_the_student_is_the_plain_one_and_the_discriminator_is_not_kept(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from raykd.student.prefetch import StepWork
 from raykd.student.prepare import prepare_rows
 from raykd.text.words import find_word_spans
 from tests.fakes import texts_and_labels
+from tests.reversed_gradients import assert_reversed
 
 TEXTS = texts_and_labels(200, 5)[0]
 LENGTH = 16
@@ -151,18 +152,9 @@ def test_a_step_has_the_gradients_of_the_formula_row_by_row(kind: str) -> None:
         gold_F = torch.full((len(features_FD),), int(codes_B[row]))
         loss = loss + functional.cross_entropy(getattr(model, DISCRIMINATOR)(features_FD), gold_F) / 12
     loss.backward()
-    after, plain_after = weights(loop), weights(plain)
-    moved_most = 0.0
-    for name, parameter in model.named_parameters():
-        gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        moved = before[name] - after[name]
-        if name.startswith(DISCRIMINATOR):
-            assert torch.allclose(moved, gradient, atol=2e-6), name
-        else:
-            own = plain_before[name] - plain_after[name]
-            assert torch.allclose(moved - own, -0.5 * gradient, atol=5e-6), name
-            moved_most = max(moved_most, gradient.abs().max().item())
-    assert moved_most > 1e-4, "the case moves nothing"
+    moved, plain_moved = (before, weights(loop)), (plain_before, weights(plain))
+    most = assert_reversed(model, moved, plain_moved, discriminator_atol=2e-6, atol=5e-6)
+    assert most > 1e-4, "the case moves nothing"
 
 
 @pytest.mark.parametrize("kind", KINDS)
