@@ -155,7 +155,9 @@ def check_augmentations(changes: Sequence[Augmentation], form: RowForm, language
 def _find_reason(change: Augmentation, form: RowForm) -> str:
     """Return why a kind cannot change rows of this form; "" where it can."""
     if form in ("target", "source_target", "plain"):
-        return "changes texts that are to be learnt as they are written; leave it out of a language model's run"
+        return (
+            "changes texts that are to be learnt as they are written; leave it out of a language model's run"
+        )
     if form == "words" and not change.keeps_words:
         return "does not keep tagged words in their places; wanted spelling, lexicon or masked_lm"
     if form == "marked" and not isinstance(change, Spelling | Lexicon):
